@@ -1,0 +1,77 @@
+# pixtide: `make demo` shows it, `make test` tests it, `make` lists the rest.
+
+# The Python that .venv is made with: 3.11 to 3.13.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+# A folder of pictures for `make demo`; without one it uses pictures of its own.
+FOLDER ?=
+# More arguments for what demo, the tests and bench run.
+ARGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search check clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install everything into .venv (1 to 3 minutes, 6 GB, most of it torch)
+	@echo "$(VENV) is ready"
+
+demo: $(STAMP) ## show it all on one machine: make demo FOLDER=~/Pictures
+	$(BIN)/pixtide demo $(if $(FOLDER),"$(patsubst ~/%,$(HOME)/%,$(FOLDER))") $(ARGS)
+
+test: setup-servers ## test everything quick, on real Kafka and real Weaviate (up to 10 minutes)
+	$(BIN)/python -m pytest --ignore tests/benchmarks -m "not slow" $(ARGS)
+
+test-all: setup-servers ## test everything
+	$(BIN)/python -m pytest --ignore tests/benchmarks $(ARGS)
+
+faults: setup-servers ## break things on purpose and see what survives
+	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+bench: bench-search ## measure, and compare with others
+
+bench-search: $(STAMP) ## measure searches over Kafka (12 minutes)
+	$(BIN)/python -m tests.benchmarks search $(ARGS)
+
+check: $(STAMP) ## lint, formatting, types, and who may import whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup-servers: $(STAMP) ## have Kafka and Weaviate at hand for the tests (once; up to 8 minutes)
+	@$(BIN)/python -m tests.servers prepare
+
+lock: $(BIN)/uv ## pin the dependencies of pyproject.toml anew, in requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" -o requirements.lock $(ARGS)
+
+clean: ## remove caches and what was built; .venv and .pixtide stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache
+	find schemas encoders search streams tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv itself comes by pip, the packages by uv; both take nothing whose hash isn't in the lock.
+$(BIN)/uv: requirements-uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+		echo "pixtide needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is:" \
+			"$$($(PYTHON) --version 2>&1 || true). Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements-uv.lock
+	@touch $@
+
+# Bytecode is compiled ahead: a first start that compiles torch and its like takes long.
+$(STAMP): $(BIN)/uv requirements.lock pyproject.toml
+	@echo "Installing into $(VENV): about 3 GB to fetch, 6 GB on disk; 1 to 3 minutes"
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode \
+		--require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
