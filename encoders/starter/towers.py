@@ -1,0 +1,173 @@
+"""The starter's two networks, in plain torch.
+
+timm and transformers have both, and are what the tests compare these with; importing the two
+takes several seconds in each process, and two small networks for inference need none of it.
+
+Sources: EfficientNet-Lite0 as timm's `efficientnet_lite0` (Tan and Le 2019, arXiv:1905.11946;
+the Lite variants have no squeeze-and-excitation, and ReLU6), and BERT (Devlin et al. 2018,
+arXiv:1810.04805) in the shape of all-MiniLM-L6-v2, with mean pooling.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+#: (expansion, channels, repeats, stride, kernel) of each stage.
+_STAGES = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
+_STEM, _HEAD, _CLASSES = 32, 1280, 1000
+_HEADS, _LAYERS, _EPSILON = 12, 6, 1e-12
+#: all-MiniLM-L6-v2's `max_seq_length`, its two markers included.
+CONTEXT_LENGTH = 256
+
+
+def load_classifier(weights: Path) -> nn.Module:
+    """EfficientNet-Lite0: float (n, 3, 224, 224) to the logits (n, 1000) of ImageNet-1k.
+
+    Raises:
+        ValueError: the weights don't fit, tensor by tensor in their order.
+    """
+    stored = torch.load(weights, map_location="cpu", weights_only=True)
+    with torch.device("meta"):  # the stored tensors become the network's own
+        network = _lite0()
+    expected = network.state_dict()
+    if [tensor.shape for tensor in stored.values()] != [t.shape for t in expected.values()]:
+        raise ValueError(f"{weights.name} holds no EfficientNet-Lite0")
+    network.load_state_dict(dict(zip(expected, stored.values(), strict=True)), assign=True)
+    network.eval()
+    for unit in network.modules():
+        if isinstance(unit, _Unit):
+            unit.fuse()
+    return network
+
+
+def _lite0() -> nn.Sequential:
+    layers: list[nn.Module] = [_Unit(3, _STEM, 3, stride=2)]
+    inside = _STEM
+    for expansion, outside, repeats, first_stride, kernel in _STAGES:
+        for repeat in range(repeats):
+            stride = first_stride if repeat == 0 else 1
+            layers.append(_Block(inside, outside, expansion, kernel, stride))
+            inside = outside
+    layers.append(_Unit(inside, _HEAD, 1))
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(_HEAD, _CLASSES)]
+    return nn.Sequential(*layers)
+
+
+class _Unit(nn.Module):
+    """Convolution, batch normalisation, ReLU6."""
+
+    def __init__(
+        self, inside: int, outside: int, kernel: int, *, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(
+            inside, outside, kernel, stride, kernel // 2, groups=groups, bias=False
+        )
+        self.normalisation: nn.Module = nn.BatchNorm2d(outside)
+        self.activation: nn.Module = nn.ReLU6(inplace=True)
+
+    def fuse(self) -> None:
+        """Fold the normalisation into the convolution; the outputs stay the same."""
+        if isinstance(self.normalisation, nn.BatchNorm2d):
+            self.convolution = fuse_conv_bn_eval(self.convolution, self.normalisation)
+            self.normalisation = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated: Tensor = self.activation(self.normalisation(self.convolution(x)))
+        return activated
+
+
+class _Block(nn.Module):
+    """Inverted residual: widen, filter each channel, narrow; the narrow ends are linear."""
+
+    def __init__(self, inside: int, outside: int, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        wide = inside * expansion
+        units = [_Unit(inside, wide, 1)] if expansion > 1 else []
+        units.append(_Unit(wide, wide, kernel, stride=stride, groups=wide))
+        units.append(_Unit(wide, outside, 1))
+        units[-1].activation = nn.Identity()
+        self.units = nn.Sequential(*units)
+        self.adds = stride == 1 and inside == outside
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow: Tensor = self.units(x)
+        return x + narrow if self.adds else narrow
+
+
+class SentenceEncoder:
+    """all-MiniLM-L6-v2: texts to the mean (n, 384) of their tokens' states, not normalised."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        stored = load_file(folder / "model.safetensors")
+        self._weights = {
+            name: tensor.to(device, dtype)
+            for name, tensor in stored.items()
+            if tensor.is_floating_point()
+        }
+        self._device = device
+        self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.enable_truncation(CONTEXT_LENGTH)
+        self._tokenizer.enable_padding()
+        self._counter: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._counter.no_truncation()
+        self._counter.no_padding()
+
+    def count_tokens(self, text: str) -> int:
+        """The tokens of a text, its two markers included."""
+        return len(self._counter.encode(text).ids)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Encode texts; of each, the first 256 tokens."""
+        encodings = self._tokenizer.encode_batch(list(texts))
+        ids = torch.tensor([encoding.ids for encoding in encodings], device=self._device)
+        mask = torch.tensor([encoding.attention_mask for encoding in encodings], dtype=torch.bool)
+        return self._forward(ids, mask.to(self._device))
+
+    def _forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        words = self._weights["embeddings.word_embeddings.weight"][ids]
+        positions = self._weights["embeddings.position_embeddings.weight"][: ids.shape[1]]
+        kind = self._weights["embeddings.token_type_embeddings.weight"][0]
+        x = self._layer_norm("embeddings.LayerNorm", words + positions + kind)
+        for layer in range(_LAYERS):
+            name = f"encoder.layer.{layer}"
+            attended = self._attend(f"{name}.attention.self", x, mask)
+            attended = self._linear(f"{name}.attention.output.dense", attended)
+            x = self._layer_norm(f"{name}.attention.output.LayerNorm", x + attended)
+            wide = functional.gelu(self._linear(f"{name}.intermediate.dense", x))
+            narrow = self._linear(f"{name}.output.dense", wide)
+            x = self._layer_norm(f"{name}.output.LayerNorm", x + narrow)
+        shown = mask.unsqueeze(-1).to(x.dtype)
+        return (x * shown).sum(1) / shown.sum(1)
+
+    def _attend(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
+        split = (*x.shape[:2], _HEADS, -1)
+        query, key, value = (
+            self._linear(f"{name}.{part}", x).view(split).transpose(1, 2)
+            for part in ("query", "key", "value")
+        )
+        attended = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask[:, None, None, :]
+        )
+        return attended.transpose(1, 2).flatten(2)
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        return functional.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+
+    def _layer_norm(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
+        return functional.layer_norm(x, weight.shape, weight, bias, _EPSILON)
