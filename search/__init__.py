@@ -1,0 +1,1 @@
+"""The index: the `VectorIndex` and `GenerationCatalog` ports, their adapters, and answering."""

@@ -1,0 +1,69 @@
+"""The automatic cutoff: what similarity an unrelated picture would reach for a query.
+
+Cosines of texts and pictures mean different things in each model and for each query, so no
+fixed number can say "this is a match". But most pictures of a collection have nothing to do
+with a query, and their similarities to it are spread about like a normal distribution: what
+stands out of it is a match. Middle and spread are taken from the lower half of a sample, which
+the matches, where there are many, don't reach.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.port import RowState, Vector, VectorIndex
+
+#: Rows looked at; the standard error of the middle is then a twentieth of the spread.
+_SAMPLE = 512
+#: Of fewer rows no distribution can be told.
+_FEWEST = 16
+_REFRESH_S = 60.0
+#: The lower quartile of a normal distribution is this many standard deviations below its middle.
+_QUARTILE = 0.6745
+
+
+@dataclass(frozen=True)
+class _Sample:
+    vectors: NDArray[np.float32]
+    live: int
+    taken_at: float
+
+
+class Background:
+    """A sample of a collection, taken when first needed and anew each minute."""
+
+    def __init__(self, index: VectorIndex, clock: Callable[[], float] = time.monotonic) -> None:
+        self._index = index
+        self._clock = clock
+        self._sample: _Sample | None = None
+
+    def cutoff(self, direction: Vector) -> float:
+        """The similarity that about one unrelated picture of the whole collection would reach.
+
+        −1, so that nothing is cut, where the collection is too small to tell.
+
+        Raises:
+            TransientError: the index can't be reached.
+        """
+        sample = self._fresh()
+        if len(sample.vectors) < _FEWEST:
+            return -1.0
+        lower, middle = np.quantile(sample.vectors @ direction, [0.25, 0.5])
+        spread = (middle - lower) / _QUARTILE
+        reach = NormalDist().inv_cdf(1 - 1 / max(sample.live, _FEWEST))
+        return float(middle + reach * spread)
+
+    def _fresh(self) -> _Sample:
+        sample, now = self._sample, self._clock()
+        if sample is None or now - sample.taken_at > _REFRESH_S:
+            rows = islice(self._index.scan(with_vectors=True), _SAMPLE)
+            vectors = [row.vector for row in rows if row.vector is not None]
+            stacked = np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
+            live = self._index.count()[RowState.LIVE]
+            sample = self._sample = _Sample(stacked, live, now)
+        return sample

@@ -1,0 +1,87 @@
+"""A request's filters as a flat list of conditions on stored fields, typed as those are."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from schemas.queries import AttributeFilter, Filters, Scalar
+from search.generations import AttributeType
+from search.rows import attribute_field, filter_time, typed_value
+
+Value = str | float | bool | datetime
+
+
+class Comparison(StrEnum):
+    """How a field is compared: the first three for lists of texts, the last four for ranges."""
+
+    HAS_ALL = "has_all"
+    HAS_ANY = "has_any"
+    HAS_NONE = "has_none"
+    ONE_OF = "one_of"
+    GT = "gt"
+    GTE = "gte"
+    LT = "lt"
+    LTE = "lte"
+
+
+class Condition(NamedTuple):
+    """What a field is compared with, and how; a range has one value, the others at least one."""
+
+    field: str
+    comparison: Comparison
+    values: tuple[Value, ...]
+
+
+_RANGED = ("number", "date")
+_PLAIN: Mapping[str, tuple[str, Comparison]] = {
+    "tags_all": ("tags", Comparison.HAS_ALL),
+    "tags_any": ("tags", Comparison.HAS_ANY),
+    "tags_none": ("tags", Comparison.HAS_NONE),
+    "formats": ("format", Comparison.ONE_OF),
+    "orientations": ("orientation", Comparison.ONE_OF),
+    "uploaded_after": ("uploaded_at", Comparison.GTE),
+    "uploaded_before": ("uploaded_at", Comparison.LT),
+    "min_width": ("width", Comparison.GTE),
+    "max_width": ("width", Comparison.LTE),
+    "min_height": ("height", Comparison.GTE),
+    "max_height": ("height", Comparison.LTE),
+}
+
+
+def conditions(filters: Filters, declared: Mapping[str, AttributeType]) -> list[Condition]:
+    """The filters as conditions, which must all hold.
+
+    Raises:
+        ValueError: an attribute isn't declared, or is compared with what it can't be.
+    """
+    wanted = []
+    for name, (field, comparison) in _PLAIN.items():
+        given = getattr(filters, name)
+        if given is None or given == ():
+            continue
+        if isinstance(given, datetime):
+            given = filter_time(given)
+        wanted.append(Condition(field, comparison, given if isinstance(given, tuple) else (given,)))
+    for each in filters.attributes:
+        wanted += _on_attribute(each, declared)
+    return wanted
+
+
+def _on_attribute(
+    asked: AttributeFilter, declared: Mapping[str, AttributeType]
+) -> Iterator[Condition]:
+    name, kind = asked.name, declared.get(asked.name)
+    if kind is None:
+        known = ", ".join(sorted(declared)) or "none"
+        raise ValueError(f"the generation declares no attribute {name!r}; it declares {known}")
+    for comparison, given in asked.conditions().items():
+        if comparison not in ("eq", "one_of") and kind not in _RANGED:
+            raise ValueError(f"attribute {name!r} is a {kind}, which has no order")
+        scalars: tuple[Scalar, ...] = given if isinstance(given, tuple) else (given,)
+        values = [typed_value(one, kind) for one in scalars]
+        known_values = tuple(value for value in values if value is not None)
+        if len(known_values) < len(values):
+            raise ValueError(f"attribute {name!r} is a {kind}, and {given!r} is none")
+        exact = Comparison.ONE_OF if comparison == "eq" else Comparison(comparison)
+        yield Condition(attribute_field(name), exact, known_values)

@@ -1,0 +1,204 @@
+"""The generations of an embedded index: a folder of tables, records and one alias file.
+
+    generations/<name>.json     the record
+    tables/<collection>.lance   the table
+    locks/<collection>.lock     who writes it
+    live                        the name of the live generation
+
+What is replaced is replaced by an atomic rename, so that no reader sees half of it.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import lancedb
+from filelock import FileLock, Timeout
+from lancedb.db import DBConnection
+from lancedb.index import FTS
+from lancedb.table import Table
+from pydantic import ValidationError
+
+from schemas.base import explain
+from schemas.errors import FatalError, TransientError, UsageError
+from search.generations import Generation
+from search.lancedb_index import LanceIndex
+from search.lancedb_table import attempt, table_schema
+from search.rows import WORDS
+
+_LOCK_TIMEOUT_S = 30
+
+
+class LanceCatalog:
+    """The `GenerationCatalog` in a folder of this machine.
+
+    Any number of processes may use it at once. Every method raises TransientError where the
+    disk fails or is full.
+    """
+
+    def __init__(self, *, folder: Path):
+        self._folder = folder
+        self._database: DBConnection | None = None
+
+    def create(self, generation: Generation) -> None:
+        """Create the table, then its record; safe to repeat after a crash in between.
+
+        Raises:
+            UsageError: the name or the collection is taken.
+        """
+        with self._alone():
+            for other in self.list():
+                if other.name == generation.name:
+                    raise UsageError(f"there is a generation {generation.name!r} already")
+                if other.collection == generation.collection:
+                    raise UsageError(
+                        f"the collection {other.collection} is the generation {other.name}'s"
+                    )
+            self._create_table(generation)
+            self._replace(self._record(generation.name), generation.to_json())
+
+    def get(self, name: str) -> Generation | None:
+        """The record of that generation."""
+        data = self._read(self._record(name))
+        return None if data is None else _parsed(data)
+
+    def list(self) -> list[Generation]:
+        """All records, oldest first."""
+        try:
+            files = sorted((self._folder / "generations").glob("*.json"))
+        except OSError as error:
+            raise TransientError(f"the records can't be listed: {error}") from error
+        records = [_parsed(data) for file in files if (data := self._read(file)) is not None]
+        return sorted(records, key=lambda generation: generation.created_at)
+
+    def live(self) -> Generation | None:
+        """The generation that the alias points to."""
+        name = self._read(self._folder / "live")
+        return None if name is None else self.get(name.decode())
+
+    def promote(self, name: str) -> None:
+        """Point the alias at that generation by one atomic rename.
+
+        Raises:
+            UsageError: the generation or its table doesn't exist.
+        """
+        generation = self.get(name)
+        if generation is None:
+            raise UsageError(f"there is no generation {name!r}")
+        self.open(generation)
+        self._replace(self._folder / "live", name.encode())
+
+    def open(self, generation: Generation) -> LanceIndex:
+        """The table of that generation.
+
+        Raises:
+            UsageError: the record or the table is gone.
+            FatalError: it holds vectors of another fingerprint.
+        """
+        recorded, table = self.get(generation.name), self._table(generation.collection)
+        if recorded is None or table is None:
+            raise UsageError(f"the generation {generation.name} is gone")
+        if recorded.fingerprint != generation.fingerprint:
+            raise FatalError(
+                f"the generation {generation.name} is of {recorded.fingerprint},"
+                f" not of {generation.fingerprint}"
+            )
+        return LanceIndex(
+            table=table,
+            generation=generation,
+            lock_file=self._lock_file(generation.collection),
+        )
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._database = None
+
+    def _create_table(self, generation: Generation) -> None:
+        """Create an empty table; one without a record is what a crashed `create` left."""
+        name, database = generation.collection, self._connected()
+        if (left := self._table(name)) is not None:
+            if attempt(left.count_rows, name):
+                raise UsageError(f"the table {name} has rows, but no generation records it")
+            attempt(lambda: database.drop_table(name), name)
+        attempt(lambda: _create(database, name, generation), name)
+
+    def _table(self, name: str) -> Table | None:
+        try:
+            return attempt(lambda: self._connected().open_table(name), name)
+        except ValueError:  # LanceDB's word for "there is no such table"
+            return None
+
+    def _connected(self) -> DBConnection:
+        """Each read asks for the newest version: another process may have written."""
+        if self._database is None:
+            tables = self._folder / "tables"
+            self._database = attempt(
+                lambda: lancedb.connect(tables, read_consistency_interval=timedelta(0)),
+                str(tables),
+            )
+        return self._database
+
+    def _record(self, name: str) -> Path:
+        return self._folder / "generations" / f"{name}.json"
+
+    def _lock_file(self, name: str) -> Path:
+        folder = self._folder / "locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TransientError(f"{folder}: {error}") from error
+        return folder / f"{name}.lock"
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        lock = FileLock(self._lock_file("generations"), timeout=_LOCK_TIMEOUT_S)
+        try:
+            lock.acquire()
+        except (Timeout, OSError) as error:
+            raise TransientError(f"no lock on the generations: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _read(self, file: Path) -> bytes | None:
+        try:
+            return file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise TransientError(f"{file}: {error}") from error
+
+    def _replace(self, file: Path, data: bytes) -> None:
+        """Whole or not at all, and still there after a power cut."""
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as new:
+                new.write(data)
+                new.flush()
+                os.fsync(new.fileno())
+            Path(new.name).replace(file)
+            folder = os.open(file.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise TransientError(f"{file}: {error}") from error
+
+
+def _create(database: DBConnection, name: str, generation: Generation) -> None:
+    """An empty table with an index of words, which compactions keep current."""
+    table = database.create_table(name, schema=table_schema(generation))
+    words = FTS(stem=False, remove_stop_words=False)  # captions may be in any language
+    table.create_index(WORDS, config=words)
+
+
+def _parsed(data: bytes) -> Generation:
+    try:
+        return Generation.from_json(data)
+    except ValidationError as error:
+        raise FatalError(f"a generation's record is damaged: {explain(error)}") from error

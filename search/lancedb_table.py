@@ -1,0 +1,87 @@
+"""What a generation's LanceDB table looks like, and how LanceDB is asked and understood."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
+
+import pyarrow as pa
+from lancedb.expr import lit
+
+from schemas.errors import TransientError, UsageError
+from schemas.queries import Filters
+from search.conditions import Comparison, Value, conditions
+from search.generations import Generation
+from search.port import StoredImage
+from search.rows import FIELDS, WORDS, FieldType, attribute_field, to_record
+
+T = TypeVar("T")
+
+_ARROW: Mapping[FieldType, pa.DataType] = {
+    "text": pa.string(),
+    "texts": pa.list_(pa.string()),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.timestamp("us", tz="UTC"),
+}
+
+
+def table_schema(generation: Generation) -> pa.Schema:
+    """A record's fields, and `vector`, which is null where the row isn't live."""
+    declared = {attribute_field(n): kind for n, kind in generation.attributes.items()}
+    kinds: Mapping[str, FieldType] = {**FIELDS, WORDS: "text", **declared}
+    vector = pa.field("vector", pa.list_(pa.float32(), generation.dimension))
+    return pa.schema([*(pa.field(name, _ARROW[kind]) for name, kind in kinds.items()), vector])
+
+
+def to_arrow(rows: Sequence[StoredImage], generation: Generation) -> pa.Table:
+    """Normalised rows in the table's schema."""
+    records = [{**to_record(row, generation.attributes), "vector": row.vector} for row in rows]
+    return pa.Table.from_pylist(records, schema=table_schema(generation))
+
+
+def attempt(ask: Callable[[], T], what: str) -> T:
+    """Run a call of LanceDB, which raises RuntimeError whatever goes wrong below it.
+
+    Raises:
+        UsageError: the table is gone.
+        TransientError: the disk is full or fails.
+    """
+    try:
+        return ask()
+    except (RuntimeError, OSError) as error:
+        if "Not found" in str(error) and "_versions" in str(error):
+            raise UsageError(f"{what} is gone") from error
+        raise TransientError(f"{what}: {error}") from error
+
+
+_SQL: Mapping[Comparison, str] = {
+    Comparison.HAS_ALL: "array_has_all({}, make_array({}))",
+    Comparison.HAS_ANY: "array_has_any({}, make_array({}))",
+    Comparison.HAS_NONE: "NOT array_has_any({}, make_array({}))",
+    Comparison.ONE_OF: "{} IN ({})",
+    Comparison.GT: "{} > {}",
+    Comparison.GTE: "{} >= {}",
+    Comparison.LT: "{} < {}",
+    Comparison.LTE: "{} <= {}",
+}
+
+
+def condition(filters: Filters, generation: Generation) -> str | None:
+    """The filters as a SQL condition, or None where there are none.
+
+    That a row is live needs no condition: the others have neither vector nor words.
+
+    Raises:
+        ValueError: an attribute filter is wrong.
+    """
+    wanted = conditions(filters, generation.attributes)
+    return (
+        " AND ".join(_SQL[c.comparison].format(c.field, literals(c.values)) for c in wanted) or None
+    )
+
+
+def literals(values: Collection[Value]) -> str:
+    """SQL literals, quoted by LanceDB itself; it writes out all digits of a great number."""
+    return ", ".join(
+        repr(value) if isinstance(value, float) else lit(value).to_sql() for value in values
+    )

@@ -1,0 +1,212 @@
+"""Rows as stored: the flat record that both adapters keep of a `StoredImage`, and checks.
+
+A record maps the stored object's field names to plain values. Attributes are kept whole as
+JSON; those that the generation declares are copied, where the value is of the declared type,
+into a field `attr_<name>` to filter by.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import JsonValue
+from pydantic_core import from_json, to_json
+
+from schemas.errors import ReasonCode
+from schemas.identity import Version
+from search.generations import AttributeType
+from search.port import RowState, StoredImage, Vector
+
+FieldType = Literal["text", "texts", "integer", "number", "boolean", "date"]
+
+#: Every field of a stored object but its vector and its `attr_<name>` fields.
+FIELDS: Mapping[str, FieldType] = {
+    "image_id": "text",
+    "state": "text",
+    "epoch": "integer",
+    "partition": "integer",
+    "offset": "integer",
+    "uri": "text",
+    "sha256": "text",
+    "width": "integer",
+    "height": "integer",
+    "format": "text",
+    "orientation": "text",
+    "bytes": "integer",
+    "caption": "text",
+    "tags": "texts",
+    "uploaded_at": "date",
+    "attributes_json": "text",
+    "reason": "text",
+}
+
+#: Caption and tags as one text, to be searched by its words; never read back.
+WORDS = "words"
+
+#: How far a vector's length may be from 1: float32 rounding, and models that normalise in
+#: half precision.
+_NORM_TOLERANCE = 1e-2
+
+
+def normalised(row: StoredImage) -> StoredImage:
+    """The row as it will be read back: its time in UTC.
+
+    Raises:
+        ValueError: the time has no zone.
+    """
+    return row if row.uploaded_at is None else replace(row, uploaded_at=in_utc(row.uploaded_at))
+
+
+def in_utc(moment: datetime) -> datetime:
+    """The same moment in UTC; at either end of the calendar, the same reading in UTC.
+
+    Raises:
+        ValueError: the time has no zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"the time {moment.isoformat()} has no zone")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # 0001-01-01T00:00+02:00 would fall before the first year
+        return moment.replace(tzinfo=UTC)
+
+
+def filter_time(moment: datetime) -> datetime:
+    """A filter's time in UTC; one without a zone is meant so."""
+    return in_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def to_record(row: StoredImage, declared: Mapping[str, AttributeType]) -> dict[str, Any]:
+    """The record of a normalised row, without its vector."""
+    record: dict[str, Any] = {
+        "image_id": row.image_id,
+        "state": str(row.state),
+        **row.version._asdict(),
+        "uri": row.uri,
+        "sha256": row.sha256,
+        "width": row.width,
+        "height": row.height,
+        "format": row.format,
+        "orientation": row.orientation,
+        "bytes": row.bytes,
+        "caption": row.caption,
+        "tags": list(row.tags),
+        "uploaded_at": row.uploaded_at,
+        "attributes_json": to_json(row.attributes).decode(),
+        "reason": None if row.reason is None else str(row.reason),
+        WORDS: "\n".join((row.caption, *row.tags)),
+    }
+    for name, kind in declared.items():
+        record[attribute_field(name)] = typed_value(row.attributes.get(name), kind)
+    return record
+
+
+def from_record(record: Mapping[str, Any], vector: Vector | None = None) -> StoredImage:
+    """The row that a record describes; fields that the store left out have their defaults."""
+    reason = record.get("reason") or ""
+    return StoredImage(
+        image_id=record["image_id"],
+        state=RowState(record["state"]),
+        version=Version(*(int(record[part]) for part in Version._fields)),
+        uri=record.get("uri") or "",
+        sha256=record.get("sha256") or "",
+        width=int(record.get("width") or 0),
+        height=int(record.get("height") or 0),
+        format=record.get("format") or "",
+        orientation=record.get("orientation") or "",
+        bytes=int(record.get("bytes") or 0),
+        caption=record.get("caption") or "",
+        tags=tuple(record.get("tags") or ()),
+        attributes=from_json(record.get("attributes_json") or "{}"),
+        uploaded_at=record.get("uploaded_at"),
+        # A code that only a later version knows must not make the row unreadable.
+        reason=ReasonCode(reason) if reason in ReasonCode.__members__ else None,
+        vector=vector,
+    )
+
+
+def attribute_field(name: str) -> str:
+    """The field of a declared attribute."""
+    return f"attr_{name}"
+
+
+def typed_value(value: JsonValue, kind: AttributeType) -> str | float | bool | datetime | None:
+    """The value as that type, or None where it isn't of it."""
+    return _TYPED[kind](value)
+
+
+def check_rows(rows: Sequence[StoredImage], dimension: int) -> None:
+    """Make sure that these rows may be written together.
+
+    Raises:
+        ValueError: an id occurs twice, a live row's vector is missing or wrong, or another
+            row has one.
+    """
+    if len({row.image_id for row in rows}) < len(rows):
+        raise ValueError("an image id occurs twice in one write; keep its newest row")
+    for row in rows:
+        if row.state is RowState.LIVE:
+            check_vector(row.vector, dimension)
+        elif row.vector is not None:
+            raise ValueError(f"the {row.state} row of {row.image_id!r} has a vector")
+
+
+def check_vector(vector: Vector | None, dimension: int) -> None:
+    """Make sure of float32, shape (dimension,), finite values and unit length.
+
+    Raises:
+        ValueError: it is anything else. An index that takes NaN answers wrongly ever after.
+    """
+    if vector is None:
+        raise ValueError("a live row needs a vector")
+    if vector.dtype != np.float32 or vector.shape != (dimension,):
+        raise ValueError(
+            f"the vector is {vector.dtype} of shape {vector.shape}, not float32 of ({dimension},)"
+        )
+    length = float(np.linalg.norm(vector))
+    if not abs(length - 1) <= _NORM_TOLERANCE:  # so put, NaN fails too
+        raise ValueError(f"the vector's length is {length}, not 1")
+
+
+def similarity_of(distance: float) -> float:
+    """Cosine similarity, −1 to 1, from a cosine distance; rounding never leads outside."""
+    return min(1.0, max(-1.0, 1.0 - distance))
+
+
+def _text(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: JsonValue) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON's whole numbers have no end
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _boolean(value: JsonValue) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _date(value: JsonValue) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return filter_time(moment)
+
+
+_TYPED: Mapping[AttributeType, Callable[[JsonValue], str | float | bool | datetime | None]] = {
+    "text": _text,
+    "number": _number,
+    "boolean": _boolean,
+    "date": _date,
+}

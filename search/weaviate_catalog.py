@@ -1,0 +1,193 @@
+"""The generations in Weaviate: their collections, their records, and the alias that is live.
+
+A generation's collection is named `<namespace><collection>`, the collection of records
+`<namespace>PixtideGenerations` and the alias `<namespace>Images`, each with a capital first.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from weaviate import WeaviateClient
+from weaviate.collections import Collection
+
+from schemas.base import explain
+from schemas.errors import FatalError, UsageError
+from schemas.identity import object_id
+from search.generations import Generation
+from search.weaviate_collection import create_collection, create_records
+from search.weaviate_connection import Connection
+from search.weaviate_index import WeaviateIndex
+
+_MAX_GENERATIONS = 1000
+
+
+class WeaviateCatalog:
+    """The `GenerationCatalog` in a Weaviate of 1.34 or newer. Safe to share between threads.
+
+    Every method raises TransientError while Weaviate is away, and UsageError where it is too
+    old or refuses the key. Nothing is connected before the first call.
+
+    Args:
+        http_url: `http://host:port`, or `https://…` for TLS, which then holds for gRPC too.
+        namespace: prefixes every name, so that several stacks may share one server.
+        timeout_s: how long one request may take.
+        grpc_host: where gRPC is served; the host of `http_url` by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        http_url: str,
+        grpc_port: int,
+        api_key: str | None = None,
+        namespace: str = "",
+        timeout_s: float = 10,
+        grpc_host: str | None = None,
+    ):
+        if not re.fullmatch(r"([A-Za-z][A-Za-z0-9_]{0,63})?", namespace):
+            raise UsageError(f"the namespace {namespace!r} isn't a letter, then letters, 0-9 and _")
+        self._namespace = namespace
+        self._alias = self._named("Images")
+        self._records = self._named("PixtideGenerations")
+        self._connection = Connection(
+            http_url=http_url,
+            grpc_port=grpc_port,
+            grpc_host=grpc_host,
+            api_key=api_key,
+            timeout_s=timeout_s,
+        )
+
+    def create(self, generation: Generation) -> None:
+        """Create the collection, then its record; safe to repeat after a crash in between.
+
+        Raises:
+            UsageError: the name or the collection is taken.
+        """
+        name = self._named(generation.collection)
+        if name in (self._alias, self._records):
+            raise UsageError(f"a collection can't be named {name}")
+        for other in self.list():
+            if other.name == generation.name:
+                raise UsageError(f"there is a generation {generation.name!r} already")
+            if self._named(other.collection) == name:
+                raise UsageError(f"the collection {name} is the generation {other.name}'s")
+        self._ensure_records()
+        self._connection.call_ready(lambda client: _create_empty(client, name, generation))
+        self._connection.call(lambda client: self._record(client, generation))
+
+    def get(self, name: str) -> Generation | None:
+        """The record of that generation."""
+        return next((each for each in self.list() if each.name == name), None)
+
+    def list(self) -> list[Generation]:
+        """All records, oldest first."""
+
+        def fetch(client: WeaviateClient) -> list[str]:
+            if not client.collections.exists(self._records):
+                return []
+            page = _use(client, self._records).query.fetch_objects(limit=_MAX_GENERATIONS)
+            return [str(found.properties["record"]) for found in page.objects]
+
+        records = [_parsed(record) for record in self._connection.call_ready(fetch)]
+        return sorted(records, key=lambda generation: generation.created_at)
+
+    def live(self) -> Generation | None:
+        """The generation that the alias points to.
+
+        Raises:
+            UsageError: the alias points to what no record knows.
+        """
+        alias = self._connection.call_ready(lambda client: client.alias.get(alias_name=self._alias))
+        if alias is None:
+            return None
+        for generation in self.list():
+            if self._named(generation.collection) == alias.collection:
+                return generation
+        raise UsageError(f"{self._alias} points to {alias.collection}, which no record knows")
+
+    def promote(self, name: str) -> None:
+        """Point the alias at that generation by one atomic update.
+
+        Raises:
+            UsageError: the generation or its collection doesn't exist.
+        """
+        generation = self.get(name)
+        if generation is None:
+            raise UsageError(f"there is no generation {name!r}")
+        self.open(generation)
+        target = self._named(generation.collection)
+
+        def point(client: WeaviateClient) -> None:
+            if not client.alias.update(alias_name=self._alias, new_target_collection=target):
+                client.alias.create(alias_name=self._alias, target_collection=target)
+
+        self._connection.call(point)
+
+    def open(self, generation: Generation) -> WeaviateIndex:
+        """The collection of that generation.
+
+        Raises:
+            UsageError: the record or the collection is gone.
+            FatalError: it holds vectors of another fingerprint.
+        """
+        recorded, name = self.get(generation.name), self._named(generation.collection)
+        if recorded is None or not self._exists(name):
+            raise UsageError(f"the generation {generation.name} is gone")
+        if recorded.fingerprint != generation.fingerprint:
+            raise FatalError(
+                f"the generation {generation.name} is of {recorded.fingerprint},"
+                f" not of {generation.fingerprint}"
+            )
+        return WeaviateIndex(connection=self._connection, name=name, generation=generation)
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._connection.close()
+
+    def _named(self, name: str) -> str:
+        """A name in this namespace; Weaviate wants the first letter to be a capital."""
+        whole = self._namespace + name
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,229}", whole):
+            raise UsageError(f"{whole!r} can't name a collection of Weaviate's")
+        return whole[0].upper() + whole[1:]
+
+    def _exists(self, name: str) -> bool:
+        return self._connection.call_ready(lambda client: client.collections.exists(name))
+
+    def _ensure_records(self) -> None:
+        if self._exists(self._records):
+            return
+        try:
+            self._connection.call(lambda client: create_records(client, self._records))
+        except UsageError:  # somebody else was quicker
+            if not self._exists(self._records):
+                raise
+
+    def _record(self, client: WeaviateClient, generation: Generation) -> None:
+        _use(client, self._records).data.insert(
+            {"name": generation.name, "record": generation.to_json().decode()},
+            uuid=object_id(generation.name),
+        )
+
+
+def _create_empty(client: WeaviateClient, name: str, generation: Generation) -> None:
+    """Create the collection; an empty one without a record is what a crashed `create` left."""
+    if client.collections.exists(name):
+        if _use(client, name).query.fetch_objects(limit=1).objects:
+            raise UsageError(f"the collection {name} has rows, but no generation records it")
+        client.collections.delete(name)
+    create_collection(client, name, generation)
+
+
+def _use(client: WeaviateClient, name: str) -> Collection[Mapping[str, Any], None]:
+    collection: Collection[Mapping[str, Any], None] = client.collections.use(name)
+    return collection
+
+
+def _parsed(record: str) -> Generation:
+    try:
+        return Generation.from_json(record.encode())
+    except ValidationError as error:
+        raise FatalError(f"a generation's record is damaged: {explain(error)}") from error

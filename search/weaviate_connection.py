@@ -1,0 +1,231 @@
+"""The connection to Weaviate: opened when first needed, opened anew after it failed.
+
+Every call goes through `Connection.call`, which gives each of the client's errors its verdict.
+"""
+
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import grpc  # type: ignore[import-untyped]
+import httpx
+from weaviate import WeaviateClient
+from weaviate.auth import Auth
+from weaviate.config import AdditionalConfig, GrpcConfig, Timeout
+from weaviate.connect import ConnectionParams
+from weaviate.exceptions import WeaviateBaseError
+
+from schemas.errors import TransientError, UsageError
+from search.weaviate_errors import CollectionGoneError, verdict_of
+from search.weaviate_rest import fetch, require_ready, require_version
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_SIDE_BY_SIDE = 8
+_CHANNEL_OPTIONS = [
+    # Without it the client's own retries sleep for up to a minute while the server is away;
+    # with it a call waits for the channel, but no longer than its deadline.
+    (
+        "grpc.service_config",
+        json.dumps({"methodConfig": [{"name": [{}], "waitForReady": True}]}),
+    ),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+
+
+@dataclass
+class _Held:
+    """A client and how many calls are using it; a condemned one is closed after the last."""
+
+    client: WeaviateClient
+    http: httpx.Client
+    users: int = 0
+    condemned: bool = False
+
+
+class Connection:
+    """A connection that threads share.
+
+    Args:
+        http_url: `http://host:port` or `https://…`, which then holds for gRPC too.
+        grpc_host: where gRPC is served; the host of `http_url` by default.
+        timeout_s: how long one request may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        http_url: str,
+        grpc_port: int,
+        grpc_host: str | None,
+        api_key: str | None,
+        timeout_s: float,
+    ):
+        self._url = http_url.rstrip("/")
+        self._params = _params(self._url, grpc_host, grpc_port)
+        self._api_key = api_key
+        self._timeout_s = timeout_s
+        self._held: _Held | None = None
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="weaviate")
+        # The client logs each refused object whole, vector and all; callers are told instead.
+        logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)
+
+    def call(self, ask: Callable[[WeaviateClient], T]) -> T:
+        """Ask something of Weaviate.
+
+        Raises:
+            TransientError: it can't be reached, is too slow, starting or unwell.
+            UsageError: the collection is gone, the key is refused, or Weaviate is too old.
+            FatalError: the request makes no sense.
+        """
+        try:
+            return self._once(ask)
+        except CollectionGoneError:
+            return self.call_ready(ask)  # or is it only starting?
+
+    def call_ready(self, ask: Callable[[WeaviateClient], T]) -> T:
+        """Ask what exists; a server that is still starting would deny everything."""
+        with self._borrowed() as held:
+            try:
+                require_ready(held.http)
+            except TransientError:
+                held.condemned = True
+                raise
+        return self._once(ask)
+
+    def side_by_side(self, ask: Callable[[WeaviateClient, S], T], items: Sequence[S]) -> list[T]:
+        """Ask once for each item, at the same time; raises as `call` does."""
+        if len(items) == 1:
+            return [self.call(lambda client: ask(client, items[0]))]
+        self.call(lambda _: None)  # connect once, not from every thread
+        calls = [
+            self._pool.submit(self.call, lambda client, item=item: ask(client, item))
+            for item in items
+        ]
+        return [each.result() for each in calls]
+
+    def fetch_objects(self, name: str, uuids: Sequence[UUID]) -> list[dict[str, Any]]:
+        """Those of these objects that exist, read by id one by one, with vectors, as JSON."""
+        with self._borrowed() as held:
+            try:
+                answers = list(self._pool.map(lambda uuid: fetch(held.http, name, uuid), uuids))
+            except TransientError:
+                held.condemned = True
+                raise
+        return [found for found in answers if found is not None]
+
+    def close(self) -> None:
+        """Let the connection go; the next call opens it anew."""
+        with self._lock:
+            held, self._held = self._held, None
+            if held is not None:
+                held.condemned = True
+                _close_unused(held)
+
+    def _once(self, ask: Callable[[WeaviateClient], T]) -> T:
+        with self._borrowed() as held:
+            try:
+                return ask(held.client)
+            except (WeaviateBaseError, httpx.HTTPError, grpc.RpcError) as error:
+                verdict = verdict_of(error)
+                # A client may be closed for good, or hang on a connection that is dead
+                # without knowing; a new one finds out at once.
+                if isinstance(verdict, TransientError):
+                    held.condemned = True
+                raise verdict from error
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[_Held]:
+        with self._lock:
+            if self._held is None or self._held.condemned:
+                self._held = self._connect()
+            held = self._held
+            held.users += 1
+        try:
+            yield held
+        finally:
+            with self._lock:
+                held.users -= 1
+                _close_unused(held)
+
+    def _connect(self) -> _Held:
+        key = {"authorization": f"Bearer {self._api_key}"} if self._api_key else None
+        http = httpx.Client(
+            base_url=self._url, headers=key, timeout=self._timeout_s, trust_env=False
+        )
+        client = self._client()
+        try:
+            require_ready(http)
+            require_version(http)
+            client.connect()
+        except (WeaviateBaseError, httpx.HTTPError, KeyError) as error:
+            raise TransientError(f"Weaviate at {self._url}: {error!r}") from error
+        finally:
+            if not client.is_connected():
+                client.close()
+                http.close()
+        return _Held(client, http)
+
+    def _client(self) -> WeaviateClient:
+        timeout = Timeout(init=self._timeout_s, query=self._timeout_s, insert=self._timeout_s)
+        client = WeaviateClient(
+            connection_params=self._params,
+            auth_client_secret=Auth.api_key(self._api_key) if self._api_key else None,
+            additional_config=AdditionalConfig(
+                timeout=timeout, grpc_config=GrpcConfig(channel_options=_CHANNEL_OPTIONS)
+            ),
+            skip_init_checks=True,  # they ask PyPI for the newest client
+        )
+        _insert_once(client)
+        return client
+
+
+def _params(url: str, grpc_host: str | None, grpc_port: int) -> ConnectionParams:
+    try:
+        address = urlsplit(url)
+        port = address.port or (443 if address.scheme == "https" else 80)
+    except ValueError as error:
+        raise UsageError(f"the Weaviate address {url!r}: {error}") from error
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise UsageError(f"the Weaviate address {url!r} is no http or https URL")
+    secure = address.scheme == "https"
+    return ConnectionParams.from_params(
+        http_host=address.hostname,
+        http_port=port,
+        http_secure=secure,
+        grpc_host=grpc_host or address.hostname,
+        grpc_port=grpc_port,
+        grpc_secure=secure,
+    )
+
+
+def _insert_once(client: WeaviateClient) -> None:
+    """Keep the client from sending a batch again by itself when its connection breaks.
+
+    Weaviate would take the second for what it has already, though it may not have put the
+    vectors into its index yet: what is repeated must differ (see `WeaviateIndex`). There is no
+    setting for it. A failed call waits a second before it says so.
+    """
+    connection = client._connection
+    insert = connection.grpc_batch_objects
+
+    def once(request: Any, timeout: float, max_retries: float) -> Any:  # noqa: ARG001
+        return insert(request, timeout, -1)
+
+    setattr(connection, insert.__name__, once)
+
+
+def _close_unused(held: _Held) -> None:
+    if held.condemned and not held.users:
+        held.client.close()
+        held.http.close()

@@ -1,0 +1,50 @@
+"""What the Weaviate client's errors mean: each gets its verdict here."""
+
+import re
+
+import grpc  # type: ignore[import-untyped]
+from weaviate.exceptions import (
+    AuthenticationFailedError,
+    InsufficientPermissionsError,
+    UnexpectedStatusCodeError,
+    WeaviateInsertInvalidPropertyError,
+    WeaviateInvalidInputError,
+)
+
+from schemas.errors import FatalError, PixtideError, TransientError, UsageError
+
+_GONE = re.compile(r"could not find (class|index for class)|not (found|present) in schema", re.I)
+#: Weaviate's words for an object that can never be stored as it is. Anything else that befalls
+#: an object (read-only, disk full, shutting down, …) is the server's trouble.
+_AT_FAULT = re.compile(
+    r"invalid .*property|no such prop|unknown property|property '.*':"
+    r"|vector (dimensions|lengths?)|requires an? (integer|float)|expected property|analyze prop",
+    re.I,
+)
+
+
+class CollectionGoneError(UsageError):
+    """The server knows no such collection."""
+
+
+def is_objects_fault(text: str) -> bool:
+    """Whether Weaviate refused an object for what it is, as far as its words tell."""
+    return _AT_FAULT.search(text) is not None
+
+
+def verdict_of(error: Exception) -> PixtideError:
+    """What a failed call means; TransientError where in doubt, since then nothing is lost."""
+    text = f"Weaviate: {error}"
+    if _GONE.search(text):
+        return CollectionGoneError(text)
+    if isinstance(error, InsufficientPermissionsError | AuthenticationFailedError):
+        return UsageError(text)
+    if isinstance(error, WeaviateInvalidInputError | WeaviateInsertInvalidPropertyError):
+        return FatalError(text)
+    if isinstance(error, UnexpectedStatusCodeError) and error.status_code in (401, 403, 422):
+        return UsageError(text)
+    # The client keeps the text of a gRPC error, but its code only in the cause.
+    cause = error if isinstance(error, grpc.RpcError) else error.__cause__ or error.__context__
+    if isinstance(cause, grpc.Call) and cause.code() is grpc.StatusCode.UNAUTHENTICATED:
+        return UsageError(text)
+    return TransientError(text)

@@ -1,0 +1,251 @@
+"""Weaviate as the index: one collection per generation.
+
+Weaviate has no compare-and-set, so two workers that write one id at the same moment may leave
+the older row; a group's partition assignment keeps that from happening but for one whose
+session expired in mid-write, and `index verify --repair` finds what it left.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from uuid import UUID
+
+import numpy as np
+from weaviate import WeaviateClient
+from weaviate.classes.aggregate import GroupByAggregate
+from weaviate.classes.config import ConsistencyLevel
+from weaviate.classes.data import DataObject
+from weaviate.exceptions import WeaviateInsertManyAllFailedError
+
+from schemas.errors import TransientError
+from schemas.identity import object_id
+from search.generations import Generation
+from search.port import (
+    Hit,
+    Query,
+    RowState,
+    StoredImage,
+    WordHit,
+    WordQuery,
+    Written,
+    may_replace,
+)
+from search.rows import check_rows, check_vector, normalised, to_record
+from search.weaviate_collection import in_state, row_of
+from search.weaviate_connection import Connection
+from search.weaviate_errors import is_objects_fault
+from search.weaviate_search import READ, Found, Objects, nearest, row_found, worded
+
+#: Objects in one message: keeps those with the longest metadata under gRPC's 100 MB.
+_CHUNK = 100
+_FEW = 8
+_COUNTED = 100_000
+_MOVED = 16
+_EITHER_WAY = np.array([-2, 2], np.float32)
+
+_Page = list[Found]
+
+
+class WeaviateIndex:
+    """The `VectorIndex` over one Weaviate collection. Safe to share between threads.
+
+    Every method raises TransientError while Weaviate is away, slow or read-only, and
+    UsageError where the collection is gone.
+    """
+
+    def __init__(self, *, connection: Connection, name: str, generation: Generation):
+        self._connection = connection
+        self._name = name
+        self._generation = generation
+        self._shards: int | None = None
+        self._random = np.random.default_rng()
+
+    def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
+        """The rows of these ids that exist, with vectors."""
+        return self._rows(image_ids, with_vectors=True)
+
+    def write(self, rows: Sequence[StoredImage]) -> list[Written]:
+        """Write what `may_replace` allows; an object that Weaviate refuses fails alone.
+
+        Raises:
+            ValueError: an id occurs twice, or a vector is wrong.
+        """
+        rows = [normalised(row) for row in rows]
+        check_rows(rows, self._generation.dimension)
+        written: list[Written] = []
+        for start in range(0, len(rows), _CHUNK):
+            written += self._write(rows[start : start + _CHUNK])
+        return written
+
+    def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
+        """All queries side by side.
+
+        Raises:
+            ValueError: a query's vector or attribute filter is wrong.
+        """
+        for query in queries:
+            check_vector(query.vector, self._generation.dimension)
+        return self._connection.side_by_side(
+            lambda client, query: nearest(self._objects(client), query, self._generation), queries
+        )
+
+    def search_words(self, queries: Sequence[WordQuery]) -> list[list[WordHit]]:
+        """All queries side by side.
+
+        Raises:
+            ValueError: an attribute filter is wrong.
+        """
+        return self._connection.side_by_side(
+            lambda client, query: worded(self._objects(client), query, self._generation), queries
+        )
+
+    def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
+        """Every row, in the order of object ids, each page as of when it is read."""
+        after: UUID | None = None
+
+        def fetch(client: WeaviateClient) -> _Page:
+            query = self._objects(client).query
+            return query.fetch_objects(
+                limit=_CHUNK, after=after, include_vector=with_vectors, return_properties=READ
+            ).objects
+
+        while page := self._connection.call(fetch):
+            yield from map(row_found, page)
+            after = page[-1].uuid
+
+    def count(self) -> dict[RowState, int]:
+        """How many rows there are of each state.
+
+        Counted row by row up to 100,000; beyond, by Weaviate's inverted index, which after a
+        crash may still list a few rows under a state that they had.
+        """
+
+        def ask(client: WeaviateClient) -> dict[str, int]:
+            aggregate = self._objects(client).aggregate
+            if (aggregate.over_all().total_count or 0) > _COUNTED:
+                totals = {s: aggregate.over_all(filters=in_state(s)) for s in RowState}
+                return {state: total.total_count or 0 for state, total in totals.items()}
+            groups = aggregate.over_all(group_by=GroupByAggregate(prop="state")).groups
+            return {str(group.grouped_by.value): group.total_count or 0 for group in groups}
+
+        counts = self._connection.call(ask)
+        return {state: counts.get(state, 0) for state in RowState}
+
+    def data_version(self) -> None:
+        """Weaviate has none."""
+        return
+
+    def _objects(self, client: WeaviateClient) -> Objects:
+        """The collection; of replicas, most must have a write before it counts as done."""
+        objects: Objects = client.collections.use(self._name)
+        return objects.with_consistency_level(ConsistencyLevel.QUORUM)
+
+    def _rows(self, image_ids: Collection[str], *, with_vectors: bool) -> dict[str, StoredImage]:
+        wanted = {object_id(image_id): image_id for image_id in image_ids}
+        rows = self._look_up(list(wanted), with_vectors=with_vectors)
+        missed = [uuid for uuid, image_id in wanted.items() if image_id not in rows]
+        if missed and len(missed) <= _FEW:
+            # On its way from an object's id to its place, a query misses what is replaced just
+            # then. Of many ids most are new; of few, one is looked up for its own sake.
+            found = self._connection.fetch_objects(self._name, missed)
+            rows |= {row.image_id: row for row in map(row_of, found)}
+        return rows
+
+    def _look_up(self, uuids: Sequence[UUID], *, with_vectors: bool) -> dict[str, StoredImage]:
+        some: Sequence[UUID] = []
+
+        def fetch(client: WeaviateClient) -> _Page:
+            query = self._objects(client).query
+            return query.fetch_objects_by_ids(
+                some, limit=len(some), include_vector=with_vectors, return_properties=READ
+            ).objects
+
+        rows: dict[str, StoredImage] = {}
+        for start in range(0, len(uuids), _CHUNK):
+            some = uuids[start : start + _CHUNK]
+            for found in self._connection.call(fetch):
+                row = row_found(found)
+                rows[row.image_id] = row
+        return rows
+
+    def _write(self, rows: Sequence[StoredImage]) -> list[Written]:
+        stored = self._rows([row.image_id for row in rows], with_vectors=False)
+        pairs = [(row, stored.get(row.image_id)) for row in rows]
+        allowed = [may_replace(row, before) for row, before in pairs]
+        newer = [
+            _findable(row, self._random)
+            for (row, _), allow in zip(pairs, allowed, strict=True)
+            if allow
+        ]
+        refused = self._insert_for_good(newer) if newer else {}
+        return [
+            Written(
+                applied=allow and row.image_id not in refused,
+                previous=before,
+                error=refused.get(row.image_id),
+            )
+            for (row, before), allow in zip(pairs, allowed, strict=True)
+        ]
+
+    def _insert_for_good(self, rows: Sequence[StoredImage]) -> dict[str, str]:
+        """Insert, and see to it that what Weaviate confirms survives its crash.
+
+        At the end of a batch Weaviate (1.35) flushes its logs while the batch's vectors are
+        still on their way into the index, so that a confirmed object might not be found after
+        a crash. An object that comes again as it is changes nothing, but flushes its shard.
+        """
+        refused = self._insert(rows)
+        again = [row for row in rows if row.vector is not None and row.image_id not in refused]
+        if again:
+            if self._shards is None:
+                self._shards = self._connection.call(
+                    lambda client: len(self._objects(client).config.get_shards())
+                )
+            refused |= self._insert(again[:1] if self._shards == 1 else again)
+        return refused
+
+    def _insert(self, rows: Sequence[StoredImage]) -> dict[str, str]:
+        """Insert or overwrite; the ids of objects that are at fault, and what is wrong."""
+        objects = [
+            DataObject(
+                properties=to_record(row, self._generation.attributes),
+                uuid=object_id(row.image_id),
+                vector=None if row.vector is None else row.vector.tolist(),
+            )
+            for row in rows
+        ]
+
+        def insert(client: WeaviateClient) -> dict[int, str] | str:
+            try:
+                result = self._objects(client).data.insert_many(objects)
+            except WeaviateInsertManyAllFailedError as error:
+                return str(error)
+            # Not `has_errors`, which may be false with errors listed.
+            return {position: error.message for position, error in result.errors.items()}
+
+        errors = self._connection.call(insert)
+        if isinstance(errors, str):
+            if len(rows) > 1 and is_objects_fault(errors):
+                # All failed, and the client has thrown their texts together: one by one then.
+                return {key: text for row in rows for key, text in self._insert([row]).items()}
+            errors = {0: errors}
+        for text in errors.values():
+            if not is_objects_fault(text):
+                raise TransientError(f"Weaviate: {self._name}: {text}")
+        return {rows[position].image_id: text for position, text in errors.items()}
+
+
+def _findable(row: StoredImage, random: np.random.Generator) -> StoredImage:
+    """The row, so written that it is in the vector index afterwards.
+
+    Weaviate stores an object before it puts the vector into the index, and leaves the index
+    alone when the object comes again with an equal vector: one whose first write was cut off in
+    between, by a crash or a deadline, would never be found. Nor can we ask whether it is there,
+    since a crash may also lose what leads from its id to its place. So no vector is sent twice:
+    some of its numbers are moved by one step of rounding, at random.
+    """
+    if row.vector is None:
+        return row
+    moved = row.vector.copy()
+    some = random.integers(len(moved), size=_MOVED)
+    moved[some] = np.nextafter(moved[some], random.choice(_EITHER_WAY, size=_MOVED))
+    return replace(row, vector=moved)

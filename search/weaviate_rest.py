@@ -1,0 +1,53 @@
+"""What is asked of Weaviate over REST, past its client: state, version, and objects by id."""
+
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from schemas.errors import TransientError, UsageError
+
+_OLDEST = (1, 34)
+
+
+def _get(http: httpx.Client, path: str) -> httpx.Response:
+    try:
+        answer = http.get(path)
+    except httpx.HTTPError as error:
+        raise TransientError(f"Weaviate at {http.base_url}: {error!r}") from error
+    if answer.status_code >= 500:
+        raise TransientError(f"Weaviate at {http.base_url}: {path}: {answer.status_code}")
+    if answer.status_code in (401, 403):
+        raise UsageError(f"Weaviate at {http.base_url} refuses the API key")
+    return answer
+
+
+def require_ready(http: httpx.Client) -> None:
+    """Raises TransientError until the server has read its schema and its cluster has a leader."""
+    _get(http, "/v1/.well-known/ready")
+
+
+def fetch(http: httpx.Client, name: str, uuid: UUID) -> dict[str, Any] | None:
+    """The object of that id as JSON, with its vectors, or None. Raises as `call` does."""
+    answer = _get(http, f"/v1/objects/{name}/{uuid}?include=vector")
+    if answer.status_code == 404:
+        return None
+    if answer.status_code != 200:
+        raise TransientError(f"Weaviate: {name}/{uuid}: {answer.status_code}: {answer.text}")
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def require_version(http: httpx.Client) -> None:
+    """Raises UsageError where it refuses the API key or is older than 1.34."""
+    answer = _get(http, "/v1/meta")
+    try:
+        version = str(answer.json()["version"])
+        release = tuple(int(part) for part in version.split(".")[:2])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"at {http.base_url} is no Weaviate") from error
+    if release < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise UsageError(
+            f"Weaviate at {http.base_url} is {version}; pixtide needs {oldest} or newer"
+        )

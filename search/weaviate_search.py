@@ -1,0 +1,61 @@
+"""One search of a Weaviate collection: by vector, or by words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from weaviate.classes.query import MetadataQuery
+from weaviate.collections import Collection
+from weaviate.collections.classes.internal import Object
+
+from search.generations import Generation
+from search.port import Hit, Query, RowState, StoredImage, WordHit, WordQuery
+from search.rows import FIELDS, WORDS, from_record, similarity_of
+from search.weaviate_collection import condition
+
+Objects = Collection[Mapping[str, Any], None]
+Found = Object[Mapping[str, Any], None]
+READ = list(FIELDS)
+
+
+def nearest(objects: Objects, query: Query, generation: Generation) -> list[Hit]:
+    """The live rows nearest to the query's vector, best first."""
+    found = objects.query.near_vector(
+        query.vector.tolist(),
+        limit=query.limit,
+        filters=condition(query.filters, generation),
+        include_vector=query.with_vectors,
+        return_metadata=MetadataQuery(distance=True),
+        return_properties=READ,
+    )
+    hits: dict[str, Hit] = {}  # Weaviate may name an object twice
+    for each in found.objects:
+        row = row_found(each)
+        if row.state is RowState.LIVE and each.metadata.distance is not None:
+            hits.setdefault(row.image_id, Hit(row, similarity_of(each.metadata.distance)))
+    return list(hits.values())
+
+
+def worded(objects: Objects, query: WordQuery, generation: Generation) -> list[WordHit]:
+    """The live rows with any of the query's words, best first."""
+    found = objects.query.bm25(
+        query.words,
+        query_properties=[WORDS],
+        limit=query.limit,
+        filters=condition(query.filters, generation),
+        include_vector=True,
+        return_metadata=MetadataQuery(score=True),
+        return_properties=READ,
+    )
+    hits: dict[str, WordHit] = {}
+    for each in found.objects:
+        row = row_found(each)
+        if row.state is RowState.LIVE:
+            hits.setdefault(row.image_id, WordHit(row, each.metadata.score or 0.0))
+    return list(hits.values())
+
+
+def row_found(found: Found) -> StoredImage:
+    """The row of an object, with its vector where that was asked for and there is one."""
+    values = found.vector.get("default")
+    return from_record(found.properties, np.asarray(values, dtype=np.float32) if values else None)
