@@ -1,0 +1,1 @@
+"""The event paths, their clients and the command line."""

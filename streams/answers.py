@@ -1,0 +1,57 @@
+"""Answers to a batch of requests from the current snapshot, remembered where they may be."""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from schemas.errors import QueryCode, RequestError, TransientError
+from schemas.queries import SearchReply, SearchRequest, Term
+from search.answer import Snapshot, answer
+from search.port import Vector
+from streams.query_pictures import QueryPictures
+from streams.reply_cache import Encoded, ReplyCache
+from streams.snapshots import Snapshots
+
+logger = logging.getLogger(__name__)
+
+
+class Answers:
+    """Safe to share between threads."""
+
+    def __init__(self, snapshots: Snapshots, pictures: QueryPictures, cache: ReplyCache) -> None:
+        self._snapshots = snapshots
+        self._pictures = pictures
+        self._cache = cache
+
+    def to(self, asked: Sequence[SearchRequest | RequestError]) -> list[Encoded]:
+        """One reply for each, in order, whatever happens; an error is its own reply."""
+        requests = [each for each in asked if isinstance(each, SearchRequest)]
+        found = iter(self._found(requests) if requests else ())
+        return [_failed(each) if isinstance(each, RequestError) else next(found) for each in asked]
+
+    def _found(self, requests: Sequence[SearchRequest]) -> list[Encoded]:
+        snapshot = self._snapshots.current
+        if snapshot is None:
+            problem = RequestError(QueryCode.INDEX_UNAVAILABLE, "no generation is live yet")
+            return [_failed(problem)] * len(requests)
+
+        def ask(some: Sequence[SearchRequest]) -> list[SearchReply]:
+            return answer(some, snapshot, partial(self._picture, snapshot))
+
+        try:
+            return self._cache.answer(requests, snapshot, ask)
+        except TransientError as error:
+            problem = RequestError(QueryCode.INDEX_UNAVAILABLE, f"the index is unwell: {error}")
+        except Exception:
+            # Faust acknowledges what its agent fails at, so that nobody would ever hear of it.
+            logger.exception("a batch of %d requests failed", len(requests))
+            problem = RequestError(QueryCode.INTERNAL, "the search failed; its log says why")
+        return [_failed(problem)] * len(requests)
+
+    def _picture(self, snapshot: Snapshot, term: Term) -> Vector:
+        encoder = self._snapshots.encoder(snapshot.generation.fingerprint)
+        return self._pictures.read(term, encoder)
+
+
+def _failed(error: RequestError) -> Encoded:
+    return Encoded.of(SearchReply.failed(error))

@@ -1,0 +1,100 @@
+"""The search client for asyncio: many searches under way at once, each awaited and cancellable.
+
+async with AsyncSearchClient("localhost:9092") as client:
+    reply = await client.search(SearchRequest(text="a cat"))
+"""
+
+import asyncio
+import threading
+from types import TracebackType
+from typing import Self
+
+from schemas.errors import TransientError
+from schemas.queries import SearchReply, SearchRequest
+from schemas.topics import REPLIES, REQUESTS
+from streams.replies import Addresses, Replies, pause_s, worth_repeating
+
+_WAIT_S = 0.05
+
+
+class AsyncSearchClient:
+    """Asks over Kafka from one event loop; a thread of its own hears the replies."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        request_topic: str = REQUESTS,
+        reply_topic: str = REPLIES,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._addresses = Addresses(bootstrap, request_topic, reply_topic)
+        self._timeout_s = timeout_s
+        self._waiting: dict[bytes, asyncio.Future[SearchReply]] = {}
+        self._closing = threading.Event()
+
+    async def __aenter__(self) -> Self:
+        """Connect, and find the end of a reply partition before anything is sent.
+
+        Raises:
+            TransientError: the broker can't be reached.
+            UsageError: there is no such reply topic.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._wire = await asyncio.to_thread(Replies, self._addresses)
+        self._listener = threading.Thread(target=self._listen, name="replies", daemon=True)
+        self._listener.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        await asyncio.to_thread(self._listener.join)
+        await asyncio.to_thread(self._wire.close)
+
+    async def search(self, request: SearchRequest) -> SearchReply:
+        """Ask one thing, and again while the error is retryable and the time lasts.
+
+        A request that can't be served gets a reply whose `error` is set. Cancelling gives up
+        waiting; the service may still do the search.
+
+        Raises:
+            TransientError: no reply came in time.
+        """
+        deadline = self._loop.time() + self._timeout_s
+        for attempt in range(1000):
+            reply = await self._ask(request, deadline - self._loop.time())
+            pause = pause_s(attempt)
+            if not worth_repeating(reply) or self._loop.time() + pause > deadline:
+                break
+            await asyncio.sleep(pause)
+        return reply
+
+    async def _ask(self, request: SearchRequest, timeout_s: float) -> SearchReply:
+        correlation_id = self._wire.ask(request, timeout_s)
+        future = self._loop.create_future()
+        self._waiting[correlation_id] = future
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError as error:
+            raise TransientError(
+                f"no reply within {self._timeout_s:g} s: is a query consumer running?"
+            ) from error
+        finally:
+            self._waiting.pop(correlation_id, None)
+
+    def _listen(self) -> None:
+        while not self._closing.is_set():
+            for correlation_id, value in self._wire.heard(_WAIT_S):
+                if correlation_id in self._waiting:  # else another client's, late or repeated
+                    reply = SearchReply.from_json(value)
+                    self._loop.call_soon_threadsafe(self._arrived, correlation_id, reply)
+
+    def _arrived(self, correlation_id: bytes, reply: SearchReply) -> None:
+        future = self._waiting.get(correlation_id)
+        if future is not None and not future.done():
+            future.set_result(reply)

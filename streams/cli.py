@@ -1,0 +1,237 @@
+"""The command line. Heavy imports wait inside the commands, so that `--help` is quick."""
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from schemas.errors import PixtideError, UsageError
+from streams.cli_index import index, json_option, topics
+from streams.cli_search import search
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+_EXAMPLES = """
+\b
+Try it, with nothing to install besides this package:
+  pixtide demo                         the whole system on this machine, with pictures
+  pixtide up                           the same, empty, in the foreground; then:
+  pixtide publish ~/Pictures --wait    make a folder searchable
+  pixtide search "a red bicycle"       find pictures by words
+
+Settings are PIXTIDE_* variables in the environment. Without PIXTIDE_KAFKA, every command
+finds the stack running in PIXTIDE_HOME (default ./.pixtide).
+Exit codes: 0 fine, 1 the work failed, 2 wrong usage.
+"""
+
+ready_option = click.option(
+    "--ready-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Exists while this process is ready; for supervisors and probes.",
+)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EXAMPLES,
+)
+@click.version_option(package_name="pixtide")
+def cli() -> None:
+    """Makes a stream of pictures searchable by words.
+
+    Image events on Kafka are encoded by a CLIP model into a vector index; text searches are
+    answered over a reply topic.
+    """
+
+
+cli.add_command(index)
+cli.add_command(topics)
+cli.add_command(search)
+
+
+@cli.command()
+@click.argument(
+    "folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+@click.option("--once", is_flag=True, help="Exit after the searches instead of serving on.")
+def demo(folder: Path | None, once: bool) -> None:
+    """Show the whole system at work on this machine.
+
+    Starts the embedded stack, publishes the pictures of FOLDER (or those that come with
+    pixtide) to the log, waits until all are indexed, searches for some of them by words over
+    Kafka, and keeps serving `pixtide search` until Ctrl-C.
+    """
+    from streams.demo.run import run_demo
+
+    run_demo(_settings(), folder, once=once or not sys.stdout.isatty())
+
+
+@cli.command()
+def up() -> None:
+    """Run the embedded stack in the foreground: broker, ingest worker, query consumer.
+
+    It lives in PIXTIDE_HOME (default ./.pixtide), where every other command finds it.
+    """
+    from streams import console
+    from streams.process import interrupt_on_signals
+    from streams.stack import Stack
+
+    interrupt_on_signals()
+    stack = Stack(_settings(), console.say)
+    try:
+        settings = stack.start()
+        console.say(
+            f"ready: Kafka at {settings.kafka}, logs in {settings.home / 'logs'}\n"
+            "in another terminal:  pixtide publish FOLDER --wait\n"
+            "and then:             pixtide search WORDS\n"
+            "Ctrl-C stops everything"
+        )
+        stack.serve()
+    finally:
+        stack.stop()
+
+
+@cli.command()
+@click.argument("names", metavar="PATH|URL...", nargs=-1, required=True)
+@click.option("--wait", is_flag=True, help="Wait for the outcomes; exit 1 if any is a dead letter.")
+@click.option("--caption", default="", help="Stored with each picture and returned with it.")
+@click.option("--tag", "tags", multiple=True, help="Stored and filterable; may be repeated.")
+@click.option("--inline", is_flag=True, help="Send the picture in the event where it is small.")
+@click.option("--prefix", help="Stands for the folder's name in the image ids.")
+@json_option
+def publish(
+    names: tuple[str, ...],
+    wait: bool,
+    caption: str,
+    tags: tuple[str, ...],
+    inline: bool,
+    prefix: str | None,
+    as_json: bool,
+) -> None:
+    """Publish pictures: files, folders (walked), http(s) or object-store URLs.
+
+    A file's image id is its folder's name and the path within it; publishing an id again
+    replaces its picture.
+    """
+    from streams.publish import Description, find_sources
+    from streams.publishing import publish_all
+
+    settings = _settings()
+    summary = publish_all(
+        settings,
+        find_sources(names, prefix),
+        Description(caption=caption, tags=tags),
+        inline=inline,
+        wait_for=_live_name(settings) if wait else None,
+    )
+    summary.show(as_json=as_json)
+    if summary.failed:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("image_ids", metavar="IMAGE_ID...", nargs=-1, required=True)
+@click.option("--wait", is_flag=True, help="Wait until the deletes are in the index.")
+@json_option
+def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
+    """Delete pictures: from the index, and their originals from the image store."""
+    from streams.publishing import delete_all
+
+    settings = _settings()
+    wait_for = _live_name(settings) if wait else None
+    delete_all(settings, image_ids, wait_for=wait_for).show(as_json=as_json)
+
+
+@cli.command()
+@click.option("--generation", metavar="NAME", help="Build this generation; default: the live one.")
+@ready_option
+def ingest(generation: str | None, ready_file: Path | None) -> None:
+    """Run an ingest worker: image events from the log into the index."""
+    from streams.process import log_to_stderr, readiness
+    from streams.wiring import ingest_worker
+
+    settings = _settings()
+    log_to_stderr()
+    if settings.embedded_log:
+        os.nice(5)  # searches go first where they share the processor
+    worker = ingest_worker(settings, generation)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    with readiness(ready_file) as ready:
+        worker.run(on_ready=ready)
+
+
+@cli.command()
+@ready_option
+def query(ready_file: Path | None) -> None:
+    """Run a query consumer: text searches answered over their reply topic."""
+    import asyncio
+
+    from streams.process import log_to_stderr, readiness
+    from streams.wiring import query_consumer
+
+    log_to_stderr()
+    consumer = query_consumer(_settings())
+    with readiness(ready_file) as ready:
+        asyncio.run(consumer.run(on_ready=ready))
+
+
+@cli.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Look for what is likely wrong, and say how to mend it."""
+    from streams.doctor import examine
+
+    sys.exit(0 if examine(_settings(), as_json=as_json) else 1)
+
+
+@cli.command()
+@json_option
+def config(as_json: bool) -> None:
+    """Print the effective settings; secrets are masked."""
+    import json
+
+    from streams import console
+    from streams.settings import PREFIX
+
+    values = _settings().model_dump(mode="json")
+    if as_json:
+        console.line(json.dumps(values))
+    else:
+        console.show_table(
+            ["setting", "value"], [(PREFIX + k.upper(), v) for k, v in values.items()]
+        )
+
+
+def _settings() -> "Settings":
+    from streams.settings import load_settings
+
+    return load_settings()
+
+
+def _live_name(settings: "Settings") -> str:
+    from streams.wiring import generation_to_work_for, open_catalog
+
+    with contextlib.closing(open_catalog(settings)) as catalog:
+        return generation_to_work_for(catalog, None).name
+
+
+def main() -> None:
+    """Run a command; expected failures end with one line that says what to do."""
+    try:
+        cli.main(standalone_mode=True)
+    except UsageError as error:
+        click.echo(f"pixtide: {error}", err=True)
+        sys.exit(2)
+    except PixtideError as error:
+        click.echo(f"pixtide: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A request/reply client of the search service.
+
+with SearchClient("localhost:9092") as client:
+    for result in client.search(SearchRequest(text="a cat")).results or ():
+        print(result.similarity, result.image_id)
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from schemas.errors import TransientError
+from schemas.queries import SearchReply, SearchRequest
+from schemas.topics import REPLIES, REQUESTS
+from streams.replies import Addresses, Replies, pause_s, worth_repeating
+
+#: How many requests `search_many` keeps under way.
+WINDOW = 64
+_WAIT_S = 0.02
+
+
+class SearchClient:
+    """Asks over Kafka and waits for the replies. Use one in each thread."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        request_topic: str = REQUESTS,
+        reply_topic: str = REPLIES,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Connect, and find the end of a reply partition before anything is sent.
+
+        Raises:
+            TransientError: the broker can't be reached.
+            UsageError: there is no such reply topic.
+        """
+        self._timeout_s = timeout_s
+        self._waiting: set[bytes] = set()
+        self._replies: dict[bytes, SearchReply] = {}
+        self._wire = Replies(Addresses(bootstrap, request_topic, reply_topic))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._wire.close()
+
+    def search(self, request: SearchRequest) -> SearchReply:
+        """Ask one thing, and again while the error is retryable and the time lasts.
+
+        A request that can't be served gets a reply whose `error` is set.
+
+        Raises:
+            TransientError: no reply came in time.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        for attempt in range(1000):
+            reply = self._await(*self._ask(request, deadline - time.monotonic()))
+            pause = pause_s(attempt)
+            if not worth_repeating(reply) or time.monotonic() + pause > deadline:
+                break
+            time.sleep(pause)
+        return reply
+
+    def search_many(
+        self, requests: Iterable[SearchRequest], *, window: int = WINDOW
+    ) -> Iterator[SearchReply]:
+        """Ask many things once each, some at a time; the replies come in the requests' order.
+
+        Raises:
+            TransientError: a reply did not come in time.
+        """
+        under_way: deque[tuple[bytes, float]] = deque()
+        for request in requests:
+            under_way.append(self._ask(request, self._timeout_s))
+            if len(under_way) >= window:
+                yield self._await(*under_way.popleft())
+        while under_way:
+            yield self._await(*under_way.popleft())
+
+    def _ask(self, request: SearchRequest, timeout_s: float) -> tuple[bytes, float]:
+        correlation_id = self._wire.ask(request, timeout_s)
+        self._waiting.add(correlation_id)
+        return correlation_id, time.monotonic() + timeout_s
+
+    def _await(self, correlation_id: bytes, deadline: float) -> SearchReply:
+        while correlation_id not in self._replies:
+            if time.monotonic() > deadline:
+                self._waiting.discard(correlation_id)
+                raise TransientError(
+                    f"no reply within {self._timeout_s:g} s: is a query consumer running?"
+                )
+            for heard, value in self._wire.heard(_WAIT_S):
+                if heard in self._waiting:  # else another client's, late or repeated
+                    self._waiting.discard(heard)
+                    self._replies[heard] = SearchReply.from_json(value)
+        return self._replies.pop(correlation_id)

@@ -1,0 +1,91 @@
+"""What a person sees: progress with rate and ETA, tables of results, and plain JSON lines."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from schemas.queries import SearchReply
+
+T = TypeVar("T")
+
+#: Messages and progress go to stderr, so that stdout stays what was asked for.
+messages = Console(stderr=True, highlight=False)
+output = Console(highlight=False)
+
+
+def say(message: str) -> None:
+    """One line for the person at the terminal."""
+    messages.print(message, markup=False, soft_wrap=True)
+
+
+def line(text: str) -> None:
+    """One line of output, exactly as it is."""
+    sys.stdout.write(text + "\n")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.0f}/s" if speed else "–/s", style="cyan")
+
+
+def tracked(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Pass items through under a progress bar with count, rate and time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=messages) as progress:
+        yield from progress.track(items, total=total, description=what)
+
+
+def show_reply(query: str, reply: SearchReply) -> None:
+    """A reply as a table, or its error as a sentence."""
+    shown = repr(query if len(query) <= 60 else query[:59] + "…") if query else "by picture"
+    if reply.error is not None:
+        say(f"{shown}: {reply.error.code}: {reply.error.message}")
+        return
+    took = sum(reply.took_ms.values())
+    table = Table(
+        title=f"{shown}  ({took:.0f} ms, generation {reply.generation})",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("similarity", justify="right", style="cyan")
+    table.add_column("picture", overflow="fold")
+    table.add_column("size", justify="right", style="dim")
+    if with_caption := any(result.caption for result in reply.results or ()):
+        table.add_column("caption", style="dim")
+    for result in reply.results or ():
+        row = [f"{result.similarity:.3f}", result.image_id, f"{result.width}×{result.height}"]
+        table.add_row(*map(Text, row + ([result.caption] if with_caption else [])))
+    output.print(table if reply.results else Text(f"{shown}: nothing is indexed that matches"))
+
+
+def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A plain table."""
+    table = Table(*headings, box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    output.print(table)

@@ -1,0 +1,63 @@
+"""`pixtide demo`: publish pictures, wait until they are indexed, search for them by words."""
+
+import contextlib
+import shutil
+import sys
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from schemas.errors import FatalError
+from schemas.queries import Filters, SearchRequest
+from streams import console
+from streams.process import interrupt_on_signals
+from streams.publish import Description, find_sources
+from streams.publishing import publish_all
+from streams.settings import Settings
+from streams.stack import Stack
+from streams.wiring import generation_to_work_for, open_catalog, search_client
+
+#: Searches for the pictures that come with pixtide; none is a file's name.
+QUERIES = ("a cat", "a hot drink", "hand tools", "medieval fortress", "musical instrument")
+#: Searches for anybody's own pictures.
+QUERIES_FOR_ANY = ("an animal", "food", "a landscape", "a vehicle")
+_HITS = 3
+
+
+def run_demo(settings: Settings, folder: Path | None, *, once: bool) -> None:
+    """Run it; serve on until Ctrl-C unless `once`.
+
+    Raises:
+        UsageError: a stack is running in this home, or the folder holds no picture.
+        FatalError: a picture that comes with pixtide could not be indexed.
+    """
+    started = time.monotonic()
+    interrupt_on_signals()
+    stack = Stack(settings, console.say)
+    with as_file(files("streams.demo") / "pictures") as shipped, contextlib.ExitStack() as ending:
+        sources = find_sources([str(folder or shipped)], None if folder else "demo")
+        ending.callback(stack.stop)
+        running = stack.start()
+        with contextlib.closing(open_catalog(running)) as catalog:
+            live = generation_to_work_for(catalog, None).name
+        shown = f"demo:{folder.resolve().name if folder else ''}"
+        summary = publish_all(running, sources, Description(tags=(shown,)), wait_for=live)
+        summary.show(as_json=False)
+        with search_client(running, timeout_s=30) as client:
+            for query in QUERIES_FOR_ANY if folder else QUERIES:
+                only_these = Filters(tags_all=(shown,))
+                request = SearchRequest(text=query, limit=_HITS, filters=only_these)
+                reply = client.search(request)
+                console.output.print()
+                console.show_reply(query, reply)
+        console.say(f"\nfrom start to answers in {time.monotonic() - started:.0f} s")
+        if summary.dead_letters and folder is None:
+            raise FatalError("pictures that come with pixtide were not indexed: see above")
+        if once:
+            return
+        command = "pixtide" if shutil.which("pixtide") else sys.argv[0]
+        console.say(
+            f'now try, in another terminal, in this folder:  {command} search "a bird"\n'
+            f"and:  {command} publish ~/Pictures --wait        Ctrl-C stops everything"
+        )
+        stack.serve()

@@ -1,0 +1,120 @@
+"""Originals: an object store, or a folder, through obstore.
+
+The key of an original is `<uuid5 of image id>/<sha256>.<ext>`, so that erasing a picture is
+exact and two pictures never share a file.
+"""
+
+import hashlib
+from collections import OrderedDict
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from schemas.errors import PoisonError, ReasonCode, TransientError
+from schemas.identity import original_key
+
+#: How many originals' times are remembered; see `remove`.
+_REMEMBERED = 100_000
+
+
+class ImageStore:
+    """The originals under one URL: `file:`, `s3:`, `gs:`, `az:`."""
+
+    def __init__(self, url: str) -> None:
+        """Open it; a folder is created."""
+        self._url = url
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            folder = Path(unquote(parts.path))
+            folder.mkdir(parents=True, exist_ok=True)
+            self._store: ObjectStore = LocalStore(folder)
+        else:
+            self._store = from_url(url)
+        self._seen: OrderedDict[str, datetime] = OrderedDict()
+
+    def put(self, image_id: str, data: bytes, extension: str) -> str:
+        """Keep an original and return its URI.
+
+        Raises:
+            TransientError: the store can't be reached or is full.
+        """
+        uri = self.uri_of(image_id, data, extension)
+        key = self._key(uri)
+        try:
+            obstore.put(self._store, key, data)
+            self._remember(uri, obstore.head(self._store, key)["last_modified"])
+        except (BaseError, OSError) as error:
+            raise TransientError(f"the image store {self._url}: {error}") from error
+        return uri
+
+    def put_raw(self, key: str, data: bytes) -> str:
+        """Keep bytes that are no picture's original, under a key of the caller's."""
+        try:
+            obstore.put(self._store, key, data)
+        except (BaseError, OSError) as error:
+            raise TransientError(f"the image store {self._url}: {error}") from error
+        return f"{self._url}/{key}"
+
+    def uri_of(self, image_id: str, data: bytes, extension: str) -> str:
+        """Where that original lies or would lie."""
+        key = original_key(image_id, hashlib.sha256(data).hexdigest(), extension)
+        return f"{self._url}/{key}"
+
+    def owns(self, uri: str) -> bool:
+        """Whether a URI names something in this store."""
+        return uri.startswith(self._url + "/") and ".." not in uri
+
+    def get(self, uri: str, max_bytes: int) -> bytes | None:
+        """Read an original; None where it is gone.
+
+        Raises:
+            PoisonError: TOO_LARGE, or SOURCE_FORBIDDEN.
+            TransientError: the store can't be reached.
+        """
+        try:
+            found = obstore.get(self._store, self._key(uri))
+            if found.meta["size"] > max_bytes:
+                raise PoisonError(
+                    ReasonCode.TOO_LARGE,
+                    f"the picture has {found.meta['size']} bytes; the limit is {max_bytes}",
+                )
+            self._remember(uri, found.meta["last_modified"])
+            return bytes(found.bytes())
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except PermissionDeniedError as error:
+            raise PoisonError(ReasonCode.SOURCE_FORBIDDEN, str(error)) from error
+        except (BaseError, OSError) as error:
+            raise TransientError(f"the image store {self._url}: {error}") from error
+
+    def remove(self, uri: str, obsolete_since: datetime) -> None:
+        """Remove an original that a record of this time made obsolete.
+
+        It stays where it was written again since it was last put or read here and since that
+        record: then it belongs to a later record, which is on its way.
+
+        Raises:
+            TransientError: the store can't be reached.
+        """
+        key = self._key(uri)
+        try:
+            written = obstore.head(self._store, key)["last_modified"]
+            if written in (self._seen.pop(uri, None), min(written, obsolete_since)):
+                obstore.delete(self._store, key)
+        except (NotFoundError, FileNotFoundError):
+            return
+        except (BaseError, OSError) as error:
+            raise TransientError(f"the image store {self._url}: {error}") from error
+
+    def _key(self, uri: str) -> str:
+        return uri.removeprefix(self._url + "/")
+
+    def _remember(self, uri: str, written: datetime) -> None:
+        self._seen[uri] = written
+        self._seen.move_to_end(uri)
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)

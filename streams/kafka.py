@@ -1,0 +1,276 @@
+"""Kafka through confluent-kafka: how every client here is configured, and the log's identity."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, not in __all__
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
+
+from schemas.errors import FatalError, TransientError, UsageError
+from schemas.topics import Topic
+from search.generations import LogIdentity
+
+Headers = list[tuple[str, bytes | None]]
+REQUEST_TIMEOUT_S = 10.0
+_HOW = "is the broker running, and does it advertise an address that this machine reaches?"
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A consumed record. Two are equal only if they are the same object."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+    @property
+    def size(self) -> int:
+        """Its bytes in memory, near enough: payload, headers and a little of our own."""
+        return (
+            len(self.key or b"")
+            + len(self.value or b"")
+            + sum(len(name) + len(value or b"") for name, value in self.headers)
+            + 512
+        )
+
+
+def record_of(message: Message) -> Record:
+    """Our view of a message without error."""
+    return Record(
+        topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        timestamp_ms=message.timestamp()[1],
+        key=_bytes(message.key()),
+        value=_bytes(message.value()),
+        headers=[(str(header[0]), _bytes(header[1])) for header in message.headers() or []],
+    )
+
+
+def _bytes(value: object) -> bytes | None:
+    if value is None or isinstance(value, bytes):
+        return value
+    return str(value).encode()
+
+
+def admin(bootstrap: str) -> AdminClient:
+    """An admin client."""
+    return AdminClient({"bootstrap.servers": bootstrap, **_QUIET})
+
+
+def producer(bootstrap: str, *, linger_ms: int, max_bytes: int = 2**20) -> Producer:
+    """A producer that neither loses nor reorders; keys land where Java's clients put them."""
+    return Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "enable.idempotence": True,
+            "partitioner": "murmur2_random",
+            "linger.ms": linger_ms,
+            "message.max.bytes": max_bytes,
+            "batch.size": 512 * 1024,  # a topic's limit is that of a batch, not of a message
+            "compression.type": "none",  # pictures are compressed already
+            **_QUIET,
+        }
+    )
+
+
+def reply_producer(bootstrap: str) -> Producer:
+    """A producer for replies: at once or not at all, since nobody waits for a late one."""
+    return Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "linger.ms": 0,
+            "delivery.timeout.ms": 10_000,
+            "topic.metadata.propagation.max.ms": 2_000,  # a missing reply topic fails soon
+            **_QUIET,
+        }
+    )
+
+
+def ingest_consumer(
+    bootstrap: str, group: str, kind: Callable[[dict[str, Any]], Consumer] = Consumer
+) -> Consumer:
+    """A consumer that never resets its position by itself and commits only when told."""
+    return kind(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": 30_000,
+            "max.poll.interval.ms": 120_000,
+            "fetch.wait.max.ms": 50,
+            "queued.max.messages.kbytes": 32 * 1024,
+            "fetch.message.max.bytes": 4 * 2**20,
+            **_QUIET,
+        }
+    )
+
+
+def tail_consumer(bootstrap: str) -> Consumer:
+    """A consumer of explicitly assigned partitions, in no group, quick to hear of news."""
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "pixtide.none",  # librdkafka wants one; nothing is committed under it
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "fetch.wait.max.ms": 100,
+            **_QUIET,
+        }
+    )
+
+
+_QUIET = {
+    "log_level": 2,  # errors reach us as errors; its own lines would flood a terminal
+    "socket.keepalive.enable": True,
+    "allow.auto.create.topics": False,
+}
+
+
+def partitions_of(client: AdminClient, topic: str) -> int:
+    """How many partitions a topic has.
+
+    Raises:
+        UsageError: there is no such topic.
+        TransientError: the broker can't be reached.
+    """
+    with translated():
+        metadata = client.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics.get(topic)
+    if metadata is None or metadata.error is not None or not metadata.partitions:
+        raise UsageError(f"topic {topic} doesn't exist: run `pixtide topics create`")
+    return len(metadata.partitions)
+
+
+def topic_config(client: AdminClient, topic: str) -> dict[str, str]:
+    """A topic's effective configuration. Raises TransientError if the broker is out of reach."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    with translated():
+        found = client.describe_configs([resource])[resource].result()
+    return {name: str(entry.value) for name, entry in found.items()}
+
+
+def log_identity(client: AdminClient, topic: str) -> LogIdentity:
+    """Which log this topic is now. Raises as `partitions_of`."""
+    partitions = partitions_of(client, topic)
+    with translated():
+        described = client.describe_topics(TopicCollection([topic]))[topic].result()
+    return LogIdentity(topic=topic, topic_id=str(described.topic_id), partitions=partitions)
+
+
+def beginnings(client: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """The first offset that each partition still holds."""
+    return _offsets(client, topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+
+def ends(client: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """The offset that each partition's next record will have."""
+    return _offsets(client, topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+
+def _offsets(
+    client: AdminClient, topic: str, partitions: Iterable[int], spec: OffsetSpec
+) -> dict[int, int]:
+    wanted = {TopicPartition(topic, partition): spec for partition in partitions}
+    with translated():
+        found = client.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S)
+        return {where.partition: future.result().offset for where, future in found.items()}
+
+
+def commit_beginning(bootstrap: str, group: str, topic: str, beginning: Mapping[int, int]) -> None:
+    """Give a group its first position, so that no worker of it ever has to guess one."""
+    consumer = ingest_consumer(bootstrap, group)
+    with contextlib.closing(consumer), translated():
+        consumer.commit(
+            offsets=[TopicPartition(topic, p, offset) for p, offset in beginning.items()],
+            asynchronous=False,
+        )
+
+
+def committed_offsets(
+    bootstrap: str, group: str, topic: str, partitions: Iterable[int]
+) -> dict[int, int]:
+    """What a group has committed; partitions without a commit are left out."""
+    consumer = ingest_consumer(bootstrap, group)
+    with contextlib.closing(consumer), translated():
+        found = consumer.committed(
+            [TopicPartition(topic, p) for p in partitions], timeout=REQUEST_TIMEOUT_S
+        )
+    return {where.partition: where.offset for where in found if where.offset >= 0}
+
+
+def create_topics(
+    client: AdminClient, table: Iterable[tuple[str, Topic]], replication: int
+) -> dict[str, bool]:
+    """Create the topics that are missing; true for each that was. Existing ones stay as they are.
+
+    Raises:
+        UsageError: the broker refused one.
+        TransientError: the broker can't be reached.
+    """
+    wanted = [
+        NewTopic(name, topic.partitions, replication, config=topic.config())
+        for name, topic in table
+    ]
+    created = {}
+    with translated():
+        client.list_topics(timeout=REQUEST_TIMEOUT_S)  # a clear error where there is no broker
+    for name, future in client.create_topics(wanted).items():
+        try:
+            future.result()
+            created[name] = True
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise UsageError(f"topic {name} can't be created: {error.args[0].str()}") from error
+            created[name] = False
+    return created
+
+
+def verdict(error: KafkaError) -> FatalError | TransientError:
+    """What a client-level error means for a worker."""
+    if error.code() in _LOG_CHANGED:
+        return FatalError(f"the log changed ({error.str()}): create a generation")
+    if error.fatal():
+        return FatalError(error.str())
+    return TransientError(f"Kafka: {error.str()}; {_HOW}")
+
+
+_LOG_CHANGED = (
+    KafkaError._AUTO_OFFSET_RESET,
+    KafkaError.OFFSET_OUT_OF_RANGE,
+)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn librdkafka's exceptions into ours."""
+    try:
+        yield
+    except KafkaException as error:
+        inner = error.args[0]
+        if isinstance(inner, KafkaError):
+            raise TransientError(f"Kafka: {inner.str()}; {_HOW}") from error
+        raise

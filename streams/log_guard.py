@@ -1,0 +1,67 @@
+"""Notices that the log under a generation is no longer the one it was created on."""
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from schemas.errors import FatalError, TransientError, UsageError
+from search.generations import LogIdentity
+from streams.kafka import REQUEST_TIMEOUT_S, log_identity
+
+_EVERY_S = 15.0
+_ADVICE = "create a generation for the new log (`pixtide index create`)"
+
+
+class LogGuard:
+    """Compares the log's identity, and that it reaches as far as what was indexed."""
+
+    def __init__(
+        self,
+        client: AdminClient,
+        expected: LogIdentity,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._expected = expected
+        self._clock = clock
+        self._next_check = clock()
+
+    def check(self) -> None:
+        """Raises FatalError where the topic was created anew or given more partitions."""
+        expected = self._expected
+        try:
+            found = log_identity(self._client, expected.topic)
+        except UsageError as error:
+            raise FatalError(f"the log changed: {error}; then {_ADVICE}") from error
+        if (found.topic_id, found.partitions) != (expected.topic_id, expected.partitions):
+            raise FatalError(
+                f"the log changed: {expected.topic} was {expected.topic_id} with "
+                f"{expected.partitions} partitions and is {found.topic_id} with "
+                f"{found.partitions}; {_ADVICE}"
+            )
+
+    def check_now_and_then(self) -> None:
+        """`check`, every 15 s; a broker that can't be reached says nothing about the log."""
+        if self._clock() < self._next_check:
+            return
+        self._next_check = self._clock() + _EVERY_S
+        with contextlib.suppress(TransientError):
+            self.check()
+
+    def check_assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Raises FatalError where a partition ends before what its group has committed."""
+        try:
+            for where in consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S):
+                low, high = consumer.get_watermark_offsets(where, timeout=REQUEST_TIMEOUT_S)
+                if not 0 <= where.offset <= high or where.offset < low:
+                    stands = f"stands at {where.offset}" if where.offset >= 0 else "has no position"
+                    raise FatalError(
+                        f"the log changed: partition {where.partition} of {where.topic} holds "
+                        f"offsets {low} to {high}, and its group {stands}; {_ADVICE}"
+                    )
+        except KafkaException:
+            return  # the broker is unwell; reading would fail too, with auto offset reset `error`

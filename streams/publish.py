@@ -1,0 +1,252 @@
+"""Publishing pictures: folders walked, each picture sent inline, by its path, or by our store."""
+
+import hashlib
+import mimetypes
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from confluent_kafka import KafkaError, Message, Producer, TopicPartition
+from pydantic import JsonValue
+
+from schemas import topics
+from schemas.codec import encode_event
+from schemas.errors import TransientError, UsageError
+from schemas.events import ImageUploaded, InlinePicture, PictureAt
+from schemas.identity import MAX_IMAGE_ID_BYTES
+from schemas.outcomes import Outcome
+from streams import kafka
+from streams.image_store import ImageStore
+from streams.settings import Settings
+
+SOURCE = "/pixtide/publish"
+_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+    | {".heic", ".heif", ".avif"}
+)
+_DELIVER_S = 30.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture to publish: its id, and the file or the URL that it is."""
+
+    image_id: str
+    at: Path | str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is said of a picture besides itself."""
+
+    caption: str = ""
+    tags: tuple[str, ...] = ()
+    attributes: Mapping[str, JsonValue] | None = None
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a published record came to stand in the log."""
+
+    image_id: str
+    partition: int
+    offset: int
+
+
+def find_sources(names: Sequence[str], prefix: str | None) -> list[Source]:
+    """The pictures that paths and URLs name; folders are walked, hidden files left out.
+
+    A file's id is the folder's name and the path within it; `prefix` stands for the name.
+
+    Raises:
+        UsageError: a path doesn't exist, a folder holds no picture, or an id would repeat.
+    """
+    sources = [source for name in names for source in _sources_of(name, prefix)]
+    seen: dict[str, Source] = {}
+    for source in sources:
+        if len(source.image_id.encode()) > MAX_IMAGE_ID_BYTES:
+            raise UsageError(
+                f"the id {source.image_id!r} is longer than {MAX_IMAGE_ID_BYTES} bytes"
+            )
+        if (other := seen.setdefault(source.image_id, source)) is not source:
+            raise UsageError(
+                f"{other.at} and {source.at} would both be {source.image_id}: publish them "
+                "apart, each with its own --prefix"
+            )
+    return sources
+
+
+def _sources_of(name: str, prefix: str | None) -> Iterator[Source]:
+    if "://" in name:
+        url = urlsplit(name)
+        whole = f"{url.hostname or ''}{url.path}" + (f"?{url.query}" if url.query else "")
+        yield Source(f"{prefix}/{Path(url.path).name}" if prefix else whole, name)
+        return
+    named = Path(name).expanduser().resolve()
+    if named.is_file():
+        yield Source(f"{prefix or named.parent.name}/{named.name}", named)
+        return
+    if not named.is_dir():
+        raise UsageError(f"{name}: no such file or folder")
+    found = [path for path in sorted(named.rglob("*")) if _is_picture(path, named)]
+    if not found:
+        raise UsageError(f"{name} holds no picture (looked for {', '.join(sorted(_SUFFIXES))})")
+    for path in found:
+        yield Source(f"{prefix or named.name}/{path.relative_to(named).as_posix()}", path)
+
+
+def _is_picture(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.suffix.lower() in _SUFFIXES and not hidden and path.is_file()
+
+
+class Publisher:
+    """Sends upload and delete events; `flush` returns once all are acknowledged."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._bootstrap = settings.bootstrap()
+        self._topic = settings.named(topics.UPLOADED)
+        self._inline_limit = settings.inline_limit
+        self._roots = settings.roots
+        self._store_url = settings.image_store_url
+        self._store: ImageStore | None = None
+        self._producer: Producer = kafka.producer(self._bootstrap, linger_ms=5)
+        self._failed: list[str] = []
+        self.positions: list[Position] = []
+        kafka.partitions_of(kafka.admin(self._bootstrap), self._topic)
+
+    def upload(self, source: Source, description: Description, *, inline: bool = False) -> None:
+        """Queue one upload.
+
+        Raises:
+            OSError: the file can't be read.
+            TransientError: the image store can't be reached.
+        """
+        picture, sha256 = self._picture(source, inline=inline)
+        event = ImageUploaded(
+            image_id=source.image_id,
+            event_id=str(uuid.uuid4()),
+            source=SOURCE,
+            uploaded_at=datetime.now(UTC),
+            picture=picture,
+            caption=description.caption,
+            tags=description.tags,
+            attributes=dict(description.attributes or {}),
+            sha256=sha256,
+        )
+        key, value, headers = encode_event(event)
+        self._produce(key, value, headers)
+
+    def delete(self, image_id: str) -> None:
+        """Queue one delete: a null value."""
+        self._produce(image_id.encode(), None, [])
+
+    def flush(self) -> None:
+        """Wait for the acknowledgements. Raises TransientError where one is missing."""
+        left = self._producer.flush(_DELIVER_S)
+        failed, self._failed = self._failed, []
+        if failed or left:
+            why = failed[0] if failed else f"{left} events are not acknowledged"
+            raise TransientError(f"not everything was published: {why}")
+
+    def _picture(
+        self, source: Source, *, inline: bool
+    ) -> tuple[InlinePicture | PictureAt, str | None]:
+        if isinstance(source.at, str):
+            return PictureAt(uri=source.at), None
+        path = source.at
+        readable = any(path.is_relative_to(root) for root in self._roots)
+        if readable and not inline:
+            return PictureAt(uri=path.as_uri()), None
+        data = path.read_bytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        if inline and len(data) <= self._inline_limit:
+            content_type = mimetypes.guess_type(path.name)[0]
+            return InlinePicture(data=data, content_type=content_type), sha256
+        if self._store is None:
+            self._store = ImageStore(self._store_url)
+        extension = path.suffix.lower().lstrip(".") or "bin"
+        return PictureAt(uri=self._store.put(source.image_id, data, extension)), sha256
+
+    def _produce(self, key: bytes, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    self._topic,
+                    value,
+                    key,
+                    headers=headers,  # type: ignore[arg-type]  # the stub wants str | bytes
+                    on_delivery=self._delivered,
+                )
+                self._producer.poll(0)
+                return
+            except BufferError:
+                self._producer.poll(0.1)  # the queue is full: let some go first
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        key = bytes(message.key() or b"").decode(errors="replace")
+        if error is not None:
+            self._failed.append(f"{key}: {error.str()}")
+        else:
+            self.positions.append(Position(key, message.partition() or 0, message.offset() or 0))
+
+
+class OutcomeWatch:
+    """Follows `images.indexed` from the moment it is made, for one generation."""
+
+    def __init__(self, settings: Settings, generation: str) -> None:
+        bootstrap = settings.bootstrap()
+        topic = settings.named(topics.INDEXED)
+        client = kafka.admin(bootstrap)
+        numbers = range(kafka.partitions_of(client, topic))
+        ends = kafka.ends(client, topic, numbers)
+        self._generation = generation
+        self._consumer = kafka.tail_consumer(bootstrap)
+        self._consumer.assign([TopicPartition(topic, p, end) for p, end in ends.items()])
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._consumer.close()
+
+    def outcomes_of(self, positions: Iterable[Position], *, stalled_s: float) -> Iterator[Outcome]:
+        """One outcome for each published record: at its own offset or a later one of its id.
+
+        Raises:
+            TransientError: none has come for `stalled_s` seconds.
+        """
+        waiting: dict[tuple[int, str], list[int]] = {}
+        for position in positions:
+            waiting.setdefault((position.partition, position.image_id), []).append(position.offset)
+        heard = time.monotonic()
+        while waiting:
+            left = sum(map(len, waiting.values()))
+            if time.monotonic() - heard > stalled_s:
+                raise TransientError(
+                    f"no outcome for {stalled_s:g} s with {left} outstanding: is an ingest "
+                    f"worker of generation {self._generation} running?"
+                )
+            for outcome in self._new_outcomes(left):
+                name = (outcome.partition, outcome.image_id)
+                offsets = waiting.pop(name, [])
+                if later := [offset for offset in offsets if offset > outcome.offset]:
+                    waiting[name] = later
+                for _ in range(len(offsets) - len(later)):
+                    heard = time.monotonic()
+                    yield outcome
+
+    def _new_outcomes(self, left: int) -> Iterator[Outcome]:
+        for message in self._consumer.consume(500, timeout=0.1):
+            error = message.error()
+            if error is not None and error.code() == KafkaError._ALL_BROKERS_DOWN:
+                raise TransientError(
+                    f"the broker went away with {left} outcomes outstanding; what was published "
+                    "is in the log, and is indexed once everything runs again"
+                )
+            if error is None and message.value() is not None:
+                outcome = Outcome.from_json(bytes(message.value() or b""))
+                if outcome.generation == self._generation:
+                    yield outcome

@@ -1,0 +1,279 @@
+"""The query path: each request on `search.requests` to a reply on the topic that it names.
+
+1. take    the requests as they come
+2. read    where each reply goes, until when, and what is asked; queue it, fair to all clients
+3. answer  what waits, as one batch from one snapshot: one generation's encoder and collection
+4. reply   to each, and acknowledge a request when the broker has its reply
+
+An idle consumer answers a request at once; a busy one in batches that grow with the load. More
+than the queue takes is refused, at once and retryably. Requests that bring pictures along are
+answered aside, so that a slow picture holds nobody up.
+
+Faust gives the group membership and commits; the rest is ours. Its stream acknowledges a record
+even where the agent raised, so every failure becomes a reply, here.
+"""
+
+import asyncio
+import logging
+import re
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import faust
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from schemas.errors import QueryCode, RequestError
+from schemas.queries import SearchReply, SearchRequest, read_request
+from schemas.reply_address import (
+    DEFAULT_DEADLINE_MS,
+    ReplyAddress,
+    check_correlation,
+    deadline_ms,
+    reply_address,
+)
+from streams.answers import Answers
+from streams.fair_queue import FairQueue
+from streams.reply_cache import Encoded
+from streams.snapshots import Snapshots
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH = 256
+#: Answering threads: while one waits for the broker or the index, another encodes.
+_ANSWERERS = 2
+#: Requests with pictures that are in work, and more of them that wait.
+_PICTURES, _PICTURES_WAITING = 4, 32
+_REFRESH_S = 1.0
+_DELIVER_S = 5.0
+#: A killed consumer's partitions are another's after so long; Faust would wait a minute.
+_SESSION_S = 10.0
+#: How long a stopping consumer takes leave of the broker.
+_LEAVE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A request that can be replied to: what it asks, or why it can't be served."""
+
+    address: ReplyAddress
+    key: bytes | None
+    expires_ms: int
+    asked: SearchRequest | RequestError
+    acknowledge: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class QueryParts:
+    """What a query consumer is made of.
+
+    `reply_topics` says which topics may be replied to; `queue` is how many requests may wait.
+    """
+
+    bootstrap: str
+    group: str
+    topic: str
+    reply_topics: str
+    snapshots: Snapshots
+    answers: Answers
+    producer: Producer
+    queue: int
+    on_started: Callable[[Any], None]
+
+
+class QueryConsumer:
+    """Answers search requests until stopped."""
+
+    def __init__(self, parts: QueryParts) -> None:
+        self._parts = parts
+        self._allowed = re.compile(parts.reply_topics)
+        self._queue: FairQueue[Pending] = FairQueue(parts.queue)
+        self._arrived = asyncio.Event()
+        self._answerers = ThreadPoolExecutor(_ANSWERERS, thread_name_prefix="answer")
+        self._aside = ThreadPoolExecutor(_PICTURES, thread_name_prefix="picture")
+        self._aside_waiting: set[asyncio.Future[None]] = set()
+        self.counts: Counter[str] = Counter()
+        self._app = _faust_app(parts.bootstrap, parts.group)
+        requests = self._app.topic(
+            parts.topic,
+            key_serializer="raw",
+            value_serializer="raw",
+            key_type=bytes,
+            value_type=bytes,
+        )
+        self._app.agent(requests, concurrency=1, name="search")(self._take)
+
+    async def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            FatalError: going on would answer wrongly.
+        """
+        loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await loop.run_in_executor(self._answerers, self._parts.snapshots.refresh)
+        working = [asyncio.create_task(self._keep_fresh())]
+        working += [asyncio.create_task(self._answer_forever()) for _ in range(_ANSWERERS)]
+        await self._app.start()
+        self._parts.on_started(self._app)
+        on_ready()
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait([stopped, *working], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait_for(self._app.stop(), _LEAVE_S)
+        except TimeoutError:  # the broker is away; it will find out by itself that we left
+            logger.warning("the broker did not answer our leave")
+        for task in working:
+            task.cancel()
+        self._answerers.shutdown()
+        self._aside.shutdown(wait=False, cancel_futures=True)
+        for task in working:
+            if task.done() and not task.cancelled():
+                task.result()  # what broke it is fatal
+
+    async def _keep_fresh(self) -> None:
+        """Notice a moved alias; loading its encoder doesn't hold up the answers."""
+        while True:
+            await asyncio.sleep(_REFRESH_S)
+            await asyncio.to_thread(self._parts.snapshots.refresh)
+
+    # 1. take
+
+    async def _take(self, stream: Any) -> None:
+        async for event in stream.noack().events():
+            pending = self._read(event)
+            if pending is None:
+                event.ack()
+            elif isinstance(pending.asked, SearchRequest) and pending.asked.has_pictures:
+                self._answer_aside(pending)
+            else:
+                refused = self._queue.put(pending.address.topic, pending)
+                self._arrived.set()
+                if refused is not None:
+                    self._refuse(refused)
+
+    # 2. read
+
+    def _read(self, event: Any) -> Pending | None:
+        message = event.message
+        headers = [(name, value or b"") for name, value in message.headers or ()]
+        try:
+            address = reply_address(headers, self._allowed)
+        except PermissionError as error:
+            logger.warning("request without reply: %s", error)
+            self.counts["reply_topic_refused"] += 1
+            return None
+        asked: SearchRequest | RequestError
+        expires_ms = default_ms = int(message.timestamp * 1000) + DEFAULT_DEADLINE_MS
+        try:
+            check_correlation(address)
+            expires_ms = deadline_ms(headers, default_ms)
+            asked = read_request(message.value)
+        except RequestError as error:
+            asked = error
+        return Pending(address, message.key, expires_ms, asked, event.ack)
+
+    # 3. answer
+
+    async def _answer_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            if batch := self._queue.take(MAX_BATCH):
+                await loop.run_in_executor(self._answerers, self._serve, batch)
+                for pending in batch:
+                    pending.acknowledge()
+            else:
+                self._arrived.clear()
+
+    def _answer_aside(self, pending: Pending) -> None:
+        """In a thread of its own kind; its snapshot and its reply are like any other's."""
+        if len(self._aside_waiting) >= _PICTURES + _PICTURES_WAITING:
+            self._refuse(pending)
+            return
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._aside, self._serve, [pending])
+        self._aside_waiting.add(future)
+        future.add_done_callback(self._aside_waiting.discard)
+        future.add_done_callback(lambda _: pending.acknowledge())
+
+    def _serve(self, batch: Sequence[Pending]) -> None:
+        now = time.time() * 1000
+        pending = [each for each in batch if each.expires_ms > now]
+        self.counts[QueryCode.EXPIRED] += len(batch) - len(pending)
+        self._reply(pending, self._parts.answers.to([each.asked for each in pending]))
+
+    # 4. reply
+
+    def _reply(self, pending: Sequence[Pending], replies: Sequence[Encoded]) -> None:
+        for one, reply in zip(pending, replies, strict=True):
+            self._send(one, reply)
+        if left := self._parts.producer.flush(_DELIVER_S):
+            logger.warning("%d replies still wait for the broker", left)
+
+    def _refuse(self, pending: Pending) -> None:
+        error = RequestError(QueryCode.OVERLOADED, "more requests wait than can be served")
+        self._send(pending, Encoded.of(SearchReply.failed(error)))
+        self._parts.producer.poll(0)
+        pending.acknowledge()
+
+    def _send(self, one: Pending, reply: Encoded) -> None:
+        self.counts[reply.code] += 1
+        try:
+            self._parts.producer.produce(
+                one.address.topic,
+                reply.value,
+                one.key,
+                -1 if one.address.partition is None else one.address.partition,
+                headers=one.address.headers(),  # type: ignore[arg-type]  # wants str | bytes
+                on_delivery=lambda error, _: self._delivered(one, reply, error),
+            )
+        except BufferError:
+            self._undelivered("too many wait for the broker")
+        except KafkaException as error:
+            self._delivered(one, reply, error.args[0])
+
+    def _delivered(self, one: Pending, reply: Encoded, error: KafkaError | None) -> None:
+        """What is too large is found out here, or by the broker, whose topic may take less."""
+        if error is None:
+            return
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and reply.code == "OK":
+            message = "the reply is larger than its topic takes; ask for fewer results"
+            too_large = RequestError(QueryCode.REPLY_TOO_LARGE, message)
+            self._send(one, Encoded.of(SearchReply.failed(too_large)))
+        else:
+            self._undelivered(error.str())
+
+    def _undelivered(self, why: str) -> None:
+        self.counts["reply_undelivered"] += 1
+        logger.warning("a reply was not delivered: %s", why)
+
+
+#: Faust makes folders there and leaves them empty; the default is the working folder.
+_datadir = tempfile.TemporaryDirectory(prefix="pixtide-query-")
+
+
+def _faust_app(bootstrap: str, group: str) -> Any:
+    """Faust as a thin shell: no tables, no web server, no topics of its own, raw bytes."""
+    return faust.App(
+        group,
+        broker=[f"kafka://{address}" for address in bootstrap.split(",")],
+        store="memory://",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        autodiscover=False,
+        consumer_auto_offset_reset="earliest",  # deadlines drop what is too old
+        broker_commit_interval=1.0,
+        broker_session_timeout=_SESSION_S,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=MAX_BATCH * 4,
+        datadir=_datadir.name,
+    )

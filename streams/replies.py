@@ -1,0 +1,92 @@
+"""The two ends of request/reply over Kafka: requests go out, and replies to them come in."""
+
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from confluent_kafka import TopicPartition
+
+from schemas.queries import SearchReply, SearchRequest
+from schemas.reply_address import CORRELATION_ID, DEADLINE, REPLY_PARTITION, REPLY_TOPIC
+from schemas.topics import REPLIES, REQUESTS
+from streams import kafka
+
+#: How many replies are read at once.
+_MOST = 256
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where requests go, and where replies are wanted."""
+
+    bootstrap: str
+    request_topic: str = REQUESTS
+    reply_topic: str = REPLIES
+
+
+class Replies:
+    """Sends requests and hears the replies, in one reply partition that others may share."""
+
+    def __init__(self, addresses: Addresses) -> None:
+        """Connect, and find the end of a reply partition before anything is sent.
+
+        Raises:
+            TransientError: the broker can't be reached.
+            UsageError: there is no such reply topic.
+        """
+        bootstrap, reply_topic = addresses.bootstrap, addresses.reply_topic
+        self._addresses = addresses
+        self._producer = kafka.producer(bootstrap, linger_ms=0)
+        self._consumer = kafka.tail_consumer(bootstrap)
+        count = kafka.partitions_of(kafka.admin(bootstrap), reply_topic)
+        self._partition = random.randrange(count)  # noqa: S311  # spreads clients, no secret
+        where = TopicPartition(reply_topic, self._partition)
+        with kafka.translated():
+            _, end = self._consumer.get_watermark_offsets(where, timeout=kafka.REQUEST_TIMEOUT_S)
+            self._consumer.assign([TopicPartition(reply_topic, self._partition, end)])
+
+    def ask(self, request: SearchRequest, timeout_s: float) -> bytes:
+        """Send a request that expires after so long; the correlation id of its reply."""
+        correlation_id = uuid.uuid4().bytes
+        deadline_ms = int((time.time() + timeout_s) * 1000)
+        self._producer.produce(
+            self._addresses.request_topic,
+            request.to_json(),
+            correlation_id,
+            headers=[
+                (REPLY_TOPIC, self._addresses.reply_topic.encode()),
+                (REPLY_PARTITION, self._partition.to_bytes(4, "big")),
+                (CORRELATION_ID, correlation_id),
+                (DEADLINE, str(deadline_ms).encode()),
+            ],
+        )
+        self._producer.poll(0)
+        return correlation_id
+
+    def heard(self, wait_s: float) -> Iterator[tuple[bytes, bytes]]:
+        """Correlation ids and JSON of what has come in; others' replies are among them."""
+        self._producer.poll(0)
+        for message in self._consumer.consume(_MOST, timeout=wait_s):
+            if message.error() is not None or message.value() is None:
+                continue
+            headers = {str(header[0]): header[1] for header in message.headers() or []}
+            correlation_id = headers.get(CORRELATION_ID)
+            if isinstance(correlation_id, bytes):
+                yield correlation_id, bytes(message.value() or b"")
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._consumer.close()
+
+
+def pause_s(attempt: int) -> float:
+    """How long to wait before a request is repeated: longer each time, and never in step."""
+    share: float = random.uniform(0.5, 1)  # noqa: S311  # no secret
+    return min(2.0, 0.05 * 1.5**attempt) * share
+
+
+def worth_repeating(reply: SearchReply) -> bool:
+    """Whether the same request may succeed later."""
+    return reply.error is not None and reply.error.retryable

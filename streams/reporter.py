@@ -1,0 +1,133 @@
+"""Telling what became of each record: outcomes, and dead letters with the record as it came."""
+
+import hashlib
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from schemas.errors import TransientError
+from schemas.outcomes import (
+    DeadLetterReason,
+    Outcome,
+    OutcomeKind,
+    SourceRecord,
+    dead_letter_headers,
+)
+from search.generations import Generation
+from streams.image_store import ImageStore
+from streams.kafka import Headers, Record
+from streams.work import Work
+
+_DELIVER_S = 30.0
+
+
+class Reporter:
+    """Produces to `images.indexed` and `images.uploaded.dlq`; `deliver` says when it is safe."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        store: ImageStore,
+        generation: Generation,
+        *,
+        outcomes_topic: str,
+        dead_letters_topic: str,
+    ) -> None:
+        self._producer = producer
+        self._store = store
+        self._generation = generation
+        self._outcomes = outcomes_topic
+        self._dead_letters = dead_letters_topic
+        self._failed: list[tuple[KafkaError, _Outgoing]] = []
+
+    def outcome(self, work: Work, kind: OutcomeKind) -> None:
+        """Queue the outcome of one record."""
+        record = work.record
+        failure = work.failure if kind is OutcomeKind.DEAD_LETTERED else None
+        outcome = Outcome(
+            image_id=(record.key or b"").decode(errors="replace"),
+            outcome=kind,
+            generation=self._generation.name,
+            topic=record.topic,
+            topic_id=self._generation.log.topic_id,
+            partition=record.partition,
+            offset=record.offset,
+            at=datetime.now(UTC),
+            reason=failure.code if failure else None,
+            message=failure.message[:500] if failure else None,
+            took_ms=work.took_ms,
+        )
+        now_ms = int(time.time() * 1000)
+        self._produce(_Outgoing(self._outcomes, record.key, outcome.to_json(), [], now_ms))
+
+    def dead_letter(self, record: Record, reason: DeadLetterReason) -> None:
+        """Queue the record as it came, with the reason in its headers.
+
+        One that the topic refuses as too large leaves its value in the image store.
+        """
+        source = SourceRecord(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp_ms=record.timestamp_ms,
+        )
+        headers = dead_letter_headers(source, reason, self._generation.name, record.headers)
+        self._produce(
+            _Outgoing(self._dead_letters, record.key, record.value, headers, record.timestamp_ms)
+        )
+
+    def deliver(self) -> None:
+        """Wait until all that is queued is acknowledged; what was refused is queued again.
+
+        Raises:
+            TransientError: not all is acknowledged yet; call again.
+        """
+        while True:
+            if left := self._producer.flush(_DELIVER_S):
+                raise TransientError(f"{left} outcomes or dead letters wait for the broker")
+            failed, self._failed = self._failed, []
+            if not failed:
+                return
+            refused = None
+            for error, outgoing in failed:
+                if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and outgoing.value:
+                    self._produce(self._without_value(outgoing))
+                else:
+                    refused = error
+                    self._produce(outgoing)
+            if refused is not None:
+                raise TransientError(f"outcomes or dead letters are refused: {refused.str()}")
+
+    def _without_value(self, letter: "_Outgoing") -> "_Outgoing":
+        value = letter.value or b""
+        uri = self._store.put_raw(f"dead-letters/{hashlib.sha256(value).hexdigest()}", value)
+        headers = [*letter.headers, ("pixtide-value-uri", uri.encode())]
+        return replace(letter, value=None, headers=headers)
+
+    def _produce(self, outgoing: "_Outgoing") -> None:
+        def delivered(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                self._failed.append((error, outgoing))
+
+        try:
+            self._producer.produce(
+                outgoing.topic,
+                outgoing.value,
+                outgoing.key,
+                headers=outgoing.headers,  # type: ignore[arg-type]  # values may be None
+                timestamp=outgoing.timestamp_ms,
+                on_delivery=delivered,
+            )
+        except KafkaException as error:
+            self._failed.append((error.args[0], outgoing))
+
+
+@dataclass(frozen=True)
+class _Outgoing:
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int

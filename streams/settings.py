@@ -1,0 +1,189 @@
+"""Every setting, read once: `PIXTIDE_*` in the environment, or the defaults below."""
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from schemas.base import explain
+from schemas.errors import UsageError
+from schemas.identity import Partitioner
+
+PREFIX = "PIXTIDE_"
+KiB, MiB = 1024, 1024 * 1024
+Words = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """The effective settings. Lists are written with commas; sizes are in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    home: Path = Field(Path(".pixtide"), description="where the embedded stack lives")
+    namespace: str = Field(
+        "",
+        pattern=r"^([a-z][a-z0-9]{0,19})?$",
+        description="prefix of topics, groups and collections, where several share servers",
+    )
+    kafka: str | None = Field(
+        None, description="bootstrap address; unset: the stack running in PIXTIDE_HOME"
+    )
+    weaviate_url: str | None = Field(
+        None, description="http(s)://host:port; unset: LanceDB in PIXTIDE_HOME"
+    )
+    weaviate_grpc_port: int = Field(50051, ge=1, le=65535)
+    weaviate_api_key: SecretStr | None = None
+    model: str = Field(
+        "starter",
+        description="architecture::pretrained, hf-hub:name@revision, local-dir:path, or starter",
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    batch_size: int = Field(16, ge=1, le=4096)
+    threads: int = Field(0, ge=0, description="of the encoder on a CPU; 0: as many as cores")
+    image_store: str | None = Field(
+        None, description="URL of the originals' folder or bucket; unset: PIXTIDE_HOME/originals"
+    )
+    keep_originals: Literal["inline", "all"] = Field(
+        "inline", description="all: fetched pictures are stored too, against dead links"
+    )
+    file_roots: Words | None = Field(
+        None,
+        description="folders that file: URIs may name; unset: none, and on the embedded stack "
+        "your home and the folder that it was started in",
+    )
+    allowed_hosts: Words = Field(
+        (), description="host or host:port that may be fetched from though private"
+    )
+    partitioner: Partitioner = Field("murmur2", description="of images.uploaded")
+    reply_topics: str = Field(
+        r"search\.(replies(\..+)?|requests\.reply|requests-replies)",
+        description="pattern of the topics that may be replied to",
+    )
+    replication: int = Field(1, ge=1, description="replication factor of created topics")
+    max_picture_bytes: int = Field(64 * MiB, ge=1)
+    max_pixels: int = Field(89_000_000, ge=1)
+    fetch_timeout_s: float = Field(30.0, gt=0, description="for one picture, retries included")
+    fetchers: int = Field(8, ge=1, description="pictures fetched side by side")
+    decode_timeout_s: float = Field(20.0, gt=0)
+    decoders: int = Field(2, ge=1, description="decoding processes")
+    in_flight_records: int = Field(256, ge=1)
+    in_flight_bytes: int = Field(128 * MiB, ge=1)
+    query_queue: int = Field(
+        2048, ge=1, description="search requests that wait; more are refused, retryably"
+    )
+    reply_cache_bytes: int = Field(
+        64 * MiB, ge=0, description="of replies kept while the index stays the same; 0: none"
+    )
+
+    @field_validator("file_roots", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def embedded_index(self) -> bool:
+        """Whether vectors are kept in LanceDB under `home`."""
+        return self.weaviate_url is None
+
+    @property
+    def stack_file(self) -> Path:
+        """Where a running embedded stack says how to reach it."""
+        return self.home / "stack.json"
+
+    @property
+    def embedded_log(self) -> bool:
+        """Whether the log is the embedded broker of the stack in `home`."""
+        return self.kafka is not None and self.kafka == self._stack().get("kafka")
+
+    @property
+    def image_store_url(self) -> str:
+        """The image store's URL, never ending in a slash."""
+        if self.image_store:
+            return self.image_store.rstrip("/")
+        return (self.home.absolute() / "originals").as_uri()
+
+    @property
+    def inline_limit(self) -> int:
+        """Largest picture that our publisher puts into an event, in bytes."""
+        return 256 * KiB if self.embedded_log else 512 * KiB
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders whose files `file:` URIs may name, resolved.
+
+        On the embedded stack those of the process that started it, for publishers too: what a
+        publisher can read, a worker need not.
+        """
+        if self.embedded_log:
+            return tuple(Path(root) for root in self._stack().get("roots", ()))
+        return tuple(Path(root).expanduser().resolve() for root in self.file_roots or ())
+
+    def _stack(self) -> dict[str, Any]:
+        return running_stack(self.stack_file)
+
+    def named(self, name: str) -> str:
+        """A topic or group name within the namespace."""
+        return f"{self.namespace}.{name}" if self.namespace else name
+
+    def bootstrap(self) -> str:
+        """The Kafka address. Raises UsageError where there is none to be had."""
+        if self.kafka is None:
+            raise UsageError(
+                f"no Kafka address: start a stack with `pixtide up` (looked in {self.home}), "
+                "or set PIXTIDE_KAFKA=host:port"
+            )
+        return self.kafka
+
+    def changed(self, **fields: object) -> Self:
+        """A copy with these fields set."""
+        return self.model_copy(update=fields)
+
+
+def running_stack(stack_file: Path) -> dict[str, Any]:
+    """What the stack that wrote this file says of itself; empty if it doesn't run any more."""
+    try:
+        stack: dict[str, Any] = json.loads(stack_file.read_text())
+        os.kill(stack["pid"], 0)
+    except (OSError, ValueError, KeyError):
+        return {}
+    return stack
+
+
+def load_settings() -> Settings:
+    """Read the environment, and find a stack running in the home where no address is set.
+
+    Raises:
+        UsageError: naming the variable that is wrong or unknown.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    secret_files = {PREFIX + "WEAVIATE_API_KEY_FILE": "weaviate_api_key"}
+    for name in os.environ:
+        if not name.startswith(PREFIX) or name.startswith(PREFIX + "TEST_"):
+            continue
+        if name not in known and name not in secret_files:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{name} is no setting of pixtide{hint}")
+    given: dict[str, object] = {}
+    for name, field in secret_files.items():
+        if path := os.environ.get(name):
+            try:
+                given[field] = SecretStr(Path(path).read_text().strip())
+            except OSError as error:
+                raise UsageError(f"{name}: {error}") from error
+    try:
+        settings = Settings(**given)  # type: ignore[arg-type]  # fields are checked by pydantic
+    except ValidationError as error:
+        where = error.errors()[0]["loc"]
+        raise UsageError(f"{PREFIX}{str(where[0]).upper()}: {explain(error)}") from error
+    settings = settings.changed(home=settings.home.expanduser().absolute())
+    if settings.kafka is None:
+        settings = settings.changed(kafka=running_stack(settings.stack_file).get("kafka"))
+    return settings

@@ -1,0 +1,274 @@
+"""The embedded stack: broker, ingest worker and query consumer as children of one process."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from schemas import topics
+from schemas.errors import PixtideError, UsageError
+from streams import kafka
+from streams.settings import Settings
+from streams.wiring import open_catalog
+
+_BROKER_READY_S = 30.0
+_WORKER_READY_S = 180.0
+_STOP_S = 30.0
+_WATCH_S = 0.3
+
+
+class StackError(PixtideError):
+    """A part of the stack did not start, or ended by itself."""
+
+
+@dataclass
+class Child:
+    """A process of the stack."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def complain(self) -> StackError:
+        """Say that it ended, with the last it said."""
+        said = self.log.read_text(errors="replace").strip().splitlines()[-15:]
+        return StackError(
+            f"{self.name} ended with code {self.process.returncode}; the end of {self.log}:\n  "
+            + "\n  ".join(said)
+        )
+
+
+class Stack:
+    """Starts the parts in order, watches them, and stops them in the opposite order."""
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        self._home = settings.home
+        self._settings = settings
+        self._say = say
+        self._children: list[Child] = []
+        self._lock = FileLock(self._home / "stack.lock")
+        roots = settings.file_roots or (str(Path.home()), str(Path.cwd()))
+        self._roots = [str(Path(root).expanduser().resolve()) for root in roots]
+
+    def start(self) -> Settings:
+        """Start everything and wait until it is ready.
+
+        Returns:
+            The settings by which the stack is reached.
+
+        Raises:
+            UsageError: a stack is running in this home already.
+            StackError: a part did not start.
+        """
+        for folder in (self._home, self._home / "logs", self._home / "run"):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(
+                f"a stack is running in {self._home}: use it, stop it, or set PIXTIDE_HOME "
+                "to another folder"
+            ) from error
+        self._end_leftovers()
+        self._say("starting the broker")
+        port = self._pick_port()
+        settings = self._settings = self._settings.changed(kafka=f"127.0.0.1:{port}")
+        self._start_broker(port)
+        client = kafka.admin(settings.bootstrap())
+        table = [(settings.named(t.name), t) for t in topics.topics(embedded=True)]
+        kafka.create_topics(client, table, replication=1)
+        catalog = open_catalog(settings)
+        with contextlib.closing(catalog):
+            live = catalog.live()
+        if live is None:
+            self._say(f"creating the index for model {settings.model}")
+            self._run("index", "create", "v1")
+        elif live.model != settings.model and "model" in settings.model_fields_set:
+            self._say(
+                f"NOTE: this home's index is of model {live.model}; PIXTIDE_MODEL="
+                f"{settings.model} is not used. Set PIXTIDE_HOME to a new folder to use it."
+            )
+        self._say("starting the ingest worker and the query consumer")
+        for name in ("ingest", "query"):
+            self._spawn_worker(name)
+        for name in ("ingest", "query"):
+            self._await_ready(name)
+        return settings
+
+    def serve(self) -> None:
+        """Watch over the parts until Ctrl-C. Raises StackError where one has ended by itself."""
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                self._watch()
+                time.sleep(_WATCH_S)
+
+    def stop(self) -> None:
+        """Stop ingest, query and broker, each given time to finish what it has begun."""
+        if not self._lock.is_locked:
+            return
+        self._say("stopping")
+        for child in sorted(self._children, key=lambda c: c.name == "broker"):
+            _end(child.process)
+        self._children.clear()
+        self._settings.stack_file.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _watch(self) -> None:
+        for child in self._children:
+            if child.process.poll() is not None:
+                raise child.complain()
+
+    def _pick_port(self) -> int:
+        """The port of the last time, so that programs find the stack again; else 9092; else any."""
+        file = self._home / "port"
+        last = int(file.read_text()) if file.exists() else 9092
+        port = last if _is_free(last) else _free_port()
+        file.write_text(str(port))
+        return port
+
+    def _start_broker(self, port: int) -> None:
+        binary = files("noida_db").joinpath("noida-db")
+        self._spawn(
+            "broker",
+            [
+                *(str(binary), "start", "--only", "kafka", "--host", "127.0.0.1"),
+                *("--data-dir", str(self._home / "broker"), "--kafka-port", str(port)),
+            ],
+            dict(os.environ),
+        )
+        deadline = time.monotonic() + _BROKER_READY_S
+        while True:
+            self._watch()
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            time.sleep(0.05)
+            if time.monotonic() > deadline:
+                raise StackError(f"the broker did not answer within {_BROKER_READY_S:g} s")
+
+    def _spawn_worker(self, name: str) -> None:
+        ready = self._home / "run" / f"{name}.ready"
+        ready.unlink(missing_ok=True)
+        self._spawn(name, [*_PIXTIDE, name, "--ready-file", str(ready)], self._env())
+
+    def _run(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [*_PIXTIDE, *arguments],
+            env=self._env(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StackError(done.stderr.strip() or done.stdout.strip())
+
+    def _env(self) -> dict[str, str]:
+        settings = self._settings
+        return {
+            **os.environ,
+            "PIXTIDE_HOME": str(settings.home),
+            "PIXTIDE_KAFKA": settings.bootstrap(),
+            "PIXTIDE_MODEL": settings.model,
+        }
+
+    def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> None:
+        log = self._home / "logs" / f"{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
+            )
+        self._children.append(Child(name, process, log))
+        self._record()
+
+    def _await_ready(self, name: str) -> None:
+        ready = self._home / "run" / f"{name}.ready"
+        deadline = time.monotonic() + _WORKER_READY_S
+        while not ready.exists():
+            self._watch()
+            if time.monotonic() > deadline:
+                raise StackError(f"{name} was not ready within {_WORKER_READY_S:g} s")
+            time.sleep(0.05)
+
+    def _record(self) -> None:
+        stack = {
+            "pid": os.getpid(),
+            "kafka": self._settings.bootstrap(),
+            "roots": self._roots,
+            "children": [child.process.pid for child in self._children],
+        }
+        partial = self._settings.stack_file.with_suffix(".partial")
+        partial.write_text(json.dumps(stack))
+        partial.replace(self._settings.stack_file)
+
+    def _end_leftovers(self) -> None:
+        """End the children of a stack in this home whose parent was killed."""
+        try:
+            pids = json.loads(self._settings.stack_file.read_text())["children"]
+        except (OSError, ValueError, KeyError):
+            return
+        for pid in reversed(pids):  # the broker, which the others still talk to, last
+            if str(self._home) in _command(pid):
+                self._say(f"ending process {pid}, left over from an earlier run")
+                self._end_leftover(pid)
+
+    def _end_leftover(self, pid: int) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            deadline = time.monotonic() + _STOP_S
+            while time.monotonic() < deadline:
+                if str(self._home) not in _command(pid):
+                    return
+                time.sleep(0.1)
+        raise StackError(f"process {pid} of an earlier run does not end")
+
+
+_PIXTIDE = (sys.executable, "-m", "streams.cli")
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
