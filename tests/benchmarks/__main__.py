@@ -1,0 +1,26 @@
+"""`python -m tests.benchmarks`: each writes a table and its raw results into docs/benchmarks."""
+
+from pathlib import Path
+
+import click
+
+_OUT = Path(__file__).parents[2] / "docs" / "benchmarks"
+
+
+@click.group()
+def benchmarks() -> None:
+    """Measure, on this machine."""
+
+
+@benchmarks.command()
+@click.option("--rows", default=100_000, show_default=True, help="Vectors to search in.")
+@click.option("--seconds", default=60.0, show_default=True, help="Of each measurement.")
+@click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
+def search(rows: int, seconds: float, out: Path) -> None:
+    """Searches over Kafka, against a plain Faust agent."""
+    from tests.benchmarks.search import run
+
+    run(rows, seconds, out)
+
+
+benchmarks()

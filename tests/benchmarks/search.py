@@ -1,0 +1,213 @@
+"""`make bench-search`: searches over Kafka, on the embedded parts, against a plain Faust agent.
+
+Broker, query consumer, ingest worker and load driver share the machine. Each contender serves
+the same collection with the same model; contenders take turns, forwards and then backwards.
+"""
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from confluent_kafka.cimpl import NewTopic
+
+from schemas import topics
+from streams import kafka
+from streams.wiring import load_encoder
+from tests.benchmarks import plain_faust
+from tests.benchmarks.load import Load, Measured
+from tests.benchmarks.machine import describe, matrix_product_gflops
+from tests.benchmarks.search_rows import fill
+from tests.benchmarks.words import phrases, zipf
+from tests.deployments import Embedded
+
+_DISTINCT = 5000
+_MOST = 8000
+#: Requests under way at once.
+_WINDOW, _FEW = 256, 16
+_RATES = (20, 1500)
+_WARM_UP_S = 5.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contender in one round."""
+
+    contender: str
+    queries: str
+    replies_per_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    errors: int
+    lost: int
+    sentinel_gflops: float
+
+
+class Benchmark:
+    """The measurements so far, and what they share."""
+
+    def __init__(self, folder: Path, rows: int, seconds: float) -> None:
+        self.results: list[Result] = []
+        self._folder = folder
+        self._rows = rows
+        self._seconds = seconds
+        every = phrases(_MOST)
+        self._repeated = [every[n] for n in zipf(_DISTINCT, 200_000)]
+        self._unique = [f"{text} {n}" for n in range(50) for text in every]
+
+    def pixtide(self) -> None:
+        """With all that it has by default."""
+        with _stack(self._folder, self._rows) as stack, _load(stack, topics.REQUESTS) as load:
+            self._closed("pixtide", load, _WINDOW, repeated_only=True)
+            for rate in _RATES:
+                self._note("pixtide", f"Zipf at {rate:,}/s", partial(
+                    load.open, self._repeated, seconds=self._seconds, rate=rate
+                ))  # fmt: skip
+
+    def pixtide_without_reply_cache(self) -> None:
+        """Each distinct request of a batch is searched for."""
+        off = {"PIXTIDE_REPLY_CACHE_BYTES": "0"}
+        with (
+            _stack(self._folder, self._rows, **off) as stack,
+            _load(stack, topics.REQUESTS) as load,
+        ):
+            self._closed("pixtide, no reply cache", load, _WINDOW)
+
+    def plain_faust(self) -> None:
+        """A request at a time."""
+        with (
+            _stack(self._folder, self._rows) as stack,
+            _plain(stack),
+            _load(stack, plain_faust.TOPIC) as load,
+        ):
+            self._closed("plain Faust agent", load, _FEW)
+
+    def _closed(
+        self, contender: str, load: Load, window: int, *, repeated_only: bool = False
+    ) -> None:
+        load.closed(self._repeated, seconds=_WARM_UP_S, window=window)
+        kinds = {"Zipf": self._repeated} | ({} if repeated_only else {"unique": self._unique})
+        for queries, texts in kinds.items():
+            self._note(contender, queries, partial(
+                load.closed, texts, seconds=self._seconds, window=window
+            ))  # fmt: skip
+
+    def _note(self, contender: str, queries: str, measure: Callable[[], Measured]) -> None:
+        sentinel = matrix_product_gflops()
+        measured = measure()
+        result = Result(
+            contender=contender,
+            queries=queries,
+            replies_per_s=round(measured.per_second, 1),
+            p50_ms=round(measured.percentile(50), 1),
+            p95_ms=round(measured.percentile(95), 1),
+            p99_ms=round(measured.percentile(99), 1),
+            errors=measured.errors,
+            lost=measured.lost,
+            sentinel_gflops=sentinel,
+        )
+        click.echo(result, err=True)
+        self.results.append(result)
+
+
+def run(rows: int, seconds: float, out: Path) -> None:
+    """Measure, and write the results as JSON and as a Markdown table."""
+    with tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder:
+        benchmark = Benchmark(Path(folder), rows, seconds)
+        turns = [
+            benchmark.pixtide,
+            benchmark.pixtide_without_reply_cache,
+            benchmark.plain_faust,
+        ]
+        for turn in (*turns, *reversed(turns)):
+            turn()
+    out.mkdir(parents=True, exist_ok=True)
+    machine = describe()
+    raw = {"machine": machine, "rows": rows, "seconds": seconds}
+    raw["results"] = [asdict(result) for result in benchmark.results]
+    (out / "search.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (out / "search.md").write_text(table(benchmark.results, machine, rows, seconds))
+    click.echo((out / "search.md").read_text())
+
+
+@contextlib.contextmanager
+def _plain(stack: Embedded) -> Iterator[None]:
+    ready = stack.folder / "plain.ready"
+    ready.unlink(missing_ok=True)
+    kafka.admin(stack.settings().bootstrap()).create_topics([NewTopic(plain_faust.TOPIC, 6, 1)])
+    process = subprocess.Popen(
+        [sys.executable, "-m", plain_faust.__name__, str(ready)],
+        env=stack.env | {"PIXTIDE_KAFKA": stack.settings().bootstrap()},
+    )
+    try:
+        while not ready.exists():
+            time.sleep(0.1)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _stack(folder: Path, rows: int, **settings: str) -> Iterator[Embedded]:
+    """The embedded stack over a collection that is filled the first time."""
+    home = folder / "home"
+    new = not home.exists()
+    stack = Embedded(home, PIXTIDE_HOME=str(home), **settings)
+    try:
+        stack.start()
+        if new:
+            with stack.index() as index:
+                fill(index, load_encoder(stack.settings(), "starter"), rows)
+        yield stack
+    finally:
+        stack.stop()
+
+
+@contextlib.contextmanager
+def _load(stack: Embedded, requests: str) -> Iterator[Load]:
+    load = Load(stack.settings().bootstrap(), requests, topics.REPLIES)
+    try:
+        yield load
+    finally:
+        load.close()
+
+
+def table(results: list[Result], machine: dict[str, Any], rows: int, seconds: float) -> str:
+    """The medians of both rounds."""
+    lines = [
+        "# Searches over Kafka",
+        "",
+        f"{rows:,} vectors of 384 dimensions in LanceDB, starter model, embedded broker; "
+        f"{seconds:g} s each, the median of both rounds. Made by `make bench-search` on: "
+        + ", ".join(f"{name} {value}" for name, value in machine.items())
+        + ".",
+        "",
+        "| | queries | replies/s | p50 ms | p95 ms | p99 ms | errors | lost |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.contender, result.queries), []).append(result)
+    for (contender, queries), each in groups.items():
+        middle = [
+            statistics.median(getattr(one, name) for one in each)
+            for name in ("replies_per_s", "p50_ms", "p95_ms", "p99_ms")
+        ]
+        total = [sum(getattr(one, name) for one in each) for name in ("errors", "lost")]
+        lines.append(
+            f"| {contender} | {queries} | "
+            + " | ".join([f"{middle[0]:,.0f}", *(f"{m:.1f}" for m in middle[1:]), *map(str, total)])
+            + " |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,77 @@
+"""Fixtures for the whole suite: a real Kafka and a real Weaviate, shared by one run's tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import SERVERS, KafkaServer, ServerError, Servers, WeaviateServer
+from tests.servers.install import SetupError
+from tests.servers.suite import prepare
+
+_needed = pytest.StashKey[set[str]]()
+_unprepared = pytest.StashKey[Exception]()
+_started = pytest.StashKey[Servers]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marks."""
+    config.addinivalue_line("markers", "slow: in `make test-all`, not in `make test`")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """See which servers this run needs and have them at hand.
+
+    Here and not in a fixture: the first time takes longer than a test may.
+    """
+    names = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    needed = session.config.stash[_needed] = names & SERVERS.keys()
+    if needed and not session.config.option.collectonly:
+        try:
+            prepare(needed, _Sayer(session.config))
+        except (SetupError, ServerError) as error:
+            session.config.stash[_unprepared] = error
+
+
+@pytest.fixture(scope="session")
+def servers(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
+    """The run's servers; those it needs are started together, at the first use of one."""
+    if (error := pytestconfig.stash.get(_unprepared, None)) is not None:
+        raise error
+    folder = tmp_path_factory.mktemp("servers")
+    needed = pytestconfig.stash.get(_needed, set())
+    with Servers(folder, needed, _Sayer(pytestconfig)) as servers:
+        pytestconfig.stash[_started] = servers
+        yield servers
+
+
+@pytest.fixture(autouse=True)
+def _servers_outlive_a_test(pytestconfig: pytest.Config) -> Iterator[None]:
+    """A test that stops a server, and fails before it starts it again, harms no other."""
+    yield
+    if (servers := pytestconfig.stash.get(_started, None)) is not None:
+        servers.heal()
+
+
+@pytest.fixture(scope="session")
+def kafka(servers: Servers) -> KafkaServer:
+    """A real Apache Kafka, shared: use topics and groups of your own; leave it running."""
+    return servers.kafka()
+
+
+@pytest.fixture(scope="session")
+def weaviate(servers: Servers) -> WeaviateServer:
+    """A real Weaviate, shared: use collections of your own; leave it running."""
+    return servers.weaviate()
+
+
+class _Sayer:
+    """Shows lines of progress in the run's own output, from any thread."""
+
+    def __init__(self, config: pytest.Config):
+        self._terminal = config.pluginmanager.get_plugin("terminalreporter")
+
+    def __call__(self, line: str) -> None:
+        if self._terminal is not None:
+            self._terminal.write_line(line)

@@ -1,0 +1,57 @@
+"""LanceDB's index of vectors: it appears with the rows, and finds what comparing all would."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.queries import Filters
+from search import lancedb_index
+from search.lancedb_catalog import LanceCatalog
+from search.port import Query, StoredImage
+from tests.contracts.samples import deleted, generation, live
+
+_DIMENSION = 32
+
+
+def rows(first: int, count: int) -> list[StoredImage]:
+    random = np.random.default_rng(first)
+    vectors = random.normal(size=(count, _DIMENSION)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return [live(f"i{first + n}", first + n, vector) for n, vector in enumerate(vectors)]
+
+
+def test_an_index_is_made_kept_and_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lancedb_index, "_INDEX_FROM", 2000)
+    catalog = LanceCatalog(folder=tmp_path / "index")
+    made = generation(dimension=_DIMENSION)
+    catalog.create(made)
+    index = catalog.open(made)
+    expected = rows(0, 3000)
+    for start in range(0, 1999, 500):
+        index.write(expected[start : start + 500])
+    indexed = {name for each in index._table.list_indices() for name in each.columns}
+    assert "vector" in indexed
+    index.write(expected[2000:])
+    index.write([deleted("i7", 9000), *rows(9000, 50)])
+    expected = [row for row in expected if row.image_id != "i7"] + rows(9000, 50)
+
+    vectors = np.stack([row.vector for row in expected if row.vector is not None])
+    asked = vectors[::20]
+    found = index.search([Query(vector, 10) for vector in asked])
+    right = 0
+    for vector, hits in zip(asked, found, strict=True):
+        best = np.argsort(-(vectors @ vector), kind="stable")[:10]
+        assert hits[0].row.image_id == expected[best[0]].image_id
+        right += len({expected[n].image_id for n in best} & {hit.row.image_id for hit in hits})
+    assert right >= 0.9 * 10 * len(asked)
+
+    [all_of_them] = index.search([Query(asked[0], 1000)])
+    best = np.argsort(-(vectors @ asked[0]))[:1000]
+    assert {hit.row.image_id for hit in all_of_them} == {expected[n].image_id for n in best}
+    [few] = index.search([Query(asked[0], 10, Filters(uploaded_before=expected[0].uploaded_at))])
+    assert few == []
+    again = catalog.open(made)
+    again.write(rows(20_000, 10))
+    assert again._indexed is not None
+    assert again._indexed > 1900

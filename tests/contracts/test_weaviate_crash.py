@@ -1,0 +1,105 @@
+"""What Weaviate has confirmed, or was told again, is found after it was killed."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.errors import TransientError
+from search.port import Query, RowState, StoredImage, VectorIndex, Written
+from search.weaviate_catalog import WeaviateCatalog
+from tests.contracts.samples import deleted, generation, live
+from tests.servers import WeaviateServer
+from tests.servers.weaviate import URL, weaviate_server
+
+_DIMENSION = 64
+_BATCH = 32
+_PATIENCE_S = 90
+
+
+@pytest.fixture
+def mortal(weaviate: WeaviateServer, tmp_path: Path) -> Iterator[WeaviateServer]:  # noqa: ARG001
+    """A Weaviate of this test's own; naming the shared one sees to it that there is a binary."""
+    if URL in os.environ:
+        pytest.skip("the Weaviate that the environment gives can't be killed")
+    folder = tmp_path / "mortal"
+    folder.mkdir()
+    server = weaviate_server(folder, lambda _: None)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def test_killed_in_mid_write(mortal: WeaviateServer) -> None:
+    with contextlib.closing(
+        WeaviateCatalog(
+            http_url=mortal.http_url, grpc_port=mortal.grpc_port, namespace="Crash", timeout_s=3
+        )
+    ) as catalog:
+        _kill_in_mid_write(mortal, catalog)
+
+
+def _kill_in_mid_write(mortal: WeaviateServer, catalog: WeaviateCatalog) -> None:
+    catalog.create(generation(dimension=_DIMENSION))
+    index = catalog.open(generation(dimension=_DIMENSION))
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(2, 50 * _BATCH, _DIMENSION)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    batches = [
+        [_row(turn, n, vectors[turn][n]) for n in range(start, start + _BATCH)]
+        for turn in range(2)
+        for start in range(0, len(vectors[turn]), _BATCH)
+    ]
+    stopped = threading.Event()
+    killer = threading.Thread(target=_kill_now_and_then, args=(mortal, stopped))
+    killer.start()
+    try:
+        for batch in batches:
+            assert all(written.applied for written in _patiently(index, batch))
+    finally:
+        stopped.set()
+        killer.join()
+
+    expected = {row.image_id: row for batch in batches[50:] for row in batch}
+    assert {row.image_id: row for row in index.scan()} == {
+        image_id: row.without_vector() for image_id, row in expected.items()
+    }
+    live_ones = sum(row.state is RowState.LIVE for row in expected.values())
+    assert index.count()[RowState.LIVE] == live_ones
+    for image_id, row in expected.items():
+        if row.vector is not None:
+            [[best, *_]] = index.search([Query(row.vector, 1)])
+            assert (best.row.image_id, best.row.state) == (image_id, RowState.LIVE)
+
+
+def _row(turn: int, n: int, vector: np.ndarray[tuple[int], np.dtype[np.float32]]) -> StoredImage:
+    """Each id twice, with another vector the second time, where some are deletes."""
+    if turn == 1 and n % 7 == 0:
+        return deleted(f"i{n}", 1)
+    return live(f"i{n}", turn, vector)
+
+
+def _patiently(index: VectorIndex, rows: list[StoredImage]) -> list[Written]:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return index.write(rows)
+        except TransientError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _kill_now_and_then(server: WeaviateServer, stopped: threading.Event) -> None:
+    for wait_s in (0.7, 1.1):
+        if stopped.wait(wait_s):
+            return
+        server.kill()
+        server.start()

@@ -1,0 +1,172 @@
+"""Whole deployments for end-to-end tests: real processes, on real servers or embedded parts."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from search.port import StoredImage, VectorIndex
+from streams.settings import Settings, load_settings
+from streams.wiring import generation_to_work_for, open_catalog
+
+PIXTIDE = (sys.executable, "-m", "streams.cli")
+READY_S = 120.0
+
+
+class Deployment:
+    """Processes of pixtide that tests start, stop and kill, and the commands to use them."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.home = home
+        self.folder = home.parent
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PIXTIDE_")}
+        self.env = inherited | {"PIXTIDE_HOME": str(home), "OMP_NUM_THREADS": "2"} | settings
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        home.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        """Start every process and wait until it is ready."""
+        raise NotImplementedError  # each kind of deployment has its own way
+
+    def stop(self) -> None:
+        """Stop every process, as an operator would; each must end well."""
+        for name in list(self.processes):
+            self.stop_process(name)
+
+    def stop_process(self, name: str) -> None:
+        """SIGTERM; it must end with 0 within its grace."""
+        process = self.processes.pop(name)
+        process.terminate()
+        assert process.wait(60) == 0, self.log(name)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one process of ours."""
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def spawn(self, name: str, *arguments: str, ready: Path | None = None) -> None:
+        """Start one process; with `ready`, wait for that file."""
+        if ready is not None:
+            ready.unlink(missing_ok=True)
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [*PIXTIDE, *arguments], env=self.env, stdout=log, stderr=log, cwd=self.folder
+            )
+        deadline = time.monotonic() + READY_S
+        while ready is not None and not ready.exists():
+            assert self.processes[name].poll() is None, self.log(name)
+            assert time.monotonic() < deadline, f"{name} is not ready: {self.log(name)}"
+            time.sleep(0.05)
+
+    def log(self, name: str) -> str:
+        """What a process has said."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")[-6000:]
+
+    def run(self, *arguments: str, stdin: str = "", code: int = 0) -> str:
+        """Run a command; its standard output."""
+        done = subprocess.run(
+            [*PIXTIDE, *arguments],
+            env=self.env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            cwd=self.folder,
+        )
+        assert done.returncode == code, (
+            f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        )
+        return done.stdout
+
+    def publish(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """`pixtide publish … --wait --json`, and its summary."""
+        summary: dict[str, Any] = json.loads(
+            self.run("publish", *arguments, "--wait", "--json", code=code)
+        )
+        return summary
+
+    def search(self, text: str, *arguments: str) -> list[dict[str, Any]]:
+        """`pixtide search … --json`, and its results."""
+        results: list[dict[str, Any]] = json.loads(self.run("search", text, "--json", *arguments))[
+            "results"
+        ]
+        return results
+
+    def settings(self) -> Settings:
+        """The settings that this deployment's commands run under."""
+        before = dict(os.environ)
+        try:
+            os.environ.clear()
+            os.environ.update(self.env)
+            return load_settings()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    @contextlib.contextmanager
+    def index(self) -> Iterator[VectorIndex]:
+        """The live generation's collection, looked at directly."""
+        with contextlib.closing(open_catalog(self.settings())) as catalog:
+            yield catalog.open(generation_to_work_for(catalog, None))
+
+    def rows(self) -> dict[str, StoredImage]:
+        """Every row of the live generation by image id; each id has exactly one."""
+        with self.index() as index:
+            rows = list(index.scan())
+        by_id = {row.image_id: row for row in rows}
+        assert len(by_id) == len(rows), "an image id has two rows"
+        return by_id
+
+
+class OnServers(Deployment):
+    """Real Kafka and real Weaviate, with topics and collections of its own on them."""
+
+    def __init__(
+        self, home: Path, *, kafka: str, weaviate_url: str, grpc_port: int, **settings: str
+    ) -> None:
+        super().__init__(
+            home,
+            PIXTIDE_KAFKA=kafka,
+            PIXTIDE_WEAVIATE_URL=weaviate_url,
+            PIXTIDE_WEAVIATE_GRPC_PORT=str(grpc_port),
+            PIXTIDE_NAMESPACE=f"t{uuid.uuid4().hex[:10]}",
+            **settings,
+        )
+        self._created = False
+
+    def start(self) -> None:
+        """Topics and a first generation once, then a worker and a query consumer."""
+        if not self._created:
+            self.run("topics", "create")
+            self.run("index", "create", "v1")
+            self._created = True
+        self.start_process("ingest")
+        self.start_process("query")
+
+    def start_process(self, name: str) -> None:
+        """Start `ingest` or `query`, and wait until it is ready."""
+        self.spawn(name, name, "--ready-file", str(self.home / name), ready=self.home / name)
+
+
+class Embedded(Deployment):
+    """`pixtide up` in a home of its own."""
+
+    def start(self) -> None:
+        """Start the stack and wait until both workers are ready."""
+        ready = self.home / "run" / "query.ready"
+        ready.unlink(missing_ok=True)
+        self.spawn("up", "up")
+        deadline = time.monotonic() + READY_S
+        while not (ready.exists() and "ready: Kafka" in self.log("up")):
+            assert self.processes["up"].poll() is None, self.log("up")
+            assert time.monotonic() < deadline, self.log("up")
+            time.sleep(0.1)

@@ -1,0 +1,92 @@
+"""`pixtide up`: it leaves nothing behind, survives being killed, and keeps to its home."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deployments import Embedded
+from tests.pictures import jpeg
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Embedded]:
+    made = Embedded(tmp_path / "home")
+    try:
+        yield made
+    finally:
+        for name in list(made.processes):
+            made.stop_process(name)
+
+
+def children(stack: Embedded) -> list[int]:
+    pids: list[int] = json.loads((stack.home / "stack.json").read_text())["children"]
+    assert len(pids) == 3
+    return pids
+
+
+def running(pid: int, stack: Embedded) -> bool:
+    try:
+        return str(stack.home).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def publish_one(stack: Embedded, name: str) -> None:
+    (stack.folder / name).write_bytes(jpeg(len(name)))
+    summary = stack.publish(str(stack.folder / name), "--prefix", "p")
+    assert summary["outcomes"] == {"indexed": 1}
+
+
+def test_ctrl_c_ends_everything_and_the_next_start_finds_everything(stack: Embedded) -> None:
+    stack.start()
+    publish_one(stack, "a.jpg")
+    pids = children(stack)
+    process = stack.processes.pop("up")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert not any(running(pid, stack) for pid in pids)
+    assert not (stack.home / "stack.json").exists()
+    stack.run("search", "anything", code=2)  # nothing runs: the command says how to start it
+    stack.start()
+    assert [r["image_id"] for r in stack.search("anything")] == ["p/a.jpg"]
+
+
+def test_what_a_killed_stack_left_over_is_ended_by_the_next(stack: Embedded) -> None:
+    stack.start()
+    publish_one(stack, "a.jpg")
+    pids = children(stack)
+    stack.kill("up")
+    assert all(running(pid, stack) for pid in pids)
+    stack.start()
+    assert not any(running(pid, stack) for pid in pids)
+    publish_one(stack, "another.jpg")
+    assert {r["image_id"] for r in stack.search("anything")} == {"p/a.jpg", "p/another.jpg"}
+
+
+@pytest.mark.slow
+def test_one_stack_a_home_and_two_homes_side_by_side(stack: Embedded, tmp_path: Path) -> None:
+    stack.start()
+    stack.run("up", code=2)
+    publish_one(stack, "a.jpg")
+    (tmp_path / "other").mkdir()
+    other = Embedded(tmp_path / "other" / "home")
+    try:
+        other.start()
+        assert other.search("anything") == []
+        assert len(stack.search("anything")) == 1
+    finally:
+        other.stop()
+
+
+def test_a_part_that_ends_by_itself_ends_the_stack_with_an_error(stack: Embedded) -> None:
+    stack.start()
+    pids = children(stack)
+    os.kill(pids[1], signal.SIGKILL)
+    process = stack.processes.pop("up")
+    assert process.wait(60) == 1
+    assert "ingest ended with code -9" in stack.log("up")
+    assert not any(running(pid, stack) for pid in pids)

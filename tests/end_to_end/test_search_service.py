@@ -1,0 +1,272 @@
+"""The search service as other programs see it: plain Kafka records with Spring's header names."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.cimpl import NewTopic
+
+from schemas import topics
+from schemas.queries import Filters, SearchReply, SearchRequest, Term
+from streams import kafka as kafka_clients
+from streams.async_client import AsyncSearchClient
+from streams.client import SearchClient
+from streams.publish import Description, Publisher, Source
+from streams.wiring import search_client
+from tests.deployments import OnServers
+from tests.models import tiny_clip
+from tests.pictures import jpeg
+from tests.servers import KafkaServer, WeaviateServer
+from tests.servers.runners import free_ports
+
+#: Where a server is that accepts and never answers.
+[SLOW_PORT] = free_ports(1)
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "search_over_kafka.py"
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, kafka: KafkaServer, weaviate: WeaviateServer
+) -> Iterator[OnServers]:
+    """A running service over twenty pictures."""
+    folder = tmp_path_factory.mktemp("service")
+    made = OnServers(
+        folder / "home",
+        kafka=kafka.bootstrap,
+        weaviate_url=weaviate.http_url,
+        grpc_port=weaviate.grpc_port,
+        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+        PIXTIDE_ALLOWED_HOSTS=f"127.0.0.1:{SLOW_PORT}",
+        PIXTIDE_FETCH_TIMEOUT_S="5",
+    )
+    try:
+        made.start()
+        for number in range(20):
+            (folder / f"{number}.jpg").write_bytes(jpeg(number))
+        names = [str(folder / f"{n}.jpg") for n in range(20)]
+        made.publish(*names[:10], "--prefix", "p", "--tag", "low", "--caption", "one of ten")
+        made.publish(*names[10:], "--prefix", "p", "--tag", "high")
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def client(service: OnServers) -> Iterator[SearchClient]:
+    with search_client(service.settings()) as made:
+        yield made
+
+
+def test_a_plain_script_with_springs_headers_is_answered(service: OnServers) -> None:
+    settings = service.settings()
+    names = [settings.named(name) for name in (topics.REQUESTS, topics.REPLIES)]
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), settings.bootstrap(), *names, "a red square"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    reply = SearchReply.from_json(done.stdout.encode())
+    assert [r.image_id for r in reply.results or ()] == [
+        r["image_id"] for r in service.search("a red square", "-k", "5")
+    ]
+
+
+def test_filters_limits_and_what_a_result_says(client: SearchClient) -> None:
+    low = client.search(
+        SearchRequest(text="anything", limit=100, filters=Filters(tags_all=("low",)))
+    )
+    assert low.results is not None and len(low.results) == 10
+    first = low.results[0]
+    assert (first.caption, first.tags, first.width, first.format) == (
+        "one of ten",
+        ("low",),
+        48,
+        "JPEG",
+    )
+    similarities = [r.similarity for r in low.results]
+    assert similarities == sorted(similarities, reverse=True)
+    assert all(-1 <= s <= 1 for s in similarities)
+    assert low.generation == "v1" and low.took_ms
+    assert client.search(SearchRequest(text="anything", min_similarity=1.0)).results == ()
+
+
+def test_many_requests_keep_their_order(client: SearchClient) -> None:
+    limits = [1 + n % 20 for n in range(150)]
+    asked = (SearchRequest(text=f"query {limit}", limit=limit) for limit in limits)
+    replies = list(client.search_many(asked))
+    assert [len(reply.results or ()) for reply in replies] == limits
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "changed"),
+    [
+        ("MALFORMED_REQUEST", b"{", {}),
+        ("EMPTY_QUERY", b'{"text": " "}', {}),
+        ("QUERY_TOO_LONG", json.dumps({"text": "word " * 500}).encode(), {}),
+        ("INVALID_LIMIT", b'{"text": "a", "limit": 0}', {}),
+        ("INVALID_FILTER", b'{"text": "a", "filters": {"colour": 1}}', {}),
+        ("INVALID_CURSOR", b'{"text": "a", "cursor": "x"}', {}),
+        ("UNKNOWN_IMAGE", b'{"terms": [{"image_id": "nobody"}]}', {}),
+        ("BAD_PICTURE", b'{"terms": [{"data_base64": "aGVsbG8="}]}', {}),
+        ("BAD_PICTURE", b'{"terms": [{"data_base64": "?"}]}', {}),
+        ("BAD_PICTURE", b'{"terms": [{"uri": "http://127.0.0.1:1/a.jpg"}]}', {}),
+        ("BAD_PICTURE", b'{"terms": [{"uri": "file:///etc/passwd"}]}', {}),
+        ("BAD_CORRELATION_ID", b'{"text": "a"}', {"kafka_correlationId": b"x" * 257}),
+        ("BAD_DEADLINE", b'{"text": "a"}', {"pixtide-deadline": b"soon"}),
+    ],
+)
+def test_what_is_wrong_is_answered_with_its_code(
+    service: OnServers, code: str, value: bytes, changed: dict[str, bytes]
+) -> None:
+    headers, reply = ask(service, value, changed)
+    assert headers["kafka_correlationId"] == changed.get("kafka_correlationId", b"\x00id\xff")
+    assert headers["kafka_nest-is-disposed"] == b"\x00"
+    assert reply.error is not None and reply.error.code == code and not reply.error.retryable
+
+
+def test_a_picture_finds_itself_by_its_bytes_its_address_and_its_id(
+    service: OnServers, client: SearchClient
+) -> None:
+    path = service.folder / "3.jpg"
+    data = base64.b64encode(path.read_bytes()).decode()
+    by_bytes = client.search(SearchRequest(terms=(Term(data_base64=data),), limit=1))
+    assert by_bytes.results is not None, by_bytes.error
+    assert by_bytes.results[0].image_id == "p/3.jpg"
+    assert by_bytes.results[0].similarity == pytest.approx(1, abs=1e-3)
+    by_address = client.search(SearchRequest(terms=(Term(uri=by_bytes.results[0].uri),), limit=1))
+    assert by_address.results == by_bytes.results
+    like = client.search(SearchRequest(terms=(Term(image_id="p/3.jpg"),), limit=3))
+    near = client.search(SearchRequest(terms=(Term(data_base64=data),), limit=4))
+    assert near.results is not None
+    assert like.results is not None
+    assert [r.image_id for r in like.results] == [r.image_id for r in near.results][1:]
+    assert service.search("", "--picture", str(path), "-k", "1")[0]["image_id"] == "p/3.jpg"
+
+
+async def _ask_at_once(service: OnServers, texts: list[str]) -> list[SearchReply]:
+    settings = service.settings()
+    async with AsyncSearchClient(
+        settings.bootstrap(),
+        request_topic=settings.named(topics.REQUESTS),
+        reply_topic=settings.named(topics.REPLIES),
+    ) as client:
+        abandoned = asyncio.create_task(client.search(SearchRequest(text="never mind")))
+        await asyncio.sleep(0)
+        abandoned.cancel()
+        asked = (client.search(SearchRequest(text=text, limit=1)) for text in texts)
+        replies = await asyncio.gather(*asked)
+        assert abandoned.cancelled()
+        return replies
+
+
+def test_many_searches_at_once_from_asyncio(service: OnServers, client: SearchClient) -> None:
+    texts = [f"query {n}" for n in range(50)]
+    replies = asyncio.run(_ask_at_once(service, texts))
+    expected = client.search_many(SearchRequest(text=text, limit=1) for text in texts)
+    for reply, same in zip(replies, expected, strict=True):
+        assert reply.results and same.results
+        assert reply.results[0].similarity == pytest.approx(same.results[0].similarity, abs=1e-4)
+
+
+def test_a_slow_picture_holds_up_nobody(service: OnServers, client: SearchClient) -> None:
+    with socket.create_server(("127.0.0.1", SLOW_PORT)) as never_answers:
+        never_answers.listen(8)
+        term = json.dumps({"terms": [{"uri": f"http://127.0.0.1:{SLOW_PORT}/a.jpg"}]}).encode()
+        for _ in range(6):
+            send(service, term, {})
+        replies = client.search_many(SearchRequest(text=f"quick {n}") for n in range(20))
+        assert all(reply.error is None for reply in replies)
+
+
+def test_pages_over_kafka(client: SearchClient) -> None:
+    seen: list[str] = []
+    cursor = None
+    while len(seen) < 20:
+        reply = client.search(SearchRequest(text="anything", limit=7, cursor=cursor))
+        assert reply.results, reply.error
+        seen += [r.image_id for r in reply.results]
+        cursor = reply.next_cursor
+    assert cursor is None
+    assert len(set(seen)) == 20
+
+
+def test_a_reply_larger_than_its_topic_takes(service: OnServers) -> None:
+    settings = service.settings()
+    small = settings.named("search.replies.small")
+    topic = NewTopic(small, 1, 1, config={"max.message.bytes": "2000"})
+    admin = kafka_clients.admin(settings.bootstrap())
+    admin.create_topics([topic])[small].result(20)
+    changed = {"kafka_replyTopic": small.encode()}
+    _, reply = ask(service, b'{"text": "a", "limit": 20}', changed)
+    assert reply.error is not None
+    assert reply.error.code == "REPLY_TOO_LARGE"
+    _, reply = ask(service, b'{"text": "a", "limit": 1}', changed)
+    assert reply.error is None
+
+
+def test_requests_that_can_not_be_answered_hold_up_nobody(
+    service: OnServers, client: SearchClient
+) -> None:
+    past = str(int(time.time() * 1000) - 1).encode()
+    for changed in (
+        {"kafka_replyTopic": b"images.uploaded"},
+        {"kafka_replyTopic": b""},
+        {"pixtide-deadline": past},
+        {"kafka_replyTopic": service.settings().named("search.replies.missing").encode()},
+    ):
+        send(service, b'{"text": "a"}', changed)
+    assert client.search(SearchRequest(text="still there")).error is None
+
+
+def test_a_picture_published_by_its_file_is_found_at_its_original(
+    service: OnServers, client: SearchClient
+) -> None:
+    path = service.folder / "17.jpg"
+    publisher = Publisher(service.settings())
+    publisher.upload(Source("p/17.jpg", path), Description(tags=("again",)))
+    publisher.flush()
+    deadline = time.monotonic() + 20
+    request = SearchRequest(text="anything", filters=Filters(tags_all=("again",)))
+    while not (found := client.search(request).results):
+        assert time.monotonic() < deadline
+    assert Path(found[0].uri.removeprefix("file://")).read_bytes() == path.read_bytes()
+
+
+def send(service: OnServers, value: bytes, changed: dict[str, bytes]) -> None:
+    settings = service.settings()
+    headers = {
+        "kafka_replyTopic": settings.named(topics.REPLIES).encode(),
+        "kafka_replyPartition": b"0",
+        "kafka_correlationId": b"\x00id\xff",
+    } | changed
+    producer = Producer({"bootstrap.servers": settings.bootstrap()})
+    producer.produce(settings.named(topics.REQUESTS), value, b"k", headers=dict(headers))
+    assert producer.flush(20) == 0
+
+
+def ask(
+    service: OnServers, value: bytes, changed: dict[str, bytes]
+) -> tuple[dict[str, bytes], SearchReply]:
+    settings = service.settings()
+    replies = changed.get("kafka_replyTopic", settings.named(topics.REPLIES).encode()).decode()
+    with contextlib.closing(kafka_clients.tail_consumer(settings.bootstrap())) as consumer:
+        _, end = consumer.get_watermark_offsets(TopicPartition(replies, 0), timeout=20)
+        consumer.assign([TopicPartition(replies, 0, end)])
+        send(service, value, changed)
+        message = consumer.poll(20)
+    assert message is not None and message.error() is None
+    record = kafka_clients.record_of(message)
+    assert record.key == b"k", "the reply keeps the request's key"
+    return {n: v or b"" for n, v in record.headers}, SearchReply.from_json(record.value or b"")

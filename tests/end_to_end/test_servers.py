@@ -1,0 +1,96 @@
+"""The servers that the other tests rely on: they are what they say, and outlive a restart."""
+
+import json
+import urllib.request
+import uuid
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.servers import KafkaServer, Servers, WeaviateServer
+from tests.servers.weaviate import VERSION
+
+
+@pytest.fixture
+def topic(kafka: KafkaServer) -> str:
+    name = f"servers-{uuid.uuid4()}"
+    client = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    client.create_topics([NewTopic(name, 1)])[name].result(30)
+    return name
+
+
+def test_kafka_keeps_what_was_sent_through_a_restart_and_a_kill(
+    kafka: KafkaServer, topic: str
+) -> None:
+    _send(kafka, topic, b"before")
+    bootstrap = kafka.bootstrap
+    kafka.stop()
+    kafka.start()
+    _send(kafka, topic, b"between")
+    kafka.kill()
+    kafka.start()
+    _send(kafka, topic, b"after")
+    assert kafka.bootstrap == bootstrap
+    assert _read(kafka, topic, 3) == [b"before", b"between", b"after"]
+
+
+def test_kafka_creates_no_topic_by_itself(kafka: KafkaServer) -> None:
+    client = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    name = f"never-{uuid.uuid4()}"
+    assert client.list_topics(name, timeout=10).topics[name].error is not None
+    assert name not in client.list_topics(timeout=10).topics
+
+
+def test_weaviate_is_the_pinned_version_and_keeps_its_schema_through_a_restart_and_a_kill(
+    weaviate: WeaviateServer,
+) -> None:
+    assert _json(weaviate, "GET", "/v1/meta")["version"] == VERSION
+    name = f"Servers{uuid.uuid4().hex}"
+    _json(weaviate, "POST", "/v1/schema", {"class": name, "vectorizer": "none"})
+    weaviate.stop()
+    weaviate.start()
+    assert _json(weaviate, "GET", f"/v1/schema/{name}")["class"] == name
+    weaviate.kill()
+    weaviate.start()
+    assert _json(weaviate, "GET", f"/v1/schema/{name}")["class"] == name
+
+
+def test_servers_that_a_test_left_killed_or_frozen_serve_the_next_one(
+    servers: Servers, kafka: KafkaServer, weaviate: WeaviateServer, topic: str
+) -> None:
+    kafka.kill()
+    weaviate.pause()
+    servers.heal()
+    _send(kafka, topic, b"after")
+    assert _json(weaviate, "GET", "/v1/meta")["version"] == VERSION
+
+
+def _send(kafka: KafkaServer, topic: str, value: bytes) -> None:
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    producer.produce(topic, value)
+    assert producer.flush(30) == 0
+
+
+def _read(kafka: KafkaServer, topic: str, count: int) -> list[bytes | None]:
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": topic})
+    try:
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        messages = consumer.consume(count, timeout=30)
+    finally:
+        consumer.close()
+    assert [message.error() for message in messages] == [None] * count
+    return [message.value() for message in messages]
+
+
+def _json(weaviate: WeaviateServer, method: str, path: str, body: object = None) -> dict[str, str]:
+    request = urllib.request.Request(
+        weaviate.http_url + path,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        answer: dict[str, str] = json.load(response)
+        return answer

@@ -1,0 +1,112 @@
+"""Weaviate: a cluster of one node, reached over HTTP and gRPC."""
+
+import os
+import socket
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from tests.servers.install import WEAVIATE_VERSION, Say, check_weaviate, weaviate_binary
+from tests.servers.runners import (
+    ChildProcess,
+    Container,
+    Elsewhere,
+    Runner,
+    docker,
+    docker_answers,
+    free_ports,
+)
+from tests.servers.server import Server
+
+URL = "PIXTIDE_TEST_WEAVIATE_URL"
+GRPC_PORT = "PIXTIDE_TEST_WEAVIATE_GRPC_PORT"
+IMAGE = f"semitechnologies/weaviate:{WEAVIATE_VERSION}"
+VERSION = WEAVIATE_VERSION
+
+#: Never through a proxy that the environment may name.
+_http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class WeaviateServer(Server):
+    """A Weaviate for tests, at `http_url` and, on the same host, `grpc_port`."""
+
+    def __init__(self, http_url: str, grpc_port: int, runner: Runner):
+        super().__init__(f"Weaviate at {http_url}", runner)
+        self.http_url = http_url
+        self.grpc_port = grpc_port
+        address = urllib.parse.urlsplit(http_url)
+        self.host = address.hostname or ""
+        self.port = address.port or (443 if address.scheme == "https" else 80)
+
+    def _serves(self) -> bool:
+        try:
+            with _http.open(f"{self.http_url}/v1/.well-known/ready", timeout=2):
+                socket.create_connection((self.host, self.grpc_port), timeout=2).close()
+                return True
+        except (OSError, urllib.error.URLError):
+            return False
+
+
+def check() -> None:
+    """Raises SetupError where Weaviate can't be had."""
+    if URL not in os.environ and not docker_answers():
+        check_weaviate()
+
+
+def prepare(say: Say) -> None:
+    """Do what takes long: nothing with an address, else pull the image or build the server."""
+    if URL in os.environ:
+        say(f"Weaviate: the one at {URL}")
+    elif docker_answers():
+        say(f"Weaviate: {docker(['docker', 'pull', '--quiet', IMAGE])}")
+    else:
+        say(f"Weaviate: {weaviate_binary(say)}")
+
+
+def weaviate_server(folder: Path, say: Say) -> WeaviateServer:
+    """A Weaviate that isn't launched yet, with its data and log in `folder`."""
+    if url := os.environ.get(URL):
+        return WeaviateServer(
+            url.rstrip("/"), int(os.environ.get(GRPC_PORT, "50051")), Elsewhere(URL)
+        )
+    port, grpc_port, *others = free_ports(6)
+    url = f"http://127.0.0.1:{port}"
+    if docker_answers():
+        inside = {"PERSISTENCE_DATA_PATH": "/var/lib/weaviate", **_environment()}
+        container = Container(IMAGE, inside, {port: 8080, grpc_port: 50051})
+        return WeaviateServer(url, grpc_port, container)
+    gossip_port, data_port, raft_port, raft_rpc_port = map(str, others)
+    command = [str(weaviate_binary(say)), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--scheme", "http"]
+    environment = {
+        **_environment(),
+        "PERSISTENCE_DATA_PATH": str(folder / "data"),
+        # Weaviate opens the gRPC port and the data port on every interface; no setting binds them.
+        "GRPC_PORT": str(grpc_port),
+        "CLUSTER_ADVERTISE_ADDR": "127.0.0.1",
+        "CLUSTER_BIND_ADDR": "127.0.0.1",
+        "CLUSTER_GOSSIP_BIND_PORT": gossip_port,
+        "CLUSTER_DATA_BIND_PORT": data_port,
+        "RAFT_PORT": raft_port,
+        "RAFT_INTERNAL_RPC_PORT": raft_rpc_port,
+    }
+    return WeaviateServer(url, grpc_port, ChildProcess(command, environment, folder))
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": "true",
+        "AUTOSCHEMA_ENABLED": "false",
+        "CLUSTER_HOSTNAME": "node1",
+        "RAFT_BOOTSTRAP_EXPECT": "1",
+        "RAFT_TIMEOUTS_MULTIPLIER": "1",  # one node waits for no other before it leads again
+        "DEFAULT_VECTORIZER_MODULE": "none",
+        "DISABLE_TELEMETRY": "true",
+        # A developer's disk may be rather full: by default that makes collections read-only.
+        "DISK_USE_WARNING_PERCENTAGE": "0",
+        "DISK_USE_READONLY_PERCENTAGE": "0",
+        "GOMEMLIMIT": "1GiB",
+        "GO_PROFILING_DISABLE": "true",
+        "PROMETHEUS_MONITORING_ENABLED": "false",
+    }

@@ -1,0 +1,64 @@
+"""The command line by itself: help, exit codes, and what it costs to start."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PIXTIDE = (sys.executable, "-m", "streams.cli")
+COMMANDS = (
+    *("", "demo", "up", "publish", "delete", "search", "ingest", "query", "doctor", "config"),
+    *("topics create", "index list", "index create", "index status"),
+)
+
+
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PIXTIDE_")} | settings
+    return subprocess.run(
+        [*PIXTIDE, *arguments], capture_output=True, text=True, check=False, env=env, timeout=60
+    )
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; import streams.cli; "
+        "print([m for m in ('torch', 'weaviate', 'lancedb', 'faust', 'PIL', 'confluent_kafka', "
+        "'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    assert "Usage: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "said"),
+    [
+        (["search", "a cat"], {}, "pixtide up"),
+        (["search", "a cat", "-k", "0"], {}, "limit"),
+        (["search", "a cat", "--after", "soon"], {}, "uploaded_after"),
+        (["search"], {}, "say what to look for"),
+        (["config"], {"PIXTIDE_MODLE": "x"}, "did you mean PIXTIDE_MODEL"),
+        (["publish", "no-such-folder"], {"PIXTIDE_KAFKA": "127.0.0.1:1"}, "no such file"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_what_to_do(
+    arguments: list[str], settings: dict[str, str], said: str, tmp_path: object
+) -> None:
+    done = run(*arguments, PIXTIDE_HOME=str(tmp_path), **settings)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broker_out_of_reach_is_1_and_says_so(tmp_path: object) -> None:
+    done = run("topics", "create", PIXTIDE_HOME=str(tmp_path), PIXTIDE_KAFKA="127.0.0.1:1")
+    assert done.returncode == 1
+    assert "is the broker running" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,64 @@
+"""A wrong setting stops the start and names its variable."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import UsageError
+from streams.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name in list(os.environ):
+        if name.startswith("PIXTIDE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PIXTIDE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_a_typo_is_told_with_the_name_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXTIDE_WEAVIATE_URI", "http://x")
+    with pytest.raises(UsageError, match="did you mean PIXTIDE_WEAVIATE_URL"):
+        load_settings()
+
+
+def test_a_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXTIDE_BATCH_SIZE", "many")
+    with pytest.raises(UsageError, match="PIXTIDE_BATCH_SIZE"):
+        load_settings()
+
+
+def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXTIDE_ALLOWED_HOSTS", "a:1, b")
+    assert load_settings().allowed_hosts == ("a:1", "b")
+
+
+def test_secrets_come_from_files_and_are_masked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("hush\n")
+    monkeypatch.setenv("PIXTIDE_WEAVIATE_API_KEY_FILE", str(tmp_path / "key"))
+    settings = load_settings()
+    assert settings.weaviate_api_key is not None
+    assert settings.weaviate_api_key.get_secret_value() == "hush"
+    assert "hush" not in repr(settings) + settings.model_dump_json()
+
+
+def test_a_running_stack_is_found_and_a_dead_one_is_not(clean: Path) -> None:
+    clean.mkdir()
+    stack = {"pid": os.getpid(), "kafka": "127.0.0.1:1", "roots": ["/pictures"]}
+    (clean / "stack.json").write_text(json.dumps(stack))
+    settings = load_settings()
+    assert settings.kafka == "127.0.0.1:1" and settings.embedded_log
+    assert settings.roots == (Path("/pictures"),)
+    (clean / "stack.json").write_text(json.dumps(stack | {"pid": 2**22 + 1}))
+    with pytest.raises(UsageError, match="pixtide up"):
+        load_settings().bootstrap()
+
+
+def test_in_production_no_file_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXTIDE_KAFKA", "kafka:9092")
+    assert load_settings().roots == ()
