@@ -1,6 +1,7 @@
 """Kafka through confluent-kafka: how every client here is configured, and the log's identity."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -195,9 +196,17 @@ def _offsets(
     client: AdminClient, topic: str, partitions: Iterable[int], spec: OffsetSpec
 ) -> dict[int, int]:
     wanted = {TopicPartition(topic, partition): spec for partition in partitions}
-    with translated():
-        found = client.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S)
-        return {where.partition: future.result().offset for where, future in found.items()}
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            with translated():
+                found = client.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S)
+                return {where.partition: future.result().offset for where, future in found.items()}
+        except TransientError:
+            # A partition has no leader for a moment after its topic was created.
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def commit_beginning(bootstrap: str, group: str, topic: str, beginning: Mapping[int, int]) -> None:

@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
 from search.port import StoredImage, VectorIndex
+from streams.cli import cli
 from streams.settings import Settings, load_settings
 from streams.wiring import generation_to_work_for, open_catalog
 
@@ -87,6 +90,17 @@ class Deployment:
         )
         return done.stdout
 
+    def run_here(self, *arguments: str) -> str:
+        """Run a command in this process, which has imported the model's libraries already."""
+        before = Path.cwd()
+        try:
+            os.chdir(self.folder)
+            done = CliRunner().invoke(cli, arguments, env=self.env, catch_exceptions=False)
+        finally:
+            os.chdir(before)
+        assert done.exit_code == 0, f"{arguments}: {done.exit_code}\n{done.output}"
+        return done.stdout
+
     def publish(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         """`pixtide publish … --wait --json`, and its summary."""
         summary: dict[str, Any] = json.loads(
@@ -145,12 +159,16 @@ class OnServers(Deployment):
 
     def start(self) -> None:
         """Topics and a first generation once, then a worker and a query consumer."""
-        if not self._created:
-            self.run("topics", "create")
-            self.run("index", "create", "v1")
-            self._created = True
+        self.create()
         self.start_process("ingest")
         self.start_process("query")
+
+    def create(self) -> None:
+        """Topics and a first generation, once."""
+        if not self._created:
+            self.run_here("topics", "create")
+            self.run_here("index", "create", "v1")
+            self._created = True
 
     def start_process(self, name: str) -> None:
         """Start `ingest` or `query`, and wait until it is ready."""

@@ -37,8 +37,7 @@ def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Itera
         grpc_port=weaviate.grpc_port,
         PIXTIDE_MODEL=tiny_clip(tmp_path / "model"),
     )
-    made.run("topics", "create")
-    made.run("index", "create", "v1")
+    made.create()
     try:
         yield made
     finally:
@@ -279,7 +278,7 @@ def test_a_topic_made_anew_stops_the_worker(stack: OnServers) -> None:
     while topic(stack) in client.list_topics(timeout=5).topics:
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    stack.run("topics", "create")
+    stack.run_here("topics", "create")
     stack.spawn("ingest", "ingest")
     assert stack.processes.pop("ingest").wait(60) == 1
     assert "the log changed" in stack.log("ingest")
