@@ -12,6 +12,7 @@ from typing import Self
 from schemas.errors import TransientError
 from schemas.queries import SearchReply, SearchRequest
 from schemas.topics import REPLIES, REQUESTS
+from streams.kafka_connection import KafkaConnection, connection_to
 from streams.replies import Addresses, Replies, pause_s, worth_repeating
 
 _WAIT_S = 0.05
@@ -22,13 +23,13 @@ class AsyncSearchClient:
 
     def __init__(
         self,
-        bootstrap: str,
+        kafka: str | KafkaConnection,
         *,
         request_topic: str = REQUESTS,
         reply_topic: str = REPLIES,
         timeout_s: float = 10.0,
     ) -> None:
-        self._addresses = Addresses(bootstrap, request_topic, reply_topic)
+        self._addresses = Addresses(connection_to(kafka), request_topic, reply_topic)
         self._timeout_s = timeout_s
         self._waiting: dict[bytes, asyncio.Future[SearchReply]] = {}
         self._closing = threading.Event()

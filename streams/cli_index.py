@@ -26,7 +26,7 @@ def topics_create(as_json: bool) -> None:
     from streams.settings import load_settings
 
     settings = load_settings()
-    client = kafka.admin(settings.bootstrap())
+    client = kafka.admin(settings.kafka_connection())
     table = topics_table(embedded=settings.embedded_log)
     created = kafka.create_topics(
         client, [(settings.named(t.name), t) for t in table], settings.replication

@@ -14,6 +14,7 @@ from typing import Self
 from schemas.errors import TransientError
 from schemas.queries import SearchReply, SearchRequest
 from schemas.topics import REPLIES, REQUESTS
+from streams.kafka_connection import KafkaConnection, connection_to
 from streams.replies import Addresses, Replies, pause_s, worth_repeating
 
 #: How many requests `search_many` keeps under way.
@@ -26,7 +27,7 @@ class SearchClient:
 
     def __init__(
         self,
-        bootstrap: str,
+        kafka: str | KafkaConnection,
         *,
         request_topic: str = REQUESTS,
         reply_topic: str = REPLIES,
@@ -41,7 +42,7 @@ class SearchClient:
         self._timeout_s = timeout_s
         self._waiting: set[bytes] = set()
         self._replies: dict[bytes, SearchReply] = {}
-        self._wire = Replies(Addresses(bootstrap, request_topic, reply_topic))
+        self._wire = Replies(Addresses(connection_to(kafka), request_topic, reply_topic))
 
     def __enter__(self) -> Self:
         return self

@@ -66,13 +66,13 @@ _MENDS = {
 
 def _broker(settings: Settings) -> Finding:
     with kafka.translated():
-        found = kafka.admin(settings.bootstrap()).list_topics(timeout=5)
+        found = kafka.admin(settings.kafka_connection()).list_topics(timeout=5)
     said = f"{len(found.brokers)} broker(s) at {settings.kafka}"
     return Finding("broker", True, said)
 
 
 def _topics(settings: Settings) -> Finding:
-    client = kafka.admin(settings.bootstrap())
+    client = kafka.admin(settings.kafka_connection())
     for topic in topics.topics(embedded=settings.embedded_log):
         name = settings.named(topic.name)
         kafka.partitions_of(client, name)

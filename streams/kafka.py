@@ -26,6 +26,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 from schemas.errors import FatalError, TransientError, UsageError
 from schemas.topics import Topic
 from search.generations import LogIdentity
+from streams.kafka_connection import KafkaConnection
 
 Headers = list[tuple[str, bytes | None]]
 REQUEST_TIMEOUT_S = 10.0
@@ -74,16 +75,16 @@ def _bytes(value: object) -> bytes | None:
     return str(value).encode()
 
 
-def admin(bootstrap: str) -> AdminClient:
+def admin(connection: KafkaConnection) -> AdminClient:
     """An admin client."""
-    return AdminClient({"bootstrap.servers": bootstrap, **_QUIET})
+    return AdminClient({**connection.librdkafka(), **_QUIET})
 
 
-def producer(bootstrap: str, *, linger_ms: int, max_bytes: int = 2**20) -> Producer:
+def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2**20) -> Producer:
     """A producer that neither loses nor reorders; keys land where Java's clients put them."""
     return Producer(
         {
-            "bootstrap.servers": bootstrap,
+            **connection.librdkafka(),
             "enable.idempotence": True,
             "partitioner": "murmur2_random",
             "linger.ms": linger_ms,
@@ -95,11 +96,11 @@ def producer(bootstrap: str, *, linger_ms: int, max_bytes: int = 2**20) -> Produ
     )
 
 
-def reply_producer(bootstrap: str) -> Producer:
+def reply_producer(connection: KafkaConnection) -> Producer:
     """A producer for replies: at once or not at all, since nobody waits for a late one."""
     return Producer(
         {
-            "bootstrap.servers": bootstrap,
+            **connection.librdkafka(),
             "linger.ms": 0,
             "delivery.timeout.ms": 10_000,
             "topic.metadata.propagation.max.ms": 2_000,  # a missing reply topic fails soon
@@ -109,12 +110,14 @@ def reply_producer(bootstrap: str) -> Producer:
 
 
 def ingest_consumer(
-    bootstrap: str, group: str, kind: Callable[[dict[str, Any]], Consumer] = Consumer
+    connection: KafkaConnection,
+    group: str,
+    kind: Callable[[dict[str, Any]], Consumer] = Consumer,
 ) -> Consumer:
     """A consumer that never resets its position by itself and commits only when told."""
     return kind(
         {
-            "bootstrap.servers": bootstrap,
+            **connection.librdkafka(),
             "group.id": group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -130,11 +133,11 @@ def ingest_consumer(
     )
 
 
-def tail_consumer(bootstrap: str) -> Consumer:
+def tail_consumer(connection: KafkaConnection) -> Consumer:
     """A consumer of explicitly assigned partitions, in no group, quick to hear of news."""
     return Consumer(
         {
-            "bootstrap.servers": bootstrap,
+            **connection.librdkafka(),
             "group.id": "pixtide.none",  # librdkafka wants one; nothing is committed under it
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -209,9 +212,11 @@ def _offsets(
         time.sleep(0.1)
 
 
-def commit_beginning(bootstrap: str, group: str, topic: str, beginning: Mapping[int, int]) -> None:
+def commit_beginning(
+    connection: KafkaConnection, group: str, topic: str, beginning: Mapping[int, int]
+) -> None:
     """Give a group its first position, so that no worker of it ever has to guess one."""
-    consumer = ingest_consumer(bootstrap, group)
+    consumer = ingest_consumer(connection, group)
     with contextlib.closing(consumer), translated():
         consumer.commit(
             offsets=[TopicPartition(topic, p, offset) for p, offset in beginning.items()],
@@ -220,10 +225,10 @@ def commit_beginning(bootstrap: str, group: str, topic: str, beginning: Mapping[
 
 
 def committed_offsets(
-    bootstrap: str, group: str, topic: str, partitions: Iterable[int]
+    connection: KafkaConnection, group: str, topic: str, partitions: Iterable[int]
 ) -> dict[int, int]:
     """What a group has committed; partitions without a commit are left out."""
-    consumer = ingest_consumer(bootstrap, group)
+    consumer = ingest_consumer(connection, group)
     with contextlib.closing(consumer), translated():
         found = consumer.committed(
             [TopicPartition(topic, p) for p in partitions], timeout=REQUEST_TIMEOUT_S

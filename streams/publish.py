@@ -108,16 +108,16 @@ class Publisher:
     """Sends upload and delete events; `flush` returns once all are acknowledged."""
 
     def __init__(self, settings: Settings) -> None:
-        self._bootstrap = settings.bootstrap()
+        connection = settings.kafka_connection()
         self._topic = settings.named(topics.UPLOADED)
         self._inline_limit = settings.inline_limit
         self._roots = settings.roots
         self._store_url = settings.image_store_url
         self._store: ImageStore | None = None
-        self._producer: Producer = kafka.producer(self._bootstrap, linger_ms=5)
+        self._producer: Producer = kafka.producer(connection, linger_ms=5)
         self._failed: list[str] = []
         self.positions: list[Position] = []
-        kafka.partitions_of(kafka.admin(self._bootstrap), self._topic)
+        kafka.partitions_of(kafka.admin(connection), self._topic)
 
     def upload(self, source: Source, description: Description, *, inline: bool = False) -> None:
         """Queue one upload.
@@ -199,13 +199,13 @@ class OutcomeWatch:
     """Follows `images.indexed` from the moment it is made, for one generation."""
 
     def __init__(self, settings: Settings, generation: str) -> None:
-        bootstrap = settings.bootstrap()
+        connection = settings.kafka_connection()
         topic = settings.named(topics.INDEXED)
-        client = kafka.admin(bootstrap)
+        client = kafka.admin(connection)
         numbers = range(kafka.partitions_of(client, topic))
         ends = kafka.ends(client, topic, numbers)
         self._generation = generation
-        self._consumer = kafka.tail_consumer(bootstrap)
+        self._consumer = kafka.tail_consumer(connection)
         self._consumer.assign([TopicPartition(topic, p, end) for p, end in ends.items()])
 
     def close(self) -> None:

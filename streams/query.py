@@ -17,7 +17,6 @@ import asyncio
 import logging
 import re
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,7 +24,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import faust
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from schemas.errors import QueryCode, RequestError
@@ -39,6 +37,8 @@ from schemas.reply_address import (
 )
 from streams.answers import Answers
 from streams.fair_queue import FairQueue
+from streams.faust_app import faust_app
+from streams.kafka_connection import KafkaConnection
 from streams.reply_cache import Encoded
 from streams.snapshots import Snapshots
 
@@ -51,8 +51,6 @@ _ANSWERERS = 2
 _PICTURES, _PICTURES_WAITING = 4, 32
 _REFRESH_S = 1.0
 _DELIVER_S = 5.0
-#: A killed consumer's partitions are another's after so long; Faust would wait a minute.
-_SESSION_S = 10.0
 #: How long a stopping consumer takes leave of the broker.
 _LEAVE_S = 5.0
 
@@ -75,7 +73,7 @@ class QueryParts:
     `reply_topics` says which topics may be replied to; `queue` is how many requests may wait.
     """
 
-    bootstrap: str
+    connection: KafkaConnection
     group: str
     topic: str
     reply_topics: str
@@ -98,7 +96,7 @@ class QueryConsumer:
         self._aside = ThreadPoolExecutor(_PICTURES, thread_name_prefix="picture")
         self._aside_waiting: set[asyncio.Future[None]] = set()
         self.counts: Counter[str] = Counter()
-        self._app = _faust_app(parts.bootstrap, parts.group)
+        self._app = faust_app(parts.connection, parts.group, buffered=MAX_BATCH * 4)
         requests = self._app.topic(
             parts.topic,
             key_serializer="raw",
@@ -254,26 +252,3 @@ class QueryConsumer:
     def _undelivered(self, why: str) -> None:
         self.counts["reply_undelivered"] += 1
         logger.warning("a reply was not delivered: %s", why)
-
-
-#: Faust makes folders there and leaves them empty; the default is the working folder.
-_datadir = tempfile.TemporaryDirectory(prefix="pixtide-query-")
-
-
-def _faust_app(bootstrap: str, group: str) -> Any:
-    """Faust as a thin shell: no tables, no web server, no topics of its own, raw bytes."""
-    return faust.App(
-        group,
-        broker=[f"kafka://{address}" for address in bootstrap.split(",")],
-        store="memory://",
-        web_enabled=False,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        autodiscover=False,
-        consumer_auto_offset_reset="earliest",  # deadlines drop what is too old
-        broker_commit_interval=1.0,
-        broker_session_timeout=_SESSION_S,
-        stream_wait_empty=False,
-        stream_buffer_maxsize=MAX_BATCH * 4,
-        datadir=_datadir.name,
-    )

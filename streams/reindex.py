@@ -35,8 +35,8 @@ def create_generation(
         raise UsageError(f"{name!r}: a generation's name is a-z, 0-9 and _, starting with a letter")
     if catalog.get(name) is not None:
         raise UsageError(f"generation {name} exists: choose another name")
-    bootstrap = settings.bootstrap()
-    client = kafka.admin(bootstrap)
+    connection = settings.kafka_connection()
+    client = kafka.admin(connection)
     log = kafka.log_identity(client, settings.named(topics.UPLOADED))
     encoder = load_encoder(settings, model)
     generation = Generation(
@@ -52,7 +52,7 @@ def create_generation(
         created_at=datetime.now(UTC),
     )
     beginning = kafka.beginnings(client, log.topic, range(log.partitions))
-    kafka.commit_beginning(bootstrap, generation.group, log.topic, beginning)
+    kafka.commit_beginning(connection, generation.group, log.topic, beginning)
     catalog.create(generation)
     if catalog.live() is None:
         catalog.promote(name)
@@ -61,8 +61,8 @@ def create_generation(
 
 def lag_of(settings: Settings, generation: Generation) -> int:
     """How many records of the log its group has not committed yet."""
-    bootstrap, log = settings.bootstrap(), generation.log
+    connection, log = settings.kafka_connection(), generation.log
     numbers = range(log.partitions)
-    committed = kafka.committed_offsets(bootstrap, generation.group, log.topic, numbers)
-    ends = kafka.ends(kafka.admin(bootstrap), log.topic, numbers)
+    committed = kafka.committed_offsets(connection, generation.group, log.topic, numbers)
+    ends = kafka.ends(kafka.admin(connection), log.topic, numbers)
     return sum(max(0, end - committed.get(partition, 0)) for partition, end in ends.items())

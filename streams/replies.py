@@ -12,6 +12,7 @@ from schemas.queries import SearchReply, SearchRequest
 from schemas.reply_address import CORRELATION_ID, DEADLINE, REPLY_PARTITION, REPLY_TOPIC
 from schemas.topics import REPLIES, REQUESTS
 from streams import kafka
+from streams.kafka_connection import KafkaConnection
 
 #: How many replies are read at once.
 _MOST = 256
@@ -21,7 +22,7 @@ _MOST = 256
 class Addresses:
     """Where requests go, and where replies are wanted."""
 
-    bootstrap: str
+    connection: KafkaConnection
     request_topic: str = REQUESTS
     reply_topic: str = REPLIES
 
@@ -36,11 +37,11 @@ class Replies:
             TransientError: the broker can't be reached.
             UsageError: there is no such reply topic.
         """
-        bootstrap, reply_topic = addresses.bootstrap, addresses.reply_topic
+        connection, reply_topic = addresses.connection, addresses.reply_topic
         self._addresses = addresses
-        self._producer = kafka.producer(bootstrap, linger_ms=0)
-        self._consumer = kafka.tail_consumer(bootstrap)
-        count = kafka.partitions_of(kafka.admin(bootstrap), reply_topic)
+        self._producer = kafka.producer(connection, linger_ms=0)
+        self._consumer = kafka.tail_consumer(connection)
+        count = kafka.partitions_of(kafka.admin(connection), reply_topic)
         self._partition = random.randrange(count)  # noqa: S311  # spreads clients, no secret
         where = TopicPartition(reply_topic, self._partition)
         with kafka.translated():

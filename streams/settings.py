@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from schemas.base import explain
 from schemas.errors import UsageError
 from schemas.identity import Partitioner
+from streams.kafka_connection import KafkaConnection, Mechanism, Sasl, Tls
 
 PREFIX = "PIXTIDE_"
 KiB, MiB = 1024, 1024 * 1024
@@ -32,6 +33,21 @@ class Settings(BaseSettings):
     kafka: str | None = Field(
         None, description="bootstrap address; unset: the stack running in PIXTIDE_HOME"
     )
+    kafka_security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        "plaintext", description="how PIXTIDE_KAFKA is spoken to; an embedded stack: plaintext"
+    )
+    kafka_sasl_mechanism: Mechanism = Field(
+        "SCRAM-SHA-512", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    )
+    kafka_username: str | None = Field(None, description="for sasl_plaintext and sasl_ssl")
+    kafka_password: SecretStr | None = Field(None, description="for sasl_plaintext and sasl_ssl")
+    kafka_ca_file: Path | None = Field(
+        None, description="PEM of who may vouch for the brokers; unset: the system's list"
+    )
+    kafka_cert_file: Path | None = Field(
+        None, description="PEM of a client certificate, where the brokers ask for one"
+    )
+    kafka_key_file: Path | None = Field(None, description="PEM of that certificate's key")
     weaviate_url: str | None = Field(
         None, description="http(s)://host:port; unset: LanceDB in PIXTIDE_HOME"
     )
@@ -141,6 +157,29 @@ class Settings(BaseSettings):
             )
         return self.kafka
 
+    def kafka_connection(self) -> KafkaConnection:
+        """How Kafka is reached. Raises UsageError where a setting for that is missing or wrong."""
+        bootstrap = self.bootstrap()
+        if self.embedded_log:
+            return KafkaConnection(bootstrap)  # on loopback, and it knows of no security
+        tls = sasl = None
+        if self.kafka_security.endswith("ssl"):
+            tls = Tls(self.kafka_ca_file, self.kafka_cert_file, self.kafka_key_file)
+        if self.kafka_security.startswith("sasl"):
+            if self.kafka_username is None or self.kafka_password is None:
+                raise UsageError(
+                    f"PIXTIDE_KAFKA_SECURITY={self.kafka_security} needs PIXTIDE_KAFKA_USERNAME "
+                    "and PIXTIDE_KAFKA_PASSWORD (or PIXTIDE_KAFKA_PASSWORD_FILE)"
+                )
+            password = self.kafka_password.get_secret_value()
+            sasl = Sasl(self.kafka_username, password, self.kafka_sasl_mechanism)
+        elif self.kafka_username is not None or self.kafka_password is not None:
+            raise UsageError(
+                f"PIXTIDE_KAFKA_USERNAME and _PASSWORD are not used with PIXTIDE_KAFKA_SECURITY="
+                f"{self.kafka_security}: set sasl_ssl (or sasl_plaintext)"
+            )
+        return KafkaConnection(bootstrap, tls, sasl)
+
     def changed(self, **fields: object) -> Self:
         """A copy with these fields set."""
         return self.model_copy(update=fields)
@@ -163,7 +202,9 @@ def load_settings() -> Settings:
         UsageError: naming the variable that is wrong or unknown.
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    secret_files = {PREFIX + "WEAVIATE_API_KEY_FILE": "weaviate_api_key"}
+    secret_files = {
+        PREFIX + name.upper() + "_FILE": name for name in ("kafka_password", "weaviate_api_key")
+    }
     for name in os.environ:
         if not name.startswith(PREFIX) or name.startswith(PREFIX + "TEST_"):
             continue

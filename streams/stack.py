@@ -84,7 +84,7 @@ class Stack:
         port = self._pick_port()
         settings = self._settings = self._settings.changed(kafka=f"127.0.0.1:{port}")
         self._start_broker(port)
-        client = kafka.admin(settings.bootstrap())
+        client = kafka.admin(settings.kafka_connection())
         table = [(settings.named(t.name), t) for t in topics.topics(embedded=True)]
         kafka.create_topics(client, table, replication=1)
         catalog = open_catalog(settings)

@@ -90,7 +90,7 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
     from streams.log_guard import LogGuard
     from streams.reporter import Reporter
 
-    bootstrap = settings.bootstrap()
+    connection = settings.kafka_connection()
     decoders = DecoderPool(
         settings.decoders, settings.decode_timeout_s, Limits(max_pixels=settings.max_pixels)
     )
@@ -101,12 +101,12 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
     check_fingerprint(encoder, generation)
     encoder.warm_up()
     store = ImageStore(settings.image_store_url)
-    guard = LogGuard(kafka.admin(bootstrap), generation.log)
+    guard = LogGuard(kafka.admin(connection), generation.log)
     guard.check()
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
-            bootstrap, generation.group, RestingConsumer if settings.embedded_log else Consumer
+            connection, generation.group, RestingConsumer if settings.embedded_log else Consumer
         ),
         guard=guard,
         fetcher=_fetcher(settings, store),
@@ -117,7 +117,7 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
         generation=generation,
         is_live=_cached(lambda: catalog.live() == generation),
         reporter=Reporter(
-            kafka.producer(bootstrap, linger_ms=5, max_bytes=largest + topics.DEAD_LETTER_ROOM),
+            kafka.producer(connection, linger_ms=5, max_bytes=largest + topics.DEAD_LETTER_ROOM),
             store,
             generation,
             outcomes_topic=settings.named(topics.INDEXED),
@@ -148,11 +148,11 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
     from streams.reply_cache import ReplyCache
     from streams.snapshots import Snapshots
 
-    bootstrap = settings.bootstrap()
+    connection = settings.kafka_connection()
     decoders = DecoderPool(1, settings.decode_timeout_s, Limits(max_pixels=settings.max_pixels))
     decoders.start()
     topic = settings.named(topics.REQUESTS)
-    kafka.partitions_of(kafka.admin(bootstrap), topic)  # a clear error where it is missing
+    kafka.partitions_of(kafka.admin(connection), topic)  # a clear error where it is missing
 
     def load(generation: Generation) -> "Encoder":
         encoder = load_encoder(settings, generation.model)
@@ -164,13 +164,13 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
     snapshots = Snapshots(open_catalog(settings), load)
     return QueryConsumer(
         QueryParts(
-            bootstrap=bootstrap,
+            connection=connection,
             group=settings.named("query"),
             topic=topic,
             reply_topics=f"{prefix}({settings.reply_topics})",
             snapshots=snapshots,
             answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes)),
-            producer=kafka.reply_producer(bootstrap),
+            producer=kafka.reply_producer(connection),
             queue=settings.query_queue,
             on_started=rest_between_fetches if settings.embedded_log else lambda _: None,
         )
@@ -194,7 +194,7 @@ def search_client(settings: Settings, *, timeout_s: float = 10.0) -> "SearchClie
     from streams.client import SearchClient
 
     return SearchClient(
-        settings.bootstrap(),
+        settings.kafka_connection(),
         request_topic=settings.named(topics.REQUESTS),
         reply_topic=settings.named(topics.REPLIES),
         timeout_s=timeout_s,

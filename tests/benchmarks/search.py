@@ -144,7 +144,9 @@ def run(rows: int, seconds: float, out: Path) -> None:
 def _plain(stack: Embedded) -> Iterator[None]:
     ready = stack.folder / "plain.ready"
     ready.unlink(missing_ok=True)
-    kafka.admin(stack.settings().bootstrap()).create_topics([NewTopic(plain_faust.TOPIC, 6, 1)])
+    kafka.admin(stack.settings().kafka_connection()).create_topics(
+        [NewTopic(plain_faust.TOPIC, 6, 1)]
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", plain_faust.__name__, str(ready)],
         env=stack.env | {"PIXTIDE_KAFKA": stack.settings().bootstrap()},

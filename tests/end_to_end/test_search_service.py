@@ -158,7 +158,7 @@ def test_a_picture_finds_itself_by_its_bytes_its_address_and_its_id(
 async def _ask_at_once(service: OnServers, texts: list[str]) -> list[SearchReply]:
     settings = service.settings()
     async with AsyncSearchClient(
-        settings.bootstrap(),
+        settings.kafka_connection(),
         request_topic=settings.named(topics.REQUESTS),
         reply_topic=settings.named(topics.REPLIES),
     ) as client:
@@ -206,7 +206,7 @@ def test_a_reply_larger_than_its_topic_takes(service: OnServers) -> None:
     settings = service.settings()
     small = settings.named("search.replies.small")
     topic = NewTopic(small, 1, 1, config={"max.message.bytes": "2000"})
-    admin = kafka_clients.admin(settings.bootstrap())
+    admin = kafka_clients.admin(settings.kafka_connection())
     admin.create_topics([topic])[small].result(20)
     changed = {"kafka_replyTopic": small.encode()}
     _, reply = ask(service, b'{"text": "a", "limit": 20}', changed)
@@ -261,7 +261,7 @@ def ask(
 ) -> tuple[dict[str, bytes], SearchReply]:
     settings = service.settings()
     replies = changed.get("kafka_replyTopic", settings.named(topics.REPLIES).encode()).decode()
-    with contextlib.closing(kafka_clients.tail_consumer(settings.bootstrap())) as consumer:
+    with contextlib.closing(kafka_clients.tail_consumer(settings.kafka_connection())) as consumer:
         _, end = consumer.get_watermark_offsets(TopicPartition(replies, 0), timeout=20)
         consumer.assign([TopicPartition(replies, 0, end)])
         send(service, value, changed)

@@ -47,7 +47,7 @@ def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Itera
 
 def publish(stack: OnServers, pictures: dict[str, bytes | None]) -> None:
     """Inline uploads, or deletes where there is no picture."""
-    producer = kafka_clients.producer(stack.settings().bootstrap(), linger_ms=5)
+    producer = kafka_clients.producer(stack.settings().kafka_connection(), linger_ms=5)
     for image_id, data in pictures.items():
         if data is None:
             producer.produce(topic(stack), None, image_id.encode())
@@ -109,13 +109,13 @@ def wait_until_read(stack: OnServers, *, seconds: float = 120) -> None:
 
 def read_topic(stack: OnServers, name: str) -> list[Record]:
     """Everything that a topic holds now."""
-    bootstrap, full = stack.settings().bootstrap(), topic(stack, name)
-    client = kafka_clients.admin(bootstrap)
+    connection, full = stack.settings().kafka_connection(), topic(stack, name)
+    client = kafka_clients.admin(connection)
     numbers = range(kafka_clients.partitions_of(client, full))
     first = kafka_clients.beginnings(client, full, numbers)
     wanted = {p: e for p, e in kafka_clients.ends(client, full, numbers).items() if e > first[p]}
     records: list[Record] = []
-    with contextlib.closing(kafka_clients.tail_consumer(bootstrap)) as consumer:
+    with contextlib.closing(kafka_clients.tail_consumer(connection)) as consumer:
         consumer.assign([TopicPartition(full, p, first[p]) for p in wanted])
         deadline = time.monotonic() + 30
         while wanted and time.monotonic() < deadline:
@@ -191,7 +191,7 @@ def test_an_upload_delivered_again_after_its_delete_leaves_it_deleted(stack: OnS
         generation = generation_to_work_for(catalog, None)
     beginning = dict.fromkeys(range(generation.log.partitions), 0)
     kafka_clients.commit_beginning(
-        settings.bootstrap(), generation.group, generation.log.topic, beginning
+        settings.kafka_connection(), generation.group, generation.log.topic, beginning
     )
     assert lag_of(settings, generation) == 3
     stack.start_process("ingest")
@@ -272,7 +272,7 @@ def test_a_topic_made_anew_stops_the_worker(stack: OnServers) -> None:
     publish(stack, {"a": jpeg(1)})
     wait_until_read(stack)
     stack.stop_process("ingest")
-    client = kafka_clients.admin(stack.settings().bootstrap())
+    client = kafka_clients.admin(stack.settings().kafka_connection())
     client.delete_topics([topic(stack)])[topic(stack)].result()
     deadline = time.monotonic() + 20
     while topic(stack) in client.list_topics(timeout=5).topics:

@@ -43,7 +43,7 @@ def service(
 def client(service: OnServers, reply_topic: str, timeout_s: float) -> SearchClient:
     settings = service.settings()
     return SearchClient(
-        settings.bootstrap(),
+        settings.kafka_connection(),
         request_topic=settings.named(topics.REQUESTS),
         reply_topic=settings.named(reply_topic),
         timeout_s=timeout_s,
@@ -76,7 +76,7 @@ def test_too_many_requests_are_refused_at_once_and_fairly(service: OnServers) ->
     """One client floods the service; another, on a reply topic of its own, hardly notices."""
     settings = service.settings()
     other = "search.replies.other"
-    admin = kafka_clients.admin(settings.bootstrap())
+    admin = kafka_clients.admin(settings.kafka_connection())
     like = {topic.name: topic for topic in topics.topics(embedded=False)}
     table = [(settings.named(other), like[topics.REPLIES])]
     kafka_clients.create_topics(admin, table, replication=1)

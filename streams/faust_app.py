@@ -1,0 +1,49 @@
+"""Faust as a thin shell: no tables, no web server, no topics of its own, raw bytes."""
+
+import tempfile
+from typing import Any
+
+import faust
+
+from streams.kafka_connection import KafkaConnection
+
+#: A killed consumer's partitions are another's after so long; Faust would wait a minute.
+_SESSION_S = 10.0
+#: Faust makes folders there and leaves them empty; the default is the working folder.
+_datadir = tempfile.TemporaryDirectory(prefix="pixtide-query-")
+
+
+def faust_app(connection: KafkaConnection, group: str, *, buffered: int) -> Any:
+    """An app of that group; `buffered` is how many records may wait in its stream.
+
+    Raises:
+        UsageError: the connection's TLS files can't be used.
+    """
+    return faust.App(
+        group,
+        broker=[f"kafka://{address}" for address in connection.bootstrap.split(",")],
+        broker_credentials=_credentials(connection),
+        store="memory://",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        autodiscover=False,
+        consumer_auto_offset_reset="earliest",  # deadlines drop what is too old
+        broker_commit_interval=1.0,
+        broker_session_timeout=_SESSION_S,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=buffered,
+        datadir=_datadir.name,
+    )
+
+
+def _credentials(connection: KafkaConnection) -> Any:
+    context = connection.tls.context() if connection.tls else None
+    if connection.sasl is not None:
+        return faust.SASLCredentials(
+            username=connection.sasl.username,
+            password=connection.sasl.password,
+            mechanism=connection.sasl.mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context else None

@@ -1,0 +1,87 @@
+"""How Kafka is reached: an address, TLS and a login, said once for librdkafka and for aiokafka."""
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from schemas.errors import UsageError
+
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Whom to trust, and who we are. PEM files.
+
+    `ca_file` is the system's list where it is None; `cert_file` and `key_file` are a client's
+    own certificate, for brokers that ask for one.
+    """
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise UsageError("a client certificate for Kafka needs both its file and its key's")
+        for file in (self.ca_file, self.cert_file, self.key_file):
+            if file is not None and not file.is_file():
+                raise UsageError(f"no such file, for Kafka's TLS: {file}")
+
+    def context(self) -> ssl.SSLContext:
+        """The same for Python's own TLS. Raises UsageError where a file is no certificate."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.cert_file is not None:
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except (ssl.SSLError, OSError) as error:
+            raise UsageError(f"Kafka's TLS files: {error}") from error
+        return context
+
+
+@dataclass(frozen=True)
+class Sasl:
+    """A name and a password."""
+
+    username: str
+    password: str = field(repr=False)
+    mechanism: Mechanism = "SCRAM-SHA-512"
+
+
+@dataclass(frozen=True)
+class KafkaConnection:
+    """Where the brokers are, as `host:port,…`, and how they are spoken to; by default plainly."""
+
+    bootstrap: str
+    tls: Tls | None = None
+    sasl: Sasl | None = None
+
+    @property
+    def protocol(self) -> str:
+        """Kafka's name of the combination: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
+        return ("SASL_" if self.sasl else "") + ("SSL" if self.tls else "PLAINTEXT")
+
+    def librdkafka(self) -> dict[str, Any]:
+        """As configuration of a confluent-kafka client."""
+        config: dict[str, Any] = {
+            "bootstrap.servers": self.bootstrap,
+            "security.protocol": self.protocol,
+        }
+        if self.sasl is not None:
+            config["sasl.mechanisms"] = self.sasl.mechanism
+            config["sasl.username"] = self.sasl.username
+            config["sasl.password"] = self.sasl.password
+        if self.tls is not None:
+            files = {
+                "ssl.ca.location": self.tls.ca_file,
+                "ssl.certificate.location": self.tls.cert_file,
+                "ssl.key.location": self.tls.key_file,
+            }
+            config |= {name: str(file) for name, file in files.items() if file is not None}
+        return config
+
+
+def connection_to(kafka: str | KafkaConnection) -> KafkaConnection:
+    """A connection as it is; an address alone is spoken to plainly."""
+    return KafkaConnection(kafka) if isinstance(kafka, str) else kafka
