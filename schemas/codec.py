@@ -146,6 +146,7 @@ def encode_event(event: ImageUploaded) -> tuple[bytes, bytes, list[tuple[str, by
         value = (
             UploadData(
                 uri=event.picture.uri,
+                etag=event.picture.etag,
                 caption=event.caption or None,
                 tags=event.tags or None,
                 attributes=event.attributes or None,
@@ -273,7 +274,7 @@ def _picture(body: UploadData) -> InlinePicture | PictureAt:
     if body.data_base64 is not None:
         return InlinePicture(data=_unbase64(body.data_base64))
     if body.uri:
-        return PictureAt(uri=body.uri)
+        return PictureAt(uri=body.uri, etag=body.etag)
     raise PoisonError(ReasonCode.NO_SOURCE, "the data has neither uri nor data_base64")
 
 

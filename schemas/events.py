@@ -18,9 +18,13 @@ class InlinePicture(Contract):
 
 
 class PictureAt(Contract):
-    """The picture lies elsewhere: http, https, s3, gs, az or file."""
+    """The picture lies elsewhere: http, https, s3, gs, az or file.
+
+    With an `etag`, only that content of it is wanted.
+    """
 
     uri: str
+    etag: str | None = None
 
 
 class ImageUploaded(Contract):
@@ -50,6 +54,7 @@ class UploadData(Contract):
     """The `application/json` data of an upload event: exactly one of `uri` and `data_base64`."""
 
     uri: str | None = None
+    etag: str | None = None
     data_base64: str | None = Field(default=None, repr=False)
     caption: str | None = None
     tags: tuple[str, ...] | None = None

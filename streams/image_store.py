@@ -14,8 +14,14 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from schemas.errors import PoisonError, ReasonCode, TransientError
+from schemas.errors import PoisonError, ReasonCode, TransientError, UsageError
 from schemas.identity import original_key
+
+
+def said(error: Exception) -> str:
+    """What an object store's error says; pages of its inside follow the first line."""
+    return str(error).partition("\n")[0]
+
 
 #: How many originals' times are remembered; see `remove`.
 _REMEMBERED = 100_000
@@ -25,7 +31,11 @@ class ImageStore:
     """The originals under one URL: `file:`, `s3:`, `gs:`, `az:`."""
 
     def __init__(self, url: str) -> None:
-        """Open it; a folder is created."""
+        """Open it; a folder is created.
+
+        Raises:
+            UsageError: the environment lacks what it takes to open a bucket.
+        """
         self._url = url
         parts = urlsplit(url)
         if parts.scheme == "file":
@@ -33,7 +43,10 @@ class ImageStore:
             folder.mkdir(parents=True, exist_ok=True)
             self._store: ObjectStore = LocalStore(folder)
         else:
-            self._store = from_url(url)
+            try:
+                self._store = from_url(url)
+            except (BaseError, ValueError) as error:
+                raise UsageError(f"PIXTIDE_IMAGE_STORE={url}: {said(error)}") from error
         self._seen: OrderedDict[str, datetime] = OrderedDict()
 
     def put(self, image_id: str, data: bytes, extension: str) -> str:
@@ -48,7 +61,7 @@ class ImageStore:
             obstore.put(self._store, key, data)
             self._remember(uri, obstore.head(self._store, key)["last_modified"])
         except (BaseError, OSError) as error:
-            raise TransientError(f"the image store {self._url}: {error}") from error
+            raise TransientError(f"the image store {self._url}: {said(error)}") from error
         return uri
 
     def put_raw(self, key: str, data: bytes) -> str:
@@ -56,7 +69,7 @@ class ImageStore:
         try:
             obstore.put(self._store, key, data)
         except (BaseError, OSError) as error:
-            raise TransientError(f"the image store {self._url}: {error}") from error
+            raise TransientError(f"the image store {self._url}: {said(error)}") from error
         return f"{self._url}/{key}"
 
     def uri_of(self, image_id: str, data: bytes, extension: str) -> str:
@@ -87,9 +100,9 @@ class ImageStore:
         except (NotFoundError, FileNotFoundError):
             return None
         except PermissionDeniedError as error:
-            raise PoisonError(ReasonCode.SOURCE_FORBIDDEN, str(error)) from error
+            raise PoisonError(ReasonCode.SOURCE_FORBIDDEN, said(error)) from error
         except (BaseError, OSError) as error:
-            raise TransientError(f"the image store {self._url}: {error}") from error
+            raise TransientError(f"the image store {self._url}: {said(error)}") from error
 
     def remove(self, uri: str, obsolete_since: datetime) -> None:
         """Remove an original that a record of this time made obsolete.
@@ -108,7 +121,7 @@ class ImageStore:
         except (NotFoundError, FileNotFoundError):
             return
         except (BaseError, OSError) as error:
-            raise TransientError(f"the image store {self._url}: {error}") from error
+            raise TransientError(f"the image store {self._url}: {said(error)}") from error
 
     def _key(self, uri: str) -> str:
         return uri.removeprefix(self._url + "/")

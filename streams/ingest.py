@@ -41,6 +41,7 @@ from schemas.outcomes import OutcomeKind
 from search.generations import Generation
 from search.port import VectorIndex, Written
 from streams.fetch import Fetcher, OriginalGoneError
+from streams.host_lanes import HostLanes
 from streams.image_store import ImageStore
 from streams.kafka import record_of, verdict
 from streams.log_guard import LogGuard
@@ -71,6 +72,7 @@ class IngestLimits:
     bytes: int
     batch: int
     fetchers: int
+    fetchers_per_host: int
     keep_all_originals: bool
     partitioner: Partitioner
 
@@ -99,6 +101,7 @@ class IngestWorker:
         self._limits = limits
         self._flight: InFlight[Work] = InFlight()
         self._fetchers = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="fetch")
+        self._lanes = HostLanes(self._fetchers, limits.fetchers_per_host)
         self._lock = threading.Lock()  # held while rows are written, and while partitions change
         self._ready: queue.Queue[Work] = queue.Queue()
         self._done: queue.Queue[Work] = queue.Queue()
@@ -162,14 +165,14 @@ class IngestWorker:
             log = self._parts.generation.log
             work = Work(record, Version(log.epoch, record.partition, record.offset))
             if self._flight.admit(work):
-                self._fetchers.submit(self._prepare, work)
+                self._fetchers.submit(self._take_up, work)
         self._finish_done()
 
     def _finish_done(self) -> None:
         while not self._done.empty():
             following = self._flight.finish(self._done.get())
             if following is not None and not self._abandon.is_set():
-                self._fetchers.submit(self._prepare, following)
+                self._fetchers.submit(self._take_up, following)
 
     def _pause_or_resume(self) -> None:
         """Pause when full; resume at half, since each pause throws away what was prefetched."""
@@ -185,6 +188,19 @@ class IngestWorker:
             self._paused = full
 
     # 2. fetch, 3. decode
+
+    def _take_up(self, work: Work) -> None:
+        """Prepare it where its host has room, else when it has."""
+        self._lanes.run(self._host_asked(work), lambda: self._prepare(work))
+
+    def _host_asked(self, work: Work) -> str | None:
+        try:
+            event = self._read_event(work)
+        except Exception:  # noqa: BLE001  # whatever it is, `_prepare` meets it again
+            return None
+        if isinstance(event, ImageDeleted):
+            return None
+        return self._parts.fetcher.host_of(event.picture)
 
     def _prepare(self, work: Work) -> None:
         try:

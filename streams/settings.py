@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -75,6 +76,9 @@ class Settings(BaseSettings):
     allowed_hosts: Words = Field(
         (), description="host or host:port that may be fetched from though private"
     )
+    allowed_buckets: Words = Field(
+        (), description="s3://bucket, gs://bucket, az://container: what may be fetched from there"
+    )
     partitioner: Partitioner = Field("murmur2", description="of images.uploaded")
     reply_topics: str = Field(
         r"search\.(replies(\..+)?|requests\.reply|requests-replies)",
@@ -85,6 +89,9 @@ class Settings(BaseSettings):
     max_pixels: int = Field(89_000_000, ge=1)
     fetch_timeout_s: float = Field(30.0, gt=0, description="for one picture, retries included")
     fetchers: int = Field(8, ge=1, description="pictures fetched side by side")
+    fetchers_per_host: int = Field(
+        4, ge=1, description="of these from one host or bucket, so that a slow one doesn't take all"
+    )
     decode_timeout_s: float = Field(20.0, gt=0)
     decoders: int = Field(2, ge=1, description="decoding processes")
     in_flight_records: int = Field(256, ge=1)
@@ -96,12 +103,20 @@ class Settings(BaseSettings):
         64 * MiB, ge=0, description="of replies kept while the index stays the same; 0: none"
     )
 
-    @field_validator("file_roots", "allowed_hosts", mode="before")
+    @field_validator("file_roots", "allowed_hosts", "allowed_buckets", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("allowed_buckets")
+    @classmethod
+    def _buckets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for bucket in value:
+            if not re.fullmatch(r"(s3|gs|az)://[^/?#@\s]+/?", bucket):
+                raise ValueError(f"{bucket!r} is not s3://bucket, gs://bucket or az://container")
+        return tuple(bucket.rstrip("/") for bucket in value)
 
     @property
     def embedded_index(self) -> bool:

@@ -131,6 +131,7 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
             bytes=settings.in_flight_bytes,
             batch=settings.batch_size,
             fetchers=settings.fetchers,
+            fetchers_per_host=settings.fetchers_per_host,
             keep_all_originals=settings.keep_originals == "all",
             partitioner=settings.partitioner,
         ),
@@ -185,6 +186,7 @@ def _fetcher(settings: Settings, store: ImageStore) -> "Fetcher":
         timeout_s=settings.fetch_timeout_s,
         roots=settings.roots,
         allowed_hosts=frozenset(settings.allowed_hosts),
+        allowed_buckets=frozenset(settings.allowed_buckets),
     )
     return Fetcher(store, limits)
 

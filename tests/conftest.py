@@ -6,6 +6,7 @@ import pytest
 
 from tests.servers import SERVERS, KafkaServer, ServerError, Servers, WeaviateServer
 from tests.servers.install import SetupError
+from tests.servers.s3 import S3Server, s3_server
 from tests.servers.suite import prepare
 
 _needed = pytest.StashKey[set[str]]()
@@ -64,6 +65,15 @@ def kafka(servers: Servers) -> KafkaServer:
 def weaviate(servers: Servers) -> WeaviateServer:
     """A real Weaviate, shared: use collections of your own; leave it running."""
     return servers.weaviate()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server that speaks S3, shared: use buckets of your own; leave it running."""
+    server = s3_server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.close()
 
 
 class _Sayer:

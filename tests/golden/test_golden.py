@@ -29,6 +29,7 @@ from schemas.topics import topics
 FOLDER = Path(__file__).parent / "v1"
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 Message = dict[str, Any]
+PINNED = PictureAt(uri="https://example.org/beach.jpg", etag='"686897696a7c876b7e"')
 
 
 def uploaded(picture: InlinePicture | PictureAt) -> ImageUploaded:
@@ -85,6 +86,7 @@ def reply() -> SearchReply:
 
 MESSAGES: dict[str, Callable[[], Message]] = {
     "upload-by-uri": lambda: binary(uploaded(PictureAt(uri="https://example.org/beach.jpg"))),
+    "upload-pinned": lambda: binary(uploaded(PINNED)),
     "upload-inline": lambda: binary(
         uploaded(InlinePicture(data=b"\xff\xd8\xff\xe0", content_type="image/jpeg"))
     ),
@@ -127,7 +129,7 @@ def test_what_is_written_is_golden(name: str) -> None:
     assert MESSAGES[name]() == json.loads((FOLDER / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["upload-by-uri", "upload-inline"])
+@pytest.mark.parametrize("name", ["upload-by-uri", "upload-pinned", "upload-inline"])
 def test_golden_uploads_are_read(name: str) -> None:
     golden = json.loads((FOLDER / f"{name}.json").read_text())
     inline = isinstance(golden["value"], str)
@@ -136,6 +138,7 @@ def test_golden_uploads_are_read(name: str) -> None:
     event: ImageEvent = decode_event(golden["key"].encode(), value, headers, 0)
     assert not isinstance(event, ImageDeleted)
     assert event == uploaded(event.picture)
+    assert (event.picture == PINNED) == (name == "upload-pinned")
 
 
 def test_golden_requests_and_replies_are_read() -> None:

@@ -1,0 +1,153 @@
+"""Pictures on the web: every hop checked, every byte counted, one deadline for all of it."""
+
+import ssl
+import zlib
+from collections.abc import Callable, Iterator
+from urllib.parse import quote, urljoin, urlsplit
+
+import certifi
+import httpcore
+
+from schemas.errors import PoisonError, ReasonCode, TransientError
+from schemas.events import PictureAt
+from streams.dialling import CheckedBackend
+from streams.fetched import Fetched, require_pinned
+
+_MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HEADERS = (
+    ("User-Agent", "pixtide"),
+    ("Accept", "image/*"),
+    ("Accept-Encoding", "identity"),
+)
+#: Asked for or not, this much is understood; see zlib's `wbits`: both headers, detected.
+_ZLIB = frozenset({b"gzip", b"x-gzip", b"deflate"})
+_ANY_HEADER = 32 + zlib.MAX_WBITS
+#: What URLs are made of; `quote` leaves these and escapes the rest.
+_URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]|"
+
+
+class HttpSource:
+    """Fetches http and https URLs. Nothing is taken from the environment, proxies included."""
+
+    def __init__(
+        self, *, max_bytes: int, allowed_hosts: frozenset[str], clock: Callable[[], float]
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=ssl.create_default_context(cafile=certifi.where()),
+            max_connections=64,
+            keepalive_expiry=10,
+            network_backend=CheckedBackend(allowed_hosts, clock),
+        )
+
+    def close(self) -> None:
+        """Let connections go."""
+        self._pool.close()
+
+    def get(self, picture: PictureAt, until: float) -> bytes:
+        """The picture's bytes, before that instant of the clock.
+
+        Raises:
+            PoisonError: with the code that says why they can't be had.
+            TransientError: trying again may help.
+        """
+        uri = picture.uri
+        for _ in range(_MAX_REDIRECTS + 1):
+            url = _checked_url(uri)
+            timeouts = dict.fromkeys(("connect", "read", "write"), until)  # see dialling.py
+            timeouts["pool"] = max(0.0, until - self._clock())
+            try:
+                with self._pool.stream(
+                    "GET", url, headers=_HEADERS, extensions={"timeout": timeouts}
+                ) as response:
+                    location = _header(response, b"location")
+                    if response.status not in _REDIRECTS or location is None:
+                        return self._body(picture, response)
+            except (
+                httpcore.NetworkError,
+                httpcore.TimeoutException,
+                httpcore.ProtocolError,
+                zlib.error,
+            ) as error:
+                raise TransientError(f"{uri}: {type(error).__name__} {error}") from error
+            uri = _hop(uri, quote(location, safe=_URL_CHARACTERS))
+        raise PoisonError(ReasonCode.REDIRECT_LIMIT, f"more than {_MAX_REDIRECTS} redirects")
+
+    def _body(self, picture: PictureAt, response: httpcore.Response) -> bytes:
+        _check_status(picture.uri, response.status)
+        require_pinned(picture, (_header(response, b"etag") or b"").decode("latin-1"))
+        fetched = Fetched(self._max_bytes)
+        length = _header(response, b"content-length") or b""
+        if length.isdigit():
+            fetched.expect(int(length))
+        for chunk in _plain(response, self._max_bytes):
+            fetched.add(chunk)
+        return fetched.whole()
+
+
+def _plain(response: httpcore.Response, max_bytes: int) -> Iterator[bytes]:
+    """The body, decompressed where it came compressed; never much more than `max_bytes`."""
+    encoding = (_header(response, b"content-encoding") or b"identity").strip().lower()
+    if encoding == b"identity":
+        yield from response.iter_stream()
+        return
+    if encoding not in _ZLIB:
+        raise PoisonError(
+            ReasonCode.SOURCE_UNAVAILABLE,
+            f"it came with Content-Encoding {encoding.decode('latin-1')}, which wasn't asked for",
+        )
+    inflating = zlib.decompressobj(_ANY_HEADER)
+    for chunk in response.iter_stream():
+        yield inflating.decompress(chunk, max_bytes + 1)  # so much is too much already
+    if not inflating.eof:
+        raise zlib.error("the compressed body ends early")
+
+
+def _check_status(uri: str, status: int) -> None:
+    if status == 200:
+        return
+    if status in (404, 410):
+        raise PoisonError(ReasonCode.SOURCE_GONE, f"{uri}: HTTP {status}")
+    if status in (401, 403, 407, 451):
+        raise PoisonError(ReasonCode.SOURCE_FORBIDDEN, f"{uri}: HTTP {status}")
+    if status in (408, 425, 429) or status >= 500:
+        raise TransientError(f"{uri}: HTTP {status}")
+    raise PoisonError(ReasonCode.SOURCE_UNAVAILABLE, f"{uri}: HTTP {status}")
+
+
+def _header(response: httpcore.Response, wanted: bytes) -> bytes | None:
+    return next((value for name, value in response.headers if name.lower() == wanted), None)
+
+
+def _hop(uri: str, location: str) -> str:
+    try:
+        target = urljoin(uri, location)
+        scheme = urlsplit(target).scheme
+    except ValueError as error:
+        raise PoisonError(ReasonCode.INVALID_URL, f"redirected to {location!r}") from error
+    if scheme not in ("http", "https"):
+        raise PoisonError(ReasonCode.SCHEME_NOT_ALLOWED, f"redirected to {target}")
+    return target
+
+
+def _checked_url(uri: str) -> httpcore.URL:
+    """The URL in ASCII, without its fragment, in parts that nobody parses again.
+
+    Raises:
+        PoisonError: INVALID_URL, for what no honest publisher writes.
+    """
+    try:
+        parts = urlsplit(uri)
+        name, port = parts.hostname or "", parts.port
+        host = name.encode("ascii" if ":" in name else "idna")
+        path = quote(parts.path or "/", safe=_URL_CHARACTERS)
+        query = quote(parts.query, safe=_URL_CHARACTERS)
+    except ValueError as error:
+        raise PoisonError(ReasonCode.INVALID_URL, f"{uri!r}: {error}") from error
+    bad = any(ord(char) <= 0x20 or ord(char) == 0x7F for char in uri)
+    if bad or not host or "@" in parts.netloc or port == 0:
+        raise PoisonError(ReasonCode.INVALID_URL, f"{uri!r} is no plain http(s) URL")
+    target = f"{path}?{query}" if query else path
+    return httpcore.URL(scheme=parts.scheme.lower(), host=host, port=port, target=target)

@@ -1,0 +1,91 @@
+"""A slow host takes its own lanes, and never all threads."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+
+from streams.host_lanes import HostLanes
+
+WAIT_S = 10.0
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as executor:
+        yield executor
+
+
+def test_others_go_on_while_a_slow_host_is_waited_for(threads: ThreadPoolExecutor) -> None:
+    lanes = HostLanes(threads, per_host=2)
+    release, inside, order = threading.Event(), threading.Semaphore(0), []
+    together, most = 0, 0
+    lock = threading.Lock()
+
+    def slow(number: int) -> None:
+        nonlocal together, most
+        with lock:
+            order.append(number)
+            together += 1
+            most = max(most, together)
+        inside.release()
+        assert release.wait(WAIT_S)
+        with lock:
+            together -= 1
+
+    tasks = [threads.submit(lanes.run, "slow", partial(slow, number)) for number in range(20)]
+    assert inside.acquire(timeout=WAIT_S) and inside.acquire(timeout=WAIT_S)
+    done = threading.Event()
+    threads.submit(lanes.run, "quick", done.set)
+    assert done.wait(WAIT_S)
+    done.clear()
+    threads.submit(lanes.run, None, done.set)
+    assert done.wait(WAIT_S)
+    release.set()
+    for _ in range(18):
+        assert inside.acquire(timeout=WAIT_S)
+    for task in tasks:
+        task.result()
+    assert sorted(order) == list(range(20))
+    assert order[2:] == sorted(order[2:]), "who waits longest goes first"
+    assert most == 2
+
+
+def test_a_task_that_fails_gives_its_place_on(threads: ThreadPoolExecutor) -> None:
+    lanes = HostLanes(threads, per_host=1)
+    begun, go = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        begun.set()
+        assert go.wait(WAIT_S)
+        raise ValueError
+
+    failing = threads.submit(lanes.run, "host", fail)
+    assert begun.wait(WAIT_S)
+    after = threading.Event()
+    lanes.run("host", after.set)
+    go.set()
+    assert after.wait(WAIT_S)
+    with pytest.raises(ValueError):
+        failing.result()
+
+
+def test_nobody_waits_for_a_pool_that_is_shut_down() -> None:
+    executor = ThreadPoolExecutor(1)
+    lanes = HostLanes(executor, per_host=1)
+    begun, go = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert go.wait(WAIT_S)
+
+    running = executor.submit(lanes.run, "host", slow)
+    assert begun.wait(WAIT_S)
+    ran = threading.Event()
+    lanes.run("host", ran.set)
+    executor.shutdown(wait=False)
+    go.set()
+    running.result()
+    assert not ran.is_set()
