@@ -1,20 +1,29 @@
-"""Apache Kafka: one node that is broker and controller (KRaft)."""
+"""Apache Kafka: one node that is broker and controller (KRaft).
+
+It listens twice: plainly, where everybody may do everything, and secured, with SCRAM over TLS,
+where everybody may do what an ACL allows.
+"""
 
 import os
 import socket
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.install import KAFKA_VERSION, Say, check_kafka, kafka_jars
 from tests.servers.runners import (
     ChildProcess,
     Container,
     Elsewhere,
+    NotOurServerError,
     Runner,
     ServerError,
     docker,
@@ -35,13 +44,29 @@ _LOGGING = {
 }
 
 
+@dataclass(frozen=True)
+class SecuredListener:
+    """Where SCRAM-SHA-512 over TLS is spoken, and who vouches for the broker."""
+
+    bootstrap: str
+    authority: Path
+
+
 class KafkaServer(Server):
     """A Kafka for tests; `bootstrap` is its address, `port` the port of that."""
 
-    def __init__(self, bootstrap: str, runner: Runner):
+    def __init__(self, bootstrap: str, runner: Runner, secured: SecuredListener | None = None):
         super().__init__(f"Kafka at {bootstrap}", runner)
         self.bootstrap = bootstrap
+        self._secured = secured
         self.port = int(bootstrap.split(",")[0].rpartition(":")[2])
+
+    @property
+    def secured(self) -> SecuredListener:
+        """Its other listener. Raises NotOurServerError where the environment gave the server."""
+        if self._secured is None:
+            raise NotOurServerError(f"this test needs a secured Kafka of ours: unset {ADDRESS}")
+        return self._secured
 
     def _serves(self) -> bool:
         # A bare connection first: the client writes of every one refused.
@@ -74,22 +99,23 @@ def kafka_server(folder: Path, say: Say) -> KafkaServer:
     """A Kafka that isn't launched yet, with its data and log in `folder`."""
     if address := os.environ.get(ADDRESS):
         return KafkaServer(address, Elsewhere(ADDRESS))
-    port, controller_port = free_ports(2)
-    bootstrap = f"127.0.0.1:{port}"
+    ports = _Ports(*free_ports(3))
+    bootstrap = f"127.0.0.1:{ports.plain}"
+    certificates = make_certificates(folder)
+    secured = SecuredListener(f"127.0.0.1:{ports.secured}", certificates.authority)
     if docker_answers():
-        properties = _properties("0.0.0.0", port, controller_port, "/var/lib/kafka/data")
-        environment = {
-            f"KAFKA_{name.upper().replace('.', '_')}": value for name, value in properties.items()
-        }
+        properties = _properties("0.0.0.0", ports, "/var/lib/kafka/data") | _secured(certificates)
+        environment = {_variable(name): value for name, value in properties.items()}
         environment["KAFKA_HEAP_OPTS"] = "-Xmx512m"
-        return KafkaServer(bootstrap, Container(IMAGE, environment, {port: port}))
-    return KafkaServer(bootstrap, _child(folder, port, controller_port, say))
+        published = {ports.plain: ports.plain, ports.secured: ports.secured}
+        return KafkaServer(bootstrap, Container(IMAGE, environment, published), secured)
+    settings = _properties("127.0.0.1", ports, str(folder / "data")) | _secured(certificates)
+    return KafkaServer(bootstrap, _child(folder, settings, say), secured)
 
 
-def _child(folder: Path, port: int, controller_port: int, say: Say) -> ChildProcess:
+def _child(folder: Path, settings: Mapping[str, str], say: Say) -> ChildProcess:
     classes = ["-cp", f"{kafka_jars(say)}/*"]
     properties = folder / "server.properties"
-    settings = _properties("127.0.0.1", port, controller_port, str(folder / "data"))
     properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     format_storage = ["java", "-XX:TieredStopAtLevel=1", *classes]
@@ -107,15 +133,49 @@ def _child(folder: Path, port: int, controller_port: int, say: Say) -> ChildProc
     return ChildProcess(command, {}, folder)
 
 
-def _properties(host: str, port: int, controller_port: int, data: str) -> dict[str, str]:
+def _variable(name: str) -> str:
+    """As the image reads settings from its environment."""
+    return f"KAFKA_{name.upper().replace('-', '___').replace('.', '_')}"
+
+
+class _Ports(NamedTuple):
+    plain: int
+    secured: int
+    controller: int
+
+
+def _secured(certificates: Certificates) -> dict[str, str]:
+    """Who comes by the plain listener, or is this node itself, is ANONYMOUS."""
+    listener = "listener.name.secured"
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
+    return {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        f"{listener}.scram-sha-512.sasl.jaas.config": f"{scram} required;",
+        f"{listener}.ssl.keystore.type": "PEM",
+        f"{listener}.ssl.keystore.key": _one_line(certificates.key),
+        f"{listener}.ssl.keystore.certificate.chain": _one_line(certificates.certificate),
+    }
+
+
+def _one_line(pem: Path) -> str:
+    """As properties and environments take it: any white space will do in PEM."""
+    return " ".join(pem.read_text().split("\n")).strip()
+
+
+def _properties(host: str, ports: _Ports, data: str) -> dict[str, str]:
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
-        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+        "controller.quorum.voters": f"1@127.0.0.1:{ports.controller}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://{host}:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+        "listeners": f"PLAINTEXT://{host}:{ports.plain},SECURED://{host}:{ports.secured},"
+        f"CONTROLLER://127.0.0.1:{ports.controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{ports.plain},"
+        f"SECURED://127.0.0.1:{ports.secured}",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,"
+        "SECURED:SASL_SSL",
         "log.dirs": data,
         "auto.create.topics.enable": "false",
         "num.partitions": "1",
