@@ -1,10 +1,16 @@
-"""Writes docs/settings.md from the settings themselves: `python docs/generate.py`."""
+"""Writes docs/settings.md, and the grants in docs/security.md, from the code itself.
+
+Run `python docs/generate.py`.
+"""
 
 from pathlib import Path
 
+from streams.acls import grants
 from streams.settings import PREFIX, Settings
 
 PAGE = Path(__file__).parent / "settings.md"
+SECURITY_PAGE = Path(__file__).parent / "security.md"
+_GRANTS_BEGIN, _GRANTS_END = "<!-- grants: written by docs/generate.py -->\n", "<!-- end -->\n"
 
 
 def settings_page() -> str:
@@ -29,6 +35,17 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def security_page() -> str:
+    """The page, with the grants as they should be."""
+    before, rest = SECURITY_PAGE.read_text().split(_GRANTS_BEGIN)
+    after = rest.split(_GRANTS_END)[1]
+    lines = ["```"]
+    for process, given in grants().items():
+        lines += [f"# {process}", *(grant.command(process) for grant in given)]
+    block = "\n".join([*lines, "```"]) + "\n"
+    return before + _GRANTS_BEGIN + block + _GRANTS_END + after
+
+
 def _written(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -50,3 +67,4 @@ _MEANINGS = {
 
 if __name__ == "__main__":
     PAGE.write_text(settings_page())
+    SECURITY_PAGE.write_text(security_page())

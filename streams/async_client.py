@@ -39,7 +39,7 @@ class AsyncSearchClient:
 
         Raises:
             TransientError: the broker can't be reached.
-            UsageError: there is no such reply topic.
+            UsageError: a topic is missing, or Kafka refuses the login or the access.
         """
         self._loop = asyncio.get_running_loop()
         self._wire = await asyncio.to_thread(Replies, self._addresses)

@@ -37,7 +37,7 @@ class SearchClient:
 
         Raises:
             TransientError: the broker can't be reached.
-            UsageError: there is no such reply topic.
+            UsageError: a topic is missing, or Kafka refuses the login or the access.
         """
         self._timeout_s = timeout_s
         self._waiting: set[bytes] = set()

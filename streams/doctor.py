@@ -65,8 +65,9 @@ _MENDS = {
 
 
 def _broker(settings: Settings) -> Finding:
-    with kafka.translated():
-        found = kafka.admin(settings.kafka_connection()).list_topics(timeout=5)
+    client = kafka.admin(settings.kafka_connection())
+    with kafka.translated(client):
+        found = client.list_topics(timeout=5)
     said = f"{len(found.brokers)} broker(s) at {settings.kafka}"
     return Finding("broker", True, said)
 

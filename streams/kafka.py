@@ -2,12 +2,13 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Message,
@@ -21,16 +22,21 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
     NewTopic,
     OffsetSpec,
     ResourceType,
+    TopicMetadata,
 )
 
-from schemas.errors import FatalError, TransientError, UsageError
+from schemas.errors import TransientError, UsageError
 from schemas.topics import Topic
 from search.generations import LogIdentity
+from streams.acls import NO_GROUP
 from streams.kafka_connection import KafkaConnection
+from streams.kafka_errors import Admin, require_granted
+from streams.kafka_errors import translated as translated
+from streams.kafka_errors import verdict as verdict
 
 Headers = list[tuple[str, bytes | None]]
 REQUEST_TIMEOUT_S = 10.0
-_HOW = "is the broker running, and does it advertise an address that this machine reaches?"
+_STEP_S = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +83,7 @@ def _bytes(value: object) -> bytes | None:
 
 def admin(connection: KafkaConnection) -> AdminClient:
     """An admin client."""
-    return AdminClient({**connection.librdkafka(), **_QUIET})
+    return Admin(connection, **_QUIET)
 
 
 def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2**20) -> Producer:
@@ -138,7 +144,7 @@ def tail_consumer(connection: KafkaConnection) -> Consumer:
     return Consumer(
         {
             **connection.librdkafka(),
-            "group.id": "pixtide.none",  # librdkafka wants one; nothing is committed under it
+            "group.id": NO_GROUP,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
@@ -159,20 +165,41 @@ def partitions_of(client: AdminClient, topic: str) -> int:
     """How many partitions a topic has.
 
     Raises:
-        UsageError: there is no such topic.
+        UsageError: there is no such topic; KafkaDeniedError where we may not look.
         TransientError: the broker can't be reached.
     """
-    with translated():
-        metadata = client.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics.get(topic)
+    metadata = _topics(client, topic).get(topic)
+    if metadata is not None:
+        require_granted(metadata.error, f"topic {topic}")
     if metadata is None or metadata.error is not None or not metadata.partitions:
         raise UsageError(f"topic {topic} doesn't exist: run `pixtide topics create`")
     return len(metadata.partitions)
 
 
+def _topics(client: AdminClient, topic: str | None = None) -> dict[str, TopicMetadata]:
+    """Look in short steps: that a login is refused is heard between them."""
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            with translated(client):
+                found: dict[str, TopicMetadata] = client.list_topics(topic, timeout=_STEP_S).topics
+                return found
+        except TransientError:
+            if time.monotonic() > deadline:
+                raise
+
+
+def require_group(client: AdminClient, group: str) -> None:
+    """Raises KafkaDeniedError where this login may not use that consumer group."""
+    asked = [ConsumerGroupTopicPartitions(group)]
+    with translated(client):
+        client.list_consumer_group_offsets(asked)[group].result(REQUEST_TIMEOUT_S)
+
+
 def topic_config(client: AdminClient, topic: str) -> dict[str, str]:
     """A topic's effective configuration. Raises TransientError if the broker is out of reach."""
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    with translated():
+    with translated(client):
         found = client.describe_configs([resource])[resource].result()
     return {name: str(entry.value) for name, entry in found.items()}
 
@@ -180,7 +207,7 @@ def topic_config(client: AdminClient, topic: str) -> dict[str, str]:
 def log_identity(client: AdminClient, topic: str) -> LogIdentity:
     """Which log this topic is now. Raises as `partitions_of`."""
     partitions = partitions_of(client, topic)
-    with translated():
+    with translated(client):
         described = client.describe_topics(TopicCollection([topic]))[topic].result()
     return LogIdentity(topic=topic, topic_id=str(described.topic_id), partitions=partitions)
 
@@ -202,7 +229,7 @@ def _offsets(
     deadline = time.monotonic() + REQUEST_TIMEOUT_S
     while True:
         try:
-            with translated():
+            with translated(client):
                 found = client.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S)
                 return {where.partition: future.result().offset for where, future in found.items()}
         except TransientError:
@@ -250,41 +277,14 @@ def create_topics(
         for name, topic in table
     ]
     created = {}
-    with translated():
-        client.list_topics(timeout=REQUEST_TIMEOUT_S)  # a clear error where there is no broker
+    _topics(client)  # a clear error where there is no broker
     for name, future in client.create_topics(wanted).items():
         try:
             future.result()
             created[name] = True
         except KafkaException as error:
+            require_granted(error.args[0], f"topic {name}")
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise UsageError(f"topic {name} can't be created: {error.args[0].str()}") from error
             created[name] = False
     return created
-
-
-def verdict(error: KafkaError) -> FatalError | TransientError:
-    """What a client-level error means for a worker."""
-    if error.code() in _LOG_CHANGED:
-        return FatalError(f"the log changed ({error.str()}): create a generation")
-    if error.fatal():
-        return FatalError(error.str())
-    return TransientError(f"Kafka: {error.str()}; {_HOW}")
-
-
-_LOG_CHANGED = (
-    KafkaError._AUTO_OFFSET_RESET,
-    KafkaError.OFFSET_OUT_OF_RANGE,
-)
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn librdkafka's exceptions into ours."""
-    try:
-        yield
-    except KafkaException as error:
-        inner = error.args[0]
-        if isinstance(inner, KafkaError):
-            raise TransientError(f"Kafka: {inner.str()}; {_HOW}") from error
-        raise

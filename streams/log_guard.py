@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient
 from schemas.errors import FatalError, TransientError, UsageError
 from search.generations import LogIdentity
 from streams.kafka import REQUEST_TIMEOUT_S, log_identity
+from streams.kafka_errors import KafkaDeniedError
 
 _EVERY_S = 15.0
 _ADVICE = "create a generation for the new log (`pixtide index create`)"
@@ -31,10 +32,17 @@ class LogGuard:
         self._next_check = clock()
 
     def check(self) -> None:
-        """Raises FatalError where the topic was created anew or given more partitions."""
+        """Look at the topic.
+
+        Raises:
+            FatalError: it was created anew or given more partitions.
+            KafkaDeniedError: we may not look at it.
+        """
         expected = self._expected
         try:
             found = log_identity(self._client, expected.topic)
+        except KafkaDeniedError:
+            raise  # which says nothing about the log
         except UsageError as error:
             raise FatalError(f"the log changed: {error}; then {_ADVICE}") from error
         if (found.topic_id, found.partitions) != (expected.topic_id, expected.partitions):

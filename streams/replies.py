@@ -35,13 +35,15 @@ class Replies:
 
         Raises:
             TransientError: the broker can't be reached.
-            UsageError: there is no such reply topic.
+            UsageError: a topic is missing, or Kafka refuses the login or the access.
         """
         connection, reply_topic = addresses.connection, addresses.reply_topic
         self._addresses = addresses
         self._producer = kafka.producer(connection, linger_ms=0)
         self._consumer = kafka.tail_consumer(connection)
-        count = kafka.partitions_of(kafka.admin(connection), reply_topic)
+        client = kafka.admin(connection)
+        kafka.partitions_of(client, addresses.request_topic)
+        count = kafka.partitions_of(client, reply_topic)
         self._partition = random.randrange(count)  # noqa: S311  # spreads clients, no secret
         where = TopicPartition(reply_topic, self._partition)
         with kafka.translated():

@@ -101,8 +101,12 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
     check_fingerprint(encoder, generation)
     encoder.warm_up()
     store = ImageStore(settings.image_store_url)
-    guard = LogGuard(kafka.admin(connection), generation.log)
+    client = kafka.admin(connection)
+    guard = LogGuard(client, generation.log)
     guard.check()
+    for topic in (topics.INDEXED, topics.DEAD_LETTERS):
+        kafka.partitions_of(client, settings.named(topic))  # or it would wait for it, full
+    kafka.require_group(client, generation.group)
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
@@ -153,7 +157,9 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
     decoders = DecoderPool(1, settings.decode_timeout_s, Limits(max_pixels=settings.max_pixels))
     decoders.start()
     topic = settings.named(topics.REQUESTS)
-    kafka.partitions_of(kafka.admin(connection), topic)  # a clear error where it is missing
+    client, group = kafka.admin(connection), settings.named("query")
+    kafka.partitions_of(client, topic)  # a clear error where it is missing
+    kafka.require_group(client, group)
 
     def load(generation: Generation) -> "Encoder":
         encoder = load_encoder(settings, generation.model)
@@ -166,7 +172,7 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
     return QueryConsumer(
         QueryParts(
             connection=connection,
-            group=settings.named("query"),
+            group=group,
             topic=topic,
             reply_topics=f"{prefix}({settings.reply_topics})",
             snapshots=snapshots,

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tests.pictures import jpeg
+
 PICTURE = b"p" * 1000
 _STEP_S = 0.1
 #: How long a trickle goes on; longer than any deadline of a test.
@@ -129,6 +131,7 @@ def _compressed(data: bytes) -> bytes:
 _BEHAVIOURS: "dict[str, Callable[[_Handler, str], Any]]" = {
     "ok": lambda handler, _: handler.answer(200, PICTURE, ETag='"v1"'),
     "weak": lambda handler, _: handler.answer(200, PICTURE, ETag='W/"v1"'),
+    "picture": lambda handler, number: handler.answer(200, jpeg(int(number))),
     "no-etag": lambda handler, _: handler.answer(200, PICTURE),
     "status": lambda handler, status: handler.answer(int(status)),
     "size": lambda handler, size: handler.answer(200, b"x" * int(size)),

@@ -12,6 +12,7 @@ from tests.servers.runners import (
     ChildProcess,
     Container,
     Elsewhere,
+    NotOurServerError,
     Runner,
     docker,
     docker_answers,
@@ -64,8 +65,16 @@ def prepare(say: Say) -> None:
         say(f"Weaviate: {weaviate_binary(say)}")
 
 
-def weaviate_server(folder: Path, say: Say) -> WeaviateServer:
-    """A Weaviate that isn't launched yet, with its data and log in `folder`."""
+def weaviate_server(folder: Path, say: Say, *, api_key: str | None = None) -> WeaviateServer:
+    """A Weaviate that isn't launched yet, with its data and log in `folder`.
+
+    With an `api_key`, one of ours that lets in nobody else.
+
+    Raises:
+        NotOurServerError: a key is asked for where the environment gives the server.
+    """
+    if api_key and URL in os.environ:
+        raise NotOurServerError(f"this test needs a Weaviate of ours: unset {URL}")
     if url := os.environ.get(URL):
         return WeaviateServer(
             url.rstrip("/"), int(os.environ.get(GRPC_PORT, "50051")), Elsewhere(URL)
@@ -73,14 +82,14 @@ def weaviate_server(folder: Path, say: Say) -> WeaviateServer:
     port, grpc_port, *others = free_ports(6)
     url = f"http://127.0.0.1:{port}"
     if docker_answers():
-        inside = {"PERSISTENCE_DATA_PATH": "/var/lib/weaviate", **_environment()}
+        inside = {"PERSISTENCE_DATA_PATH": "/var/lib/weaviate", **_environment(api_key)}
         container = Container(IMAGE, inside, {port: 8080, grpc_port: 50051})
         return WeaviateServer(url, grpc_port, container)
     gossip_port, data_port, raft_port, raft_rpc_port = map(str, others)
     command = [str(weaviate_binary(say)), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--scheme", "http"]
     environment = {
-        **_environment(),
+        **_environment(api_key),
         "PERSISTENCE_DATA_PATH": str(folder / "data"),
         # Weaviate opens the gRPC port and the data port on every interface; no setting binds them.
         "GRPC_PORT": str(grpc_port),
@@ -94,9 +103,14 @@ def weaviate_server(folder: Path, say: Say) -> WeaviateServer:
     return WeaviateServer(url, grpc_port, ChildProcess(command, environment, folder))
 
 
-def _environment() -> dict[str, str]:
-    return {
-        "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": "true",
+def _environment(api_key: str | None) -> dict[str, str]:
+    keys = {
+        "AUTHENTICATION_APIKEY_ENABLED": "true",
+        "AUTHENTICATION_APIKEY_ALLOWED_KEYS": api_key or "",
+        "AUTHENTICATION_APIKEY_USERS": "pixtide",
+    }
+    return (keys if api_key else {}) | {
+        "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": "false" if api_key else "true",
         "AUTOSCHEMA_ENABLED": "false",
         "CLUSTER_HOSTNAME": "node1",
         "RAFT_BOOTSTRAP_EXPECT": "1",

@@ -150,7 +150,7 @@ def test_bad_events_have_their_code(
 
 @pytest.mark.parametrize(
     "picture",
-    [InlinePicture(data=b"\x89PNG", content_type="image/png"), PictureAt(uri="s3://b/k")],
+    [InlinePicture(data=b"\x89PNG", content_type="image/png"), PictureAt(uri="s3://b/k", etag="1")],
 )
 def test_what_is_written_is_read(picture: InlinePicture | PictureAt) -> None:
     event = ImageUploaded(

@@ -10,14 +10,16 @@ from schemas.topics import topics
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_settings_page_is_current() -> None:
+def test_what_is_generated_is_current() -> None:
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec is not None and spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    assert (DOCS / "settings.md").read_text() == generate.settings_page(), (
-        "run: python docs/generate.py"
-    )
+    for page, wanted in {
+        "settings.md": generate.settings_page(),
+        "security.md": generate.security_page(),
+    }.items():
+        assert (DOCS / page).read_text() == wanted, "run: python docs/generate.py"
 
 
 def test_every_topic_and_code_is_explained() -> None:

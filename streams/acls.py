@@ -1,0 +1,79 @@
+"""What each process may do on Kafka, and no more: the grants of a secured deployment."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas import topics
+
+#: librdkafka wants a group of every consumer; nothing is committed under this one.
+NO_GROUP = "pixtide.none"
+Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
+_LOOK_AFTER: tuple[Operation, ...] = ("Create", "Describe", "DescribeConfigs")
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Operations on a topic or a group; with `prefixed`, on all whose names begin so.
+
+    To Kafka, Read and Write imply Describe.
+    """
+
+    operations: tuple[Operation, ...]
+    resource: Literal["topic", "group"]
+    name: str
+    prefixed: bool = False
+
+    def command(self, principal: str) -> str:
+        """The options of `kafka-acls.sh` that give it."""
+        operations = " ".join(f"--operation {operation}" for operation in self.operations)
+        pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
+        return (
+            f"--add --allow-principal User:{principal} {operations} "
+            f"--{self.resource} {self.name}{pattern}"
+        )
+
+
+def grants(named: Callable[[str], str] = str) -> dict[str, tuple[Grant, ...]]:
+    """The grants of each process; `named` puts a name into a namespace.
+
+    `publisher` is whoever sends events and hears their outcomes, `client` whoever searches,
+    `operator` whoever runs the commands that look after topics, generations and dead letters.
+    """
+
+    def read(topic: str) -> Grant:
+        return Grant(("Read",), "topic", named(topic))
+
+    def write(topic: str) -> Grant:
+        return Grant(("Write",), "topic", named(topic))
+
+    def group(operation: Operation, name: str, *, prefixed: bool = False) -> Grant:
+        return Grant((operation,), "group", name, prefixed)
+
+    generations = named("ingest.")
+    no_group = group("Describe", NO_GROUP)
+    every = [topic.name for topic in topics.topics(embedded=False)]
+    return {
+        "ingest": (
+            read(topics.UPLOADED),
+            read(topics.RETRY),
+            write(topics.DEAD_LETTERS),
+            write(topics.INDEXED),
+            group("Read", generations, prefixed=True),
+        ),
+        "query": (
+            read(topics.REQUESTS),
+            Grant(("Write",), "topic", named(topics.REPLIES), prefixed=True),
+            group("Read", named("query")),
+        ),
+        "publisher": (write(topics.UPLOADED), read(topics.INDEXED), no_group),
+        "client": (write(topics.REQUESTS), read(topics.REPLIES), no_group),
+        "operator": (
+            *(Grant(_LOOK_AFTER, "topic", named(topic)) for topic in every),
+            read(topics.UPLOADED),
+            read(topics.DEAD_LETTERS),
+            write(topics.RETRY),
+            group("Read", generations, prefixed=True),
+            no_group,
+        ),
+    }

@@ -1,0 +1,100 @@
+"""What Kafka's errors mean: which pass by themselves, and which need a setting or a grant."""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from schemas.errors import FatalError, TransientError, UsageError
+from streams.kafka_connection import KafkaConnection
+
+_HOW = (
+    "is the broker running, does it advertise an address that this machine reaches, and is it "
+    "spoken to as PIXTIDE_KAFKA_SECURITY says?"
+)
+_LOGIN = "check PIXTIDE_KAFKA_SECURITY, _USERNAME, _PASSWORD and _CA_FILE"
+_GRANTS = "its principal lacks a grant (docs/security.md lists what each process needs)"
+
+_LOG_CHANGED = (
+    KafkaError._AUTO_OFFSET_RESET,
+    KafkaError.OFFSET_OUT_OF_RANGE,
+)
+_NOT_LET_IN = (
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+)
+_NOT_GRANTED = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+)
+
+
+class KafkaDeniedError(UsageError):
+    """The brokers refuse this login, or what it asks for."""
+
+
+class Admin(AdminClient):
+    """An admin client that keeps what it hears on the side.
+
+    A failed call says no more than that no broker could be reached; why, such as a refused
+    password, librdkafka tells apart from it.
+    """
+
+    def __init__(self, connection: KafkaConnection, **config: object) -> None:
+        heard: deque[KafkaError] = deque(maxlen=16)
+        whole: dict[str, Any] = {**connection.librdkafka(), **config, "error_cb": heard.append}
+        super().__init__(whole)
+        self._heard = heard
+
+    def heard(self) -> list[KafkaError]:
+        """What was said since the last call."""
+        self.poll(0)
+        said = list(self._heard)
+        self._heard.clear()
+        return said
+
+
+def verdict(error: KafkaError) -> FatalError | TransientError:
+    """What a client-level error means for a worker."""
+    if error.code() in _LOG_CHANGED:
+        return FatalError(f"the log changed ({error.str()}): create a generation")
+    if error.code() in _NOT_GRANTED:
+        return FatalError(f"Kafka: {error.str()}: {_GRANTS}")
+    if error.fatal():
+        return FatalError(error.str())
+    return TransientError(f"Kafka: {error.str()}; {_HOW}")
+
+
+def require_granted(error: KafkaError | None, what: str) -> None:
+    """Raises KafkaDeniedError where that is what the error says of the topic or group."""
+    if error is not None and error.code() in _NOT_GRANTED:
+        raise KafkaDeniedError(f"Kafka refuses access to {what}: {_GRANTS}")
+
+
+@contextlib.contextmanager
+def translated(client: AdminClient | None = None) -> Iterator[None]:
+    """Turn librdkafka's exceptions into ours, with what that client heard meanwhile.
+
+    Raises:
+        KafkaDeniedError: a password, a certificate or an access is refused.
+        TransientError: anything else of Kafka's.
+    """
+    if isinstance(client, Admin):
+        client.heard()  # of earlier calls
+    try:
+        yield
+    except KafkaException as error:
+        inner = error.args[0]
+        if not isinstance(inner, KafkaError):
+            raise
+        if inner.code() in _NOT_GRANTED:
+            raise KafkaDeniedError(f"Kafka: {inner.str()}: {_GRANTS}") from error
+        for said in client.heard() if isinstance(client, Admin) else ():
+            if said.code() in _NOT_LET_IN:
+                raise KafkaDeniedError(f"Kafka: {said.str()}; {_LOGIN}") from error
+        raise TransientError(f"Kafka: {inner.str()}; {_HOW}") from error

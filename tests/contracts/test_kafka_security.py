@@ -1,0 +1,123 @@
+"""What a login and its grants allow, and what is said where they don't, on a secured Kafka."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
+
+from schemas import topics
+from schemas.errors import FatalError, TransientError
+from streams import kafka as kafka_clients
+from streams.client import SearchClient
+from streams.faust_app import faust_app
+from streams.kafka_connection import KafkaConnection, Tls
+from streams.kafka_errors import KafkaDeniedError
+from tests.principals import Principals
+from tests.servers import KafkaServer
+
+NAMESPACE = f"t{uuid.uuid4().hex[:10]}"
+
+
+def named(name: str) -> str:
+    return f"{NAMESPACE}.{name}"
+
+
+@pytest.fixture(scope="module")
+def principals(kafka: KafkaServer) -> Principals:
+    made = Principals(kafka, NAMESPACE)
+    table = [(named(topic.name), topic) for topic in topics.topics(embedded=False)]
+    created = kafka_clients.create_topics(
+        kafka_clients.admin(made.connection("operator")), table, replication=1
+    )
+    assert all(created.values()) and len(created) == len(table)
+    return made
+
+
+def partitions(connection: KafkaConnection, topic: str) -> int:
+    return kafka_clients.partitions_of(kafka_clients.admin(connection), named(topic))
+
+
+def test_a_wrong_password_is_told_at_once(principals: Principals) -> None:
+    started = time.monotonic()
+    with pytest.raises(KafkaDeniedError, match=r"(?s)uthentication.*PIXTIDE_KAFKA_SECURITY"):
+        partitions(principals.connection("client", password="wrong"), topics.REQUESTS)
+    assert time.monotonic() - started < 8
+
+
+def test_a_broker_that_nobody_vouches_for_is_not_spoken_to(principals: Principals) -> None:
+    unknown = replace(principals.connection("client"), tls=Tls())
+    with pytest.raises(KafkaDeniedError, match="certificate verify failed"):
+        partitions(unknown, topics.REQUESTS)
+
+
+def test_a_plain_client_is_told_what_may_be_wrong(
+    principals: Principals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_clients, "REQUEST_TIMEOUT_S", 1.0)
+    plain = KafkaConnection(principals.connection("client").bootstrap)
+    with pytest.raises(TransientError, match="PIXTIDE_KAFKA_SECURITY"):
+        partitions(plain, topics.REQUESTS)
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        lambda p: partitions(p.connection("stranger"), topics.UPLOADED),
+        lambda p: partitions(p.connection("client"), topics.UPLOADED),
+        lambda p: partitions(p.connection("publisher"), topics.REQUESTS),
+        lambda p: partitions(p.connection("query"), topics.INDEXED),
+        lambda p: partitions(p.connection("ingest"), topics.REQUESTS),
+        lambda p: kafka_clients.require_group(
+            kafka_clients.admin(p.connection("client")), named("query")
+        ),
+        lambda p: SearchClient(
+            p.connection("ingest"),
+            request_topic=named(topics.REQUESTS),
+            reply_topic=named(topics.REPLIES),
+        ),
+    ],
+)
+def test_a_missing_grant_is_told(
+    principals: Principals, forbidden: Callable[[Principals], object]
+) -> None:
+    with pytest.raises(KafkaDeniedError, match=r"refuse|authorization.*docs/security\.md"):
+        forbidden(principals)
+
+
+def test_a_worker_that_loses_its_grants_stops(principals: Principals) -> None:
+    consumer = kafka_clients.ingest_consumer(principals.connection("stranger"), named("ingest.v1"))
+    consumer.subscribe([named(topics.UPLOADED)])
+    deadline = time.monotonic() + 20
+    try:
+        while (message := consumer.poll(0.5)) is None:
+            assert time.monotonic() < deadline
+        error = message.error()
+        assert error is not None
+        problem = kafka_clients.verdict(error)
+        assert isinstance(problem, FatalError) and "docs/security.md" in str(problem)
+    finally:
+        consumer.close()
+
+
+def test_aiokafka_comes_in_by_the_same_settings(principals: Principals) -> None:
+    async def visible() -> set[str]:
+        connection = principals.connection("query")
+        app = faust_app(connection, named("query"), buffered=1)
+        auth = credentials_to_aiokafka_auth(app.conf.broker_credentials)
+        consumer = AIOKafkaConsumer(
+            named(topics.REQUESTS), bootstrap_servers=connection.bootstrap, **auth
+        )
+        await consumer.start()
+        try:
+            found: set[str] = await consumer.topics()
+            return found
+        finally:
+            await consumer.stop()
+
+    ours = {topic for topic in asyncio.run(visible()) if topic.startswith(NAMESPACE)}
+    assert ours == {named(topics.REQUESTS), named(topics.REPLIES)}

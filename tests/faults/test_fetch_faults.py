@@ -1,0 +1,119 @@
+"""Where pictures lie: buckets that are read and written, and a host that never answers."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import obstore
+import pytest
+from confluent_kafka import Producer
+
+from schemas import topics
+from search.port import RowState
+from tests.deployments import OnServers
+from tests.hostile import HostileServer, hostile_server
+from tests.models import tiny_clip
+from tests.pictures import jpeg
+from tests.servers import KafkaServer, WeaviateServer
+from tests.servers.s3 import S3Server
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[HostileServer]:
+    with hostile_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def name() -> str:
+    return f"pictures-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory,
+    kafka: KafkaServer,
+    weaviate: WeaviateServer,
+    s3: S3Server,
+    hostile: HostileServer,
+    name: str,
+) -> Iterator[OnServers]:
+    folder = tmp_path_factory.mktemp("fetching")
+    port = hostile.server_address[1]
+    made = OnServers(
+        folder / "home",
+        kafka=kafka.bootstrap,
+        weaviate_url=weaviate.http_url,
+        grpc_port=weaviate.grpc_port,
+        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+        PIXTIDE_IMAGE_STORE=f"s3://{name}-originals/kept",
+        PIXTIDE_ALLOWED_BUCKETS=f"s3://{name}",
+        PIXTIDE_ALLOWED_HOSTS=f"127.0.0.1:{port},localhost:{port}",
+        PIXTIDE_FETCH_TIMEOUT_S="60",
+        **s3.environment,
+    )
+    made.run("topics", "create")
+    made.run("index", "create", "v1")
+    made.start_process("ingest")
+    try:
+        yield made
+    finally:
+        made.kill("ingest")
+
+
+def test_originals_and_pictures_in_buckets(
+    stack: OnServers, s3: S3Server, name: str, tmp_path: Path
+) -> None:
+    theirs, ours = s3.create_bucket(name), s3.create_bucket(f"{name}-originals")
+    obstore.put(theirs, "a b.jpg", jpeg(1))
+    (tmp_path / "inline.jpg").write_bytes(jpeg(2))
+    (tmp_path / "large.jpg").write_bytes(jpeg(3))
+    uri = f"s3://{name}/a%20b.jpg"
+    assert stack.publish(uri)["outcomes"] == {"indexed": 1}
+    for arguments in (("large.jpg",), ("inline.jpg", "--inline")):
+        path, *options = arguments
+        summary = stack.publish(str(tmp_path / path), "--prefix", "p", *options)
+        assert summary["outcomes"] == {"indexed": 1}
+    rows = stack.rows()
+    assert rows[f"{name}/a%20b.jpg"].uri == uri
+    kept = {rows[f"p/{file}"].uri for file in ("inline.jpg", "large.jpg")}
+    base = f"s3://{name}-originals/"
+    assert {base + key for key in s3.keys(ours)} == kept
+
+    refused = stack.publish(f"s3://{name}/missing.jpg", f"s3://{name}-other/a.jpg", code=1)
+    reasons = {letter["image_id"]: letter["reason"] for letter in refused["dead_letters"]}
+    assert reasons == {
+        f"{name}/missing.jpg": "SOURCE_GONE",
+        f"{name}-other/a.jpg": "BUCKET_NOT_ALLOWED",
+    }
+    gone = json.loads(stack.run("delete", "p/inline.jpg", "p/large.jpg", "--wait", "--json"))
+    assert gone["outcomes"] == {"deleted": 2}
+    assert s3.keys(ours) == []
+    assert s3.keys(theirs) == ["a b.jpg"], "what isn't ours is never removed"
+
+
+def test_a_host_that_never_answers_holds_up_nobody_else(
+    stack: OnServers, hostile: HostileServer
+) -> None:
+    """More pictures of the slow host than there are fetchers, and none of them done meanwhile."""
+    settings = stack.settings()
+    port = hostile.server_address[1]
+    producer = Producer({"bootstrap.servers": settings.bootstrap()})
+    headers = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "/test")]
+    headers.append(("ce_type", "pixtide.image.uploaded.v1"))
+    slow = [f"slow-{number}" for number in range(2 * settings.fetchers)]
+    for image_id in slow:
+        value = json.dumps({"uri": f"http://127.0.0.1:{port}/silent/{image_id}"})
+        producer.produce(
+            settings.named(topics.UPLOADED), value, image_id, headers=headers, on_delivery=None
+        )
+    assert producer.flush(30) == 0
+    quick = [f"http://localhost:{port}/picture/{number}" for number in range(20)]
+    summary = stack.publish(*quick, "--prefix", "quick")
+    assert summary["outcomes"] == {"indexed": 20}
+    rows = stack.rows()
+    assert all(rows[f"quick/{number}"].state is RowState.LIVE for number in range(20))
+    assert not rows.keys() & set(slow)
+    asked = sum(count for path, count in hostile.asked.items() if path.startswith("/silent"))
+    assert asked == settings.fetchers_per_host
