@@ -85,7 +85,7 @@ class _Handler(socketserver.BaseRequestHandler):
             self.request.sendall(byte)
 
     def silent(self) -> None:
-        self.server.closing.wait(_TRICKLE_S)
+        self.server.closing.wait()
 
 
 def _trickled_headers(handler: _Handler, _: str) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import obstore
 import pytest
-from confluent_kafka import Producer
 
 from schemas import topics
 from search.port import RowState
+from streams import kafka as kafka_clients
 from tests.deployments import OnServers
 from tests.hostile import HostileServer, hostile_server
 from tests.models import tiny_clip
@@ -50,7 +50,7 @@ def stack(
         PIXTIDE_IMAGE_STORE=f"s3://{name}-originals/kept",
         PIXTIDE_ALLOWED_BUCKETS=f"s3://{name}",
         PIXTIDE_ALLOWED_HOSTS=f"127.0.0.1:{port},localhost:{port}",
-        PIXTIDE_FETCH_TIMEOUT_S="60",
+        PIXTIDE_FETCH_TIMEOUT_S="120",
         **s3.environment,
     )
     made.run("topics", "create")
@@ -99,7 +99,7 @@ def test_a_host_that_never_answers_holds_up_nobody_else(
     """More pictures of the slow host than there are fetchers, and none of them done meanwhile."""
     settings = stack.settings()
     port = hostile.server_address[1]
-    producer = Producer({"bootstrap.servers": settings.bootstrap()})
+    producer = kafka_clients.producer(settings.kafka_connection(), linger_ms=0)
     headers = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "/test")]
     headers.append(("ce_type", "pixtide.image.uploaded.v1"))
     slow = [f"slow-{number}" for number in range(2 * settings.fetchers)]
