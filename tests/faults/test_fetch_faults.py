@@ -1,6 +1,7 @@
 """Where pictures lie: buckets that are read and written, and a host that never answers."""
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.s3 import S3Server
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -93,22 +96,46 @@ def test_originals_and_pictures_in_buckets(
     assert s3.keys(theirs) == ["a b.jpg"], "what isn't ours is never removed"
 
 
+def send(stack: OnServers, events: dict[str, dict[str, str]]) -> None:
+    """Upload events by id, each with this data."""
+    settings = stack.settings()
+    producer = kafka_clients.producer(settings.kafka_connection(), linger_ms=0)
+    headers: dict[str, str | bytes | None] = {
+        "ce_specversion": "1.0",
+        "ce_id": "1",
+        "ce_source": "/test",
+        "ce_type": "pixtide.image.uploaded.v1",
+    }
+    for image_id, data in events.items():
+        topic = settings.named(topics.UPLOADED)
+        producer.produce(topic, json.dumps(data), image_id, headers=headers)
+    assert producer.flush(30) == 0
+
+
+def test_a_picture_other_than_the_event_meant_is_not_indexed(
+    stack: OnServers, hostile: HostileServer
+) -> None:
+    base = f"http://{hostile.address}"
+    events = {
+        "digest": {"uri": f"{base}/picture/1", "sha256": "0" * 64},
+        "changed": {"uri": f"{base}/ok", "etag": '"v0"'},
+    }
+    send(stack, events)
+    deadline = time.monotonic() + 60
+    while not (rows := stack.rows()).keys() >= events.keys():
+        assert time.monotonic() < deadline, stack.log("ingest")
+    assert rows["digest"].reason == "DIGEST_MISMATCH"
+    assert rows["changed"].reason == "SOURCE_CHANGED"
+
+
 def test_a_host_that_never_answers_holds_up_nobody_else(
     stack: OnServers, hostile: HostileServer
 ) -> None:
     """More pictures of the slow host than there are fetchers, and none of them done meanwhile."""
     settings = stack.settings()
     port = hostile.server_address[1]
-    producer = kafka_clients.producer(settings.kafka_connection(), linger_ms=0)
-    headers = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "/test")]
-    headers.append(("ce_type", "pixtide.image.uploaded.v1"))
     slow = [f"slow-{number}" for number in range(2 * settings.fetchers)]
-    for image_id in slow:
-        value = json.dumps({"uri": f"http://127.0.0.1:{port}/silent/{image_id}"})
-        producer.produce(
-            settings.named(topics.UPLOADED), value, image_id, headers=headers, on_delivery=None
-        )
-    assert producer.flush(30) == 0
+    send(stack, {each: {"uri": f"http://127.0.0.1:{port}/silent/{each}"} for each in slow})
     quick = [f"http://localhost:{port}/picture/{number}" for number in range(20)]
     summary = stack.publish(*quick, "--prefix", "quick")
     assert summary["outcomes"] == {"indexed": 20}
