@@ -14,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search check clean
+.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,16 +28,19 @@ demo: $(STAMP) ## show it all on one machine: make demo FOLDER=~/Pictures
 test: setup-servers ## test everything quick, on real Kafka and real Weaviate (up to 10 minutes)
 	$(BIN)/python -m pytest --ignore tests/benchmarks -m "not slow" $(ARGS)
 
-test-all: setup-servers ## test everything
+test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Node 20 with npm, and kcat too
 	$(BIN)/python -m pytest --ignore tests/benchmarks $(ARGS)
 
 faults: setup-servers ## break things on purpose and see what survives
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
-bench: bench-search ## measure, and compare with others
+bench: bench-search bench-soak ## measure, and compare with others
 
 bench-search: $(STAMP) ## measure searches over Kafka (12 minutes)
 	$(BIN)/python -m tests.benchmarks search $(ARGS)
+
+bench-soak: $(STAMP) ## watch the memory of searches of all kinds (6 minutes)
+	$(BIN)/python -m tests.benchmarks soak $(ARGS)
 
 check: $(STAMP) ## lint, formatting, types, and who may import whom
 	$(BIN)/ruff check

@@ -9,6 +9,7 @@ import torch
 
 from encoders.device import Device, Normalisation, Precision, check_pixels
 from encoders.open_clip_source import LoadedModel, load_model
+from encoders.open_clip_text import encode_text
 from encoders.port import Crop, Pixels, Vectors
 from schemas.errors import QueryCode, RequestError, UsageError
 
@@ -88,8 +89,7 @@ class OpenClipEncoder:
         tokens = self._tokenizer(list(texts)).numpy()
 
         def forward(batch: slice) -> torch.Tensor:
-            features: torch.Tensor = self._network.encode_text(self._device.upload(tokens[batch]))
-            return features
+            return encode_text(self._network, self._device.upload(tokens[batch]))
 
         return self._device.encode(len(texts), self.dimension, forward)
 

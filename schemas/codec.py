@@ -34,7 +34,7 @@ _STRUCTURED = "application/cloudevents+json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class _Attributes(BaseModel):
+class CloudEventAttributes(BaseModel):
     """CloudEvents context attributes and our extensions, as they stand in either mode."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -192,14 +192,14 @@ def _json_object(data: bytes) -> dict[str, JsonValue]:
     return parsed
 
 
-def _attributes(named: Mapping[str, JsonValue]) -> _Attributes:
+def _attributes(named: Mapping[str, JsonValue]) -> CloudEventAttributes:
     specversion = named.get("specversion")
     if specversion is not None and specversion != "1.0":
         raise PoisonError(
             ReasonCode.UNSUPPORTED_VERSION, f"specversion {specversion!r}; known is '1.0'"
         )
     try:
-        return _Attributes.model_validate(named)
+        return CloudEventAttributes.model_validate(named)
     except ValidationError as error:
         raise PoisonError(ReasonCode.INVALID_CLOUDEVENT, explain(error)) from error
 
@@ -224,7 +224,7 @@ def _unbase64(text: JsonValue) -> bytes:
 
 def _uploaded(
     image_id: str,
-    attributes: _Attributes,
+    attributes: CloudEventAttributes,
     content_type: str,
     data: bytes,
     uploaded_at: datetime,

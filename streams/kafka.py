@@ -102,12 +102,13 @@ def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2*
     )
 
 
-def reply_producer(connection: KafkaConnection) -> Producer:
+def reply_producer(connection: KafkaConnection, *, max_waiting_kib: int = 2**20) -> Producer:
     """A producer for replies: at once or not at all, since nobody waits for a late one."""
     return Producer(
         {
             **connection.librdkafka(),
             "linger.ms": 0,
+            "queue.buffering.max.kbytes": max_waiting_kib,
             "delivery.timeout.ms": 10_000,
             "topic.metadata.propagation.max.ms": 2_000,  # a missing reply topic fails soon
             **_QUIET,

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
 from schemas.errors import QueryCode, RequestError
 from schemas.queries import SearchReply, SearchRequest, read_request
@@ -35,10 +35,12 @@ from schemas.reply_address import (
     deadline_ms,
     reply_address,
 )
+from streams.acknowledgements import InOrder
 from streams.answers import Answers
 from streams.fair_queue import FairQueue
 from streams.faust_app import faust_app
 from streams.kafka_connection import KafkaConnection
+from streams.outbox import Outbox
 from streams.reply_cache import Encoded
 from streams.snapshots import Snapshots
 
@@ -63,7 +65,7 @@ class Pending:
     key: bytes | None
     expires_ms: int
     asked: SearchRequest | RequestError
-    acknowledge: Callable[[], Any]
+    acknowledge: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class QueryParts:
     reply_topics: str
     snapshots: Snapshots
     answers: Answers
-    producer: Producer
+    producer: Outbox
     queue: int
     on_started: Callable[[Any], None]
 
@@ -92,6 +94,7 @@ class QueryConsumer:
         self._allowed = re.compile(parts.reply_topics)
         self._queue: FairQueue[Pending] = FairQueue(parts.queue)
         self._arrived = asyncio.Event()
+        self._unacknowledged = InOrder()
         self._answerers = ThreadPoolExecutor(_ANSWERERS, thread_name_prefix="answer")
         self._aside = ThreadPoolExecutor(_PICTURES, thread_name_prefix="picture")
         self._aside_waiting: set[asyncio.Future[None]] = set()
@@ -146,9 +149,11 @@ class QueryConsumer:
 
     async def _take(self, stream: Any) -> None:
         async for event in stream.noack().events():
-            pending = self._read(event)
+            acknowledge = self._unacknowledged.take(event.message.partition, event.ack)
+            pending = self._read(event.message, acknowledge)
+            event.value = event.message.value = None  # one held back keeps no picture in memory
             if pending is None:
-                event.ack()
+                acknowledge()
             elif isinstance(pending.asked, SearchRequest) and pending.asked.has_pictures:
                 self._answer_aside(pending)
             else:
@@ -159,8 +164,7 @@ class QueryConsumer:
 
     # 2. read
 
-    def _read(self, event: Any) -> Pending | None:
-        message = event.message
+    def _read(self, message: Any, acknowledge: Callable[[], None]) -> Pending | None:
         headers = [(name, value or b"") for name, value in message.headers or ()]
         try:
             address = reply_address(headers, self._allowed)
@@ -176,7 +180,7 @@ class QueryConsumer:
             asked = read_request(message.value)
         except RequestError as error:
             asked = error
-        return Pending(address, message.key, expires_ms, asked, event.ack)
+        return Pending(address, message.key, expires_ms, asked, acknowledge)
 
     # 3. answer
 
@@ -230,7 +234,7 @@ class QueryConsumer:
                 reply.value,
                 one.key,
                 -1 if one.address.partition is None else one.address.partition,
-                headers=one.address.headers(),  # type: ignore[arg-type]  # wants str | bytes
+                headers=one.address.headers(),
                 on_delivery=lambda error, _: self._delivered(one, reply, error),
             )
         except BufferError:

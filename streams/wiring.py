@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _LIVE_CACHED_S = 2.0
 
+#: Replies that wait to see whether their topic exists.
+_UNTRIED_KIB = 32 * 1024
+
 
 def open_catalog(settings: Settings) -> GenerationCatalog:
     """The index: Weaviate where its address is set, else LanceDB in the home."""
@@ -148,6 +151,7 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
     from encoders.images import Limits
     from streams.answers import Answers
     from streams.embedded_fetch import rest_between_fetches
+    from streams.outbox import Outbox
     from streams.query import QueryConsumer, QueryParts
     from streams.query_pictures import QueryPictures
     from streams.reply_cache import ReplyCache
@@ -177,7 +181,10 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
             reply_topics=f"{prefix}({settings.reply_topics})",
             snapshots=snapshots,
             answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes)),
-            producer=kafka.reply_producer(connection),
+            producer=Outbox(
+                proven=kafka.reply_producer(connection),
+                untried=kafka.reply_producer(connection, max_waiting_kib=_UNTRIED_KIB),
+            ),
             queue=settings.query_queue,
             on_started=rest_between_fetches if settings.embedded_log else lambda _: None,
         )

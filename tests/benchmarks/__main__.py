@@ -23,4 +23,15 @@ def search(rows: int, seconds: float, out: Path) -> None:
     run(rows, seconds, out)
 
 
+@benchmarks.command()
+@click.option("--rows", default=20_000, show_default=True, help="Vectors to search in.")
+@click.option("--seconds", default=300.0, show_default=True, help="How long.")
+@click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
+def soak(rows: int, seconds: float, out: Path) -> None:
+    """The query consumer's memory under a mixed load."""
+    from tests.benchmarks.soak import run
+
+    run(rows, seconds, out)
+
+
 benchmarks()

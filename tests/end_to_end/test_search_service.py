@@ -30,7 +30,7 @@ from tests.servers.runners import free_ports
 
 #: Where a server is that accepts and never answers.
 [SLOW_PORT] = free_ports(1)
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "search_over_kafka.py"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "clients" / "python" / "search_over_kafka.py"
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +228,44 @@ def test_requests_that_can_not_be_answered_hold_up_nobody(
     ):
         send(service, b'{"text": "a"}', changed)
     assert client.search(SearchRequest(text="still there")).error is None
+
+
+def test_what_gets_no_reply_gets_none(service: OnServers) -> None:
+    """What is past its deadline, though nothing else is wrong with it, or names another topic."""
+    settings = service.settings()
+    replies = settings.named(topics.REPLIES)
+    past = str(int(time.time() * 1000) - 1).encode()
+    with contextlib.closing(kafka_clients.tail_consumer(settings.kafka_connection())) as consumer:
+        _, end = consumer.get_watermark_offsets(TopicPartition(replies, 0), timeout=20)
+        consumer.assign([TopicPartition(replies, 0, end)])
+        for changed in ({"pixtide-deadline": past}, {"kafka_replyTopic": b"images.uploaded"}):
+            send(service, b'{"text": "a"}', {"kafka_correlationId": b"in vain"} | changed)
+        # Of one partition, as they have one key: read after them, and answered.
+        send(service, b'{"text": "a"}', {"kafka_correlationId": b"served"})
+        message = consumer.poll(20)
+    assert message is not None
+    assert dict(kafka_clients.record_of(message).headers)["kafka_correlationId"] == b"served"
+
+
+def test_smallryes_headers_are_answered_in_kind(service: OnServers) -> None:
+    settings = service.settings()
+    replies = settings.named(topics.REPLIES)
+    headers = {
+        "REPLY_TOPIC": replies.encode(),
+        "REPLY_PARTITION": (2).to_bytes(4, "big"),
+        "REPLY_CORRELATION_ID": b"\x00\xfe",
+    }
+    with contextlib.closing(kafka_clients.tail_consumer(settings.kafka_connection())) as consumer:
+        _, end = consumer.get_watermark_offsets(TopicPartition(replies, 2), timeout=20)
+        consumer.assign([TopicPartition(replies, 2, end)])
+        producer = Producer({"bootstrap.servers": settings.bootstrap()})
+        producer.produce(settings.named(topics.REQUESTS), b'{"text": "a"}', headers=dict(headers))
+        assert producer.flush(20) == 0
+        message = consumer.poll(20)
+    assert message is not None
+    record = kafka_clients.record_of(message)
+    assert record.headers == [("REPLY_CORRELATION_ID", b"\x00\xfe")]
+    assert SearchReply.from_json(record.value or b"").results
 
 
 def test_a_picture_published_by_its_file_is_found_at_its_original(

@@ -1,19 +1,36 @@
-"""What the query consumer owes its clients when it is killed, or asked more than it can serve."""
+"""What the query consumer owes its clients when it is killed, the alias is moved under it, it is
+asked more than it can serve, or other clients can't be replied to.
+"""
 
+import contextlib
+import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from confluent_kafka import Producer
 
 from schemas import topics
-from schemas.queries import SearchReply, SearchRequest
+from schemas.errors import TransientError
+from schemas.queries import SearchReply, SearchRequest, Term
+from search.port import RowState
 from streams import kafka as kafka_clients
 from streams.client import SearchClient
+from streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import OnServers
 from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.servers.runners import free_ports
+
+[SLOW_PORT] = free_ports(1)
+#: How long the slow server takes for a picture.
+SLOW_S = 1.5
+PICTURES = 5
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +46,13 @@ def service(
         grpc_port=weaviate.grpc_port,
         PIXTIDE_MODEL=tiny_clip(folder / "model"),
         PIXTIDE_QUERY_QUEUE="64",
+        PIXTIDE_ALLOWED_HOSTS=f"127.0.0.1:{SLOW_PORT}",
     )
     try:
         made.start()
-        for number in range(5):
+        for number in range(PICTURES):
             (folder / f"{number}.jpg").write_bytes(jpeg(number))
-        made.publish(*(str(folder / f"{n}.jpg") for n in range(5)), "--prefix", "p")
+        made.publish(*(str(folder / f"{n}.jpg") for n in range(PICTURES)), "--prefix", "p")
         yield made
     finally:
         made.stop()
@@ -54,22 +72,64 @@ def requests(name: str, count: int) -> Iterator[SearchRequest]:
     return (SearchRequest(text=f"{name} {n}") for n in range(count))
 
 
-def test_killed_in_mid_request_every_request_is_answered(service: OnServers) -> None:
+class SlowPicture(BaseHTTPRequestHandler):
+    """Takes its time for each picture."""
+
+    def do_GET(self) -> None:
+        time.sleep(SLOW_S)
+        body = jpeg(3)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the consumer that asked was killed
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def slow_pictures() -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", SLOW_PORT), SlowPicture) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield
+        server.shutdown()
+        serving.join()
+
+
+def slow_requests(count: int) -> Iterator[SearchRequest]:
+    address = f"http://127.0.0.1:{SLOW_PORT}"
+    return (SearchRequest(terms=(Term(uri=f"{address}/{n}.jpg"),), limit=1) for n in range(count))
+
+
+@pytest.mark.usefixtures("slow_pictures")
+def test_killed_in_mid_request_each_is_answered_or_has_expired(service: OnServers) -> None:
+    """Fast requests, slow ones, and some whose time is over before there is a consumer again."""
     replies: list[SearchReply] = []
+    slow: list[SearchReply] = []
 
-    def ask() -> None:
+    def ask(into: list[SearchReply], asked: Iterator[SearchRequest]) -> None:
         with client(service, topics.REPLIES, timeout_s=90) as asking:
-            replies.extend(asking.search_many(requests("killed", 400), window=8))
+            into.extend(asking.search_many(asked, window=8))
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    while len(replies) < 40 and asking.is_alive():
-        time.sleep(0.005)
-    service.kill("query")
-    service.start_process("query")
-    asking.join(timeout=100)
+    with ThreadPoolExecutor() as pool:
+        asking = [
+            pool.submit(ask, replies, requests("killed", 400)),
+            pool.submit(ask, slow, slow_requests(12)),
+        ]
+        await_condition(lambda: len(replies) >= 40 or asking[0].done())
+        service.kill("query")
+        with client(service, topics.REPLIES, timeout_s=0.3) as short:
+            for request in requests("expired", 3):
+                with pytest.raises(TransientError, match="no reply"):
+                    short.search(request)
+        service.start_process("query")
+        for each in asking:
+            each.result(timeout=100)
     assert len(replies) == 400
     assert [reply.error for reply in replies if reply.error] == []
+    assert [[r.image_id for r in reply.results or ()] for reply in slow] == [["p/3.jpg"]] * 12
 
 
 def test_too_many_requests_are_refused_at_once_and_fairly(service: OnServers) -> None:
@@ -96,3 +156,106 @@ def test_too_many_requests_are_refused_at_once_and_fairly(service: OnServers) ->
     assert {(error.code.value, error.retryable) for error in refused} == {("OVERLOADED", True)}
     assert len(refused) < 1500
     assert [reply.error for reply in replies if reply.error] == []
+
+
+def test_a_client_that_can_not_be_replied_to_harms_no_other(service: OnServers) -> None:
+    """One names reply topics that don't exist, that the broker won't have, or that no one may."""
+    settings = service.settings()
+    missing = (settings.named(f"{topics.REPLIES}.missing{n}") for n in itertools.count())
+    wrong = [settings.named(f"{topics.REPLIES}.{name}") for name in ("a b", "x" * 250)]
+    wrong += [settings.named(topics.UPLOADED), topics.REPLIES, ""]
+    producer = Producer({"bootstrap.servers": settings.bootstrap()})
+    stopping = threading.Event()
+
+    def ask_in_vain() -> None:
+        while not stopping.wait(0.1):
+            for name in (next(missing), *wrong):
+                headers: dict[str, str | bytes | None] = {
+                    "kafka_replyTopic": name,
+                    "kafka_correlationId": "1",
+                }
+                producer.produce(settings.named(topics.REQUESTS), b'{"text": "a"}', headers=headers)
+            producer.poll(0)
+
+    took: list[float] = []
+    with client(service, topics.REPLIES, timeout_s=20) as modest, ThreadPoolExecutor(1) as pool:
+        modest.search(SearchRequest(text="before"))
+        in_vain = pool.submit(ask_in_vain)
+        try:
+            for request in requests("unharmed", 60):
+                began = time.monotonic()
+                assert modest.search(request).error is None
+                took.append(time.monotonic() - began)
+                stopping.wait(0.03)
+        finally:
+            stopping.set()
+        in_vain.result()
+    assert producer.flush(20) == 0
+    assert sorted(took)[-3] < 1.0, sorted(took)[-10:]
+
+
+@pytest.mark.slow
+def test_the_alias_moves_under_a_steady_load(service: OnServers) -> None:
+    """No request fails, none is answered from two models, and the move is noticed in 2 s."""
+    other = tiny_clip(service.folder / "other-model", seed=1)
+    service.run("index", "create", "v2", "--model", other)
+    ready = service.home / "ingest-v2"
+    arguments = ("ingest", "--generation", "v2", "--ready-file", str(ready))
+    service.spawn("ingest-v2", *arguments, ready=ready)
+    replies: list[SearchReply] = []
+    stopping = threading.Event()
+
+    def asked() -> Iterator[SearchRequest]:
+        while not stopping.is_set():
+            yield from requests("steady", 5)
+
+    def ask() -> None:
+        with client(service, topics.REPLIES, timeout_s=20) as asking:
+            replies.extend(asking.search_many(asked(), window=4))
+
+    def served(generation: str) -> bool:
+        return loading.done() or (bool(replies) and replies[-1].generation == generation)
+
+    with contextlib.closing(open_catalog(service.settings())) as catalog:
+        index = catalog.open(generation_to_work_for(catalog, "v2"))
+        await_condition(lambda: index.count().get(RowState.LIVE) == PICTURES)
+        before = in_peace(service)
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(ask)
+            noticed = []
+            try:
+                for generation in ("v1", "v2", "v1", "v2"):
+                    catalog.promote(generation)
+                    began = time.monotonic()
+                    await_condition(partial(served, generation))
+                    noticed.append(time.monotonic() - began)
+            finally:
+                stopping.set()
+            loading.result(timeout=60)
+        after = in_peace(service)
+        catalog.promote("v1")
+    assert [reply.error for reply in replies if reply.error] == []
+    known = {"v1": before, "v2": after}
+    assert all(before[n] != pytest.approx(after[n], abs=0.02) for n in range(5))
+    for number, reply in enumerate(replies):
+        expected = known[str(reply.generation)][number % 5]
+        assert found(reply) == pytest.approx(expected, abs=0.002)
+    # The first move to v2 includes loading a model that nobody has verified yet.
+    assert max(noticed[2:]) < 2, noticed
+    service.stop_process("ingest-v2")
+
+
+def in_peace(service: OnServers) -> list[dict[str, float]]:
+    with client(service, topics.REPLIES, timeout_s=20) as asking:
+        return [found(reply) for reply in asking.search_many(requests("steady", 5), window=1)]
+
+
+def found(reply: SearchReply) -> dict[str, float]:
+    return {r.image_id: r.similarity for r in reply.results or ()}
+
+
+def await_condition(holds: Callable[[], bool], within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)

@@ -1,5 +1,6 @@
 """A retryable error is asked again, for as long as the time lasts."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 
 from schemas.errors import QueryCode, RequestError
 from schemas.queries import SearchReply, SearchRequest
+from streams import async_client as async_client_module
 from streams import client as client_module
+from streams.async_client import AsyncSearchClient
 from streams.client import SearchClient
 
 
@@ -16,7 +19,7 @@ class Wire:
 
     def __init__(self, replies: list[SearchReply]) -> None:
         self.replies = replies
-        self.asked = 0
+        self.asked = self.answered = 0
 
     def ask(self, request: SearchRequest, timeout_s: float) -> bytes:
         assert timeout_s > 0 and request.text
@@ -26,20 +29,28 @@ class Wire:
     def heard(self, wait_s: float) -> Iterator[tuple[bytes, bytes]]:
         assert wait_s > 0
         yield b"another client's", b"{}"
-        yield b"%d" % self.asked, self.replies.pop(0).to_json()
+        if self.asked > self.answered:
+            self.answered = self.asked
+            yield b"%d" % self.asked, self.replies.pop(0).to_json()
+
+    def close(self) -> None:
+        pass
 
 
 def failed(code: QueryCode) -> SearchReply:
     return SearchReply.failed(RequestError(code, "no"))
 
 
-@pytest.mark.parametrize(
+CASES = pytest.mark.parametrize(
     ("codes", "asked", "error"),
     [
         ([QueryCode.OVERLOADED, QueryCode.INDEX_UNAVAILABLE], 3, None),
         ([QueryCode.EMPTY_QUERY], 1, QueryCode.EMPTY_QUERY),
     ],
 )
+
+
+@CASES
 def test_repeats(
     monkeypatch: pytest.MonkeyPatch, codes: list[QueryCode], asked: int, error: QueryCode | None
 ) -> None:
@@ -47,5 +58,22 @@ def test_repeats(
     monkeypatch.setattr(client_module, "Replies", lambda _: wire)
     monkeypatch.setattr(client_module, "pause_s", lambda _: 0.0)
     reply = SearchClient("nowhere:1").search(SearchRequest(text="a"))
+    assert (reply.error.code if reply.error else None) == error
+    assert wire.asked == asked
+
+
+@CASES
+def test_the_asyncio_client_repeats(
+    monkeypatch: pytest.MonkeyPatch, codes: list[QueryCode], asked: int, error: QueryCode | None
+) -> None:
+    wire: Any = Wire([*map(failed, codes), SearchReply(results=())])
+    monkeypatch.setattr(async_client_module, "Replies", lambda _: wire)
+    monkeypatch.setattr(async_client_module, "pause_s", lambda _: 0.0)
+
+    async def ask() -> SearchReply:
+        async with AsyncSearchClient("nowhere:1") as client:
+            return await client.search(SearchRequest(text="a"))
+
+    reply = asyncio.run(ask())
     assert (reply.error.code if reply.error else None) == error
     assert wire.asked == asked

@@ -1,25 +1,85 @@
 """The docs say what the code does."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator
 
 from schemas.errors import QueryCode, ReasonCode
 from schemas.topics import topics
 
 DOCS = Path(__file__).parents[2] / "docs"
+GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
+
+
+def generator(name: str) -> Any:
+    """A script of docs/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_what_is_generated_is_current() -> None:
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    assert spec is not None and spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    generate = generator("generate")
     for page, wanted in {
         "settings.md": generate.settings_page(),
         "security.md": generate.security_page(),
     }.items():
         assert (DOCS / page).read_text() == wanted, "run: python docs/generate.py"
+
+
+def test_the_asyncapi_document_is_current() -> None:
+    expected = generator("asyncapi").page()
+    assert (DOCS / "asyncapi.yaml").read_text() == expected, "run: python docs/asyncapi.py"
+
+
+@pytest.mark.parametrize(
+    ("golden", "message"),
+    [
+        ("upload-by-uri", "Upload"),
+        ("upload-inline", "UploadedPicture"),
+        ("outcome", "Outcome"),
+        ("dead-letter", "DeadLetter"),
+        ("search-request", "SearchRequest"),
+        ("search-reply", "SearchReply"),
+        ("search-error", "SearchReply"),
+    ],
+)
+def test_golden_messages_are_as_the_asyncapi_document_says(golden: str, message: str) -> None:
+    content = json.loads((GOLDEN / f"{golden}.json").read_text())
+    if "headers" in content:  # else it is the payload alone
+        assert problems(message, "headers", content["headers"]) == []
+        content = content.get("value")
+    assert problems(message, "payload", content) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "payload"),
+    [
+        ("SearchRequest", {"text": "a", "limit": 0}),
+        ("SearchRequest", {"text": "a", "filters": {"colour": 1}}),
+        ("SearchReply", {"results": [{"image_id": "a"}]}),
+        ("Outcome", {"outcome": "lost"}),
+        ("Upload", {"uri": 1}),
+        ("Tombstone", {}),
+    ],
+)
+def test_the_asyncapi_document_refuses_what_is_wrong(message: str, payload: object) -> None:
+    assert problems(message, "payload", payload)
+
+
+def problems(message: str, part: str, value: object) -> list[str]:
+    """What the document's schema for a message's headers or payload says against a value."""
+    components = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())["components"]
+    schema = components["messages"][message][part] | {"components": components}
+    return [error.message for error in Draft7Validator(schema).iter_errors(value)]
 
 
 def test_every_topic_and_code_is_explained() -> None:

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from encoders import open_clip_source
 from encoders.device import Device, unit_rows
 from encoders.open_clip_encoder import OpenClipEncoder, count_tokens, crop_of
+from encoders.open_clip_text import encode_text
 from encoders.port import Crop, Encoder, Pixels
 from schemas.errors import FatalError, QueryCode, RequestError, TransientError, UsageError
 from tests.models import CONTEXT_LENGTH, IMAGE_SIZE, tiny_clip
@@ -75,6 +76,35 @@ def test_texts_equal_open_clips_own(encoder: OpenClipEncoder, folder: Path) -> N
     with torch.inference_mode():
         expected = model.encode_text(tokens, normalize=True).numpy()
     np.testing.assert_allclose(encoder.encode_texts(texts), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text_tower", "trimmed"),
+    [
+        ({}, True),
+        ({"no_causal_mask": True}, False),
+        ({"pool_type": "last"}, False),
+        ({"proj_bias": True}, False),
+    ],
+)
+def test_padding_is_left_out_only_where_it_changes_nothing(
+    text_tower: dict[str, Any], trimmed: bool
+) -> None:
+    vision = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8}
+    text = {"context_length": 16, "vocab_size": 50, "width": 32, "heads": 1, "layers": 2}
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(0)
+        network = open_clip.CLIP(8, vision, text | text_tower).eval()
+        tokens = torch.zeros((3, 16), dtype=torch.long)
+        for row, length in enumerate((2, 5, 9)):
+            tokens[row, : length + 1] = torch.tensor([48, *range(1, length), 49])
+        lengths: list[int] = []
+        network.transformer.register_forward_pre_hook(
+            lambda _, states: lengths.append(states[0].shape[1])
+        )
+        expected = network.encode_text(tokens)
+        torch.testing.assert_close(encode_text(network, tokens), expected, atol=1e-5, rtol=0)
+    assert lengths == [16, 10 if trimmed else 16]
 
 
 def test_vectors_are_unit_float32_and_colours_differ(encoder: OpenClipEncoder) -> None:
