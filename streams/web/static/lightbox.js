@@ -32,6 +32,7 @@ export class Lightbox {
     if (id === this.id) return;
     const before = this.id;
     this.id = id;
+    $("#lightbox-delete").textContent = "Delete";
     if (id) {
       this.refresh();
       return;
@@ -76,7 +77,6 @@ export class Lightbox {
     );
     $("#lightbox-like").href = `?${new URLSearchParams({ like: picture.image_id })}`;
     $("#lightbox-original").href = original(picture);
-    $("#lightbox-delete").textContent = "Delete";
     $("#lightbox-facts").replaceChildren(...facts(picture));
     const at = this.at();
     $(".previous", this.dialog).disabled = at <= 0;
