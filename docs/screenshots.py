@@ -78,6 +78,7 @@ def take(
         device_scale_factor=2 if phone else 1,
         is_mobile=phone,
         has_touch=phone,
+        bypass_csp=True,  # what waits for the page is evaluated in it
     )
     page = context.new_page()
     for _ in range(2):  # what is shown is how it is from the second time on

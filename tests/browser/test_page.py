@@ -133,7 +133,7 @@ def test_the_lightbox_by_keyboard_and_more_like_this(page: Page, site: Site) -> 
     expect(box).to_be_visible()
     expect(box.locator("#lightbox-facts")).to_contain_text("images.uploaded, partition")
     expect(box.locator("#lightbox-facts")).to_contain_text("starter")
-    page.wait_for_function("document.querySelector('#lightbox-picture').naturalWidth > 0")
+    expect(box.locator("#lightbox-picture")).not_to_have_js_property("naturalWidth", 0)
     page.keyboard.press("ArrowRight")
     expect(box.locator("#lightbox-facts")).to_contain_text(second)
     page.keyboard.press("Escape")
