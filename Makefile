@@ -14,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak check clean
+.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak check screenshots clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ check: $(STAMP) ## lint, formatting, types, and who may import whom
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+screenshots: $(STAMP) ## take the documentation's screenshots from a demo (needs chromium)
+	$(BIN)/python docs/screenshots.py
 
 setup-servers: $(STAMP) ## have Kafka and Weaviate at hand for the tests (once; up to 8 minutes)
 	@$(BIN)/python -m tests.servers prepare

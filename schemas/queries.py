@@ -154,7 +154,8 @@ class Score(Contract):
 class SearchResult(Contract):
     """One picture found. `similarity` is the cosine of query and picture, −1 to 1.
 
-    `duplicates` are the ids that were collapsed into this result.
+    `duplicates` are the ids that were collapsed into this result; `sha256` is that of the
+    original's bytes, so that what is made of it can be kept under that name.
     """
 
     image_id: str
@@ -168,6 +169,7 @@ class SearchResult(Contract):
     height: int
     format: str
     bytes: int
+    sha256: str = ""
     duplicates: tuple[str, ...] = ()
     vector: tuple[float, ...] | None = None
     score: Score | None = None

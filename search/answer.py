@@ -280,6 +280,7 @@ def _result(ranked: Ranked, request: SearchRequest) -> SearchResult:
         height=row.height,
         format=row.format,
         bytes=row.bytes,
+        sha256=row.sha256,
         duplicates=ranked.duplicates,
         vector=None if vector is None else tuple(vector.tolist()),
         score=ranked.score if request.explain else None,

@@ -38,7 +38,8 @@ def grants(named: Callable[[str], str] = str) -> dict[str, tuple[Grant, ...]]:
     """The grants of each process; `named` puts a name into a namespace.
 
     `publisher` is whoever sends events and hears their outcomes, `client` whoever searches,
-    `operator` whoever runs the commands that look after topics, generations and dead letters.
+    `web` the page, `operator` whoever runs the commands that look after topics, generations and
+    dead letters.
     """
 
     def read(topic: str) -> Grant:
@@ -68,6 +69,14 @@ def grants(named: Callable[[str], str] = str) -> dict[str, tuple[Grant, ...]]:
         ),
         "publisher": (write(topics.UPLOADED), read(topics.INDEXED), no_group),
         "client": (write(topics.REQUESTS), read(topics.REPLIES), no_group),
+        "web": (
+            write(topics.REQUESTS),
+            read(topics.REPLIES),
+            write(topics.UPLOADED),
+            read(topics.INDEXED),
+            group("Describe", generations, prefixed=True),
+            no_group,
+        ),
         "operator": (
             *(Grant(_LOOK_AFTER, "topic", named(topic)) for topic in every),
             read(topics.UPLOADED),

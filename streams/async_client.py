@@ -28,9 +28,21 @@ class AsyncSearchClient:
         request_topic: str = REQUESTS,
         reply_topic: str = REPLIES,
         timeout_s: float = 10.0,
+        rests: bool = False,
     ) -> None:
+        """Make one; entering it connects.
+
+        Args:
+            rests: ask the broker for nothing while no search is under way. The embedded broker
+                answers an empty fetch at once, so that an idle client costs a whole core; the
+                next search then asks for the end of its reply partition first.
+        """
         self._addresses = Addresses(connection_to(kafka), request_topic, reply_topic)
         self._timeout_s = timeout_s
+        self._rests = rests
+        self._under_way = 0
+        self._awake = threading.Event()
+        self._turn = threading.Lock()  # held while it falls asleep or wakes
         self._waiting: dict[bytes, asyncio.Future[SearchReply]] = {}
         self._closing = threading.Event()
 
@@ -43,6 +55,7 @@ class AsyncSearchClient:
         """
         self._loop = asyncio.get_running_loop()
         self._wire = await asyncio.to_thread(Replies, self._addresses)
+        self._awake.set()
         self._listener = threading.Thread(target=self._listen, name="replies", daemon=True)
         self._listener.start()
         return self
@@ -67,13 +80,19 @@ class AsyncSearchClient:
             TransientError: no reply came in time.
         """
         deadline = self._loop.time() + self._timeout_s
-        for attempt in range(1000):
-            reply = await self._ask(request, deadline - self._loop.time())
-            pause = pause_s(attempt)
-            if not worth_repeating(reply) or self._loop.time() + pause > deadline:
-                break
-            await asyncio.sleep(pause)
-        return reply
+        self._under_way += 1
+        try:
+            if self._rests:
+                await asyncio.to_thread(self._wake)
+            for attempt in range(1000):
+                reply = await self._ask(request, deadline - self._loop.time())
+                pause = pause_s(attempt)
+                if not worth_repeating(reply) or self._loop.time() + pause > deadline:
+                    break
+                await asyncio.sleep(pause)
+            return reply
+        finally:
+            self._under_way -= 1
 
     async def _ask(self, request: SearchRequest, timeout_s: float) -> SearchReply:
         correlation_id = self._wire.ask(request, timeout_s)
@@ -90,10 +109,27 @@ class AsyncSearchClient:
 
     def _listen(self) -> None:
         while not self._closing.is_set():
+            if self._rests and self._rest():
+                self._awake.wait(_WAIT_S)
+                continue
             for correlation_id, value in self._wire.heard(_WAIT_S):
                 if correlation_id in self._waiting:  # else another client's, late or repeated
                     reply = SearchReply.from_json(value)
                     self._loop.call_soon_threadsafe(self._arrived, correlation_id, reply)
+
+    def _rest(self) -> bool:
+        """Fall asleep where nothing is under way; whether we are asleep."""
+        with self._turn:
+            if self._awake.is_set() and not self._under_way:
+                self._wire.rest()
+                self._awake.clear()
+            return not self._awake.is_set()
+
+    def _wake(self) -> None:
+        with self._turn:
+            if not self._awake.is_set():
+                self._wire.listen()
+                self._awake.set()
 
     def _arrived(self, correlation_id: bytes, reply: SearchReply) -> None:
         future = self._waiting.get(correlation_id)

@@ -73,7 +73,7 @@ def demo(folder: Path | None, once: bool) -> None:
 
 @cli.command()
 def up() -> None:
-    """Run the embedded stack in the foreground: broker, ingest worker, query consumer.
+    """Run the embedded stack in the foreground: broker, ingest worker, query consumer, page.
 
     It lives in PIXTIDE_HOME (default ./.pixtide), where every other command finds it.
     """
@@ -87,6 +87,7 @@ def up() -> None:
         settings = stack.start()
         console.say(
             f"ready: Kafka at {settings.kafka}, logs in {settings.home / 'logs'}\n"
+            f"the page:             {stack.page}\n"
             "in another terminal:  pixtide publish FOLDER --wait\n"
             "and then:             pixtide search WORDS\n"
             "Ctrl-C stops everything"
@@ -179,6 +180,32 @@ def query(ready_file: Path | None) -> None:
     consumer = query_consumer(_settings())
     with readiness(ready_file) as ready:
         asyncio.run(consumer.run(on_ready=ready))
+
+
+@cli.command()
+@ready_option
+def web(ready_file: Path | None) -> None:
+    """Serve the page: search, publish, watch; and its JSON API (docs/web.md)."""
+    import tempfile
+
+    from streams.process import log_to_stderr, readiness
+    from streams.wiring import extra
+
+    with extra("web"):
+        from streams.web.build import build_site
+        from streams.web.serve import listen, serve
+
+    settings = _settings()
+    log_to_stderr()
+    with (
+        listen(settings.web_host, settings.web_port) as listener,
+        tempfile.TemporaryDirectory(prefix="pixtide-thumbnails-") as thumbnails,
+        readiness(ready_file) as ready,
+    ):
+        site = build_site(settings, Path(thumbnails))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # the server's to heed; it tells us afterwards
+        serve(site, listener, proxies=settings.web_proxies, on_ready=ready)
 
 
 @cli.command()

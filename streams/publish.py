@@ -33,10 +33,14 @@ _DELIVER_S = 30.0
 
 @dataclass(frozen=True)
 class Source:
-    """One picture to publish: its id, and the file or the URL that it is."""
+    """One picture to publish: its id, and the file or the URL that it is.
+
+    Where the bytes are at hand as `data`, the path is only a name that says their kind.
+    """
 
     image_id: str
     at: Path | str
+    data: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -158,11 +162,11 @@ class Publisher:
     ) -> tuple[InlinePicture | PictureAt, str | None]:
         if isinstance(source.at, str):
             return PictureAt(uri=source.at), None
-        path = source.at
-        readable = any(path.is_relative_to(root) for root in self._roots)
-        if readable and not inline:
-            return PictureAt(uri=path.as_uri()), None
-        data = path.read_bytes()
+        path, data = source.at, source.data
+        if data is None:
+            if not inline and any(path.is_relative_to(root) for root in self._roots):
+                return PictureAt(uri=path.as_uri()), None
+            data = path.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         if inline and len(data) <= self._inline_limit:
             content_type = mimetypes.guess_type(path.name)[0]

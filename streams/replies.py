@@ -45,10 +45,19 @@ class Replies:
         kafka.partitions_of(client, addresses.request_topic)
         count = kafka.partitions_of(client, reply_topic)
         self._partition = random.randrange(count)  # noqa: S311  # spreads clients, no secret
-        where = TopicPartition(reply_topic, self._partition)
+        self.listen()
+
+    def listen(self) -> None:
+        """Hear what comes from now on. Raises TransientError: the broker can't be reached."""
+        topic = self._addresses.reply_topic
+        where = TopicPartition(topic, self._partition)
         with kafka.translated():
             _, end = self._consumer.get_watermark_offsets(where, timeout=kafka.REQUEST_TIMEOUT_S)
-            self._consumer.assign([TopicPartition(reply_topic, self._partition, end)])
+            self._consumer.assign([TopicPartition(topic, self._partition, end)])
+
+    def rest(self) -> None:
+        """Hear nothing, and ask the broker for nothing, until `listen`."""
+        self._consumer.unassign()
 
     def ask(self, request: SearchRequest, timeout_s: float) -> bytes:
         """Send a request that expires after so long; the correlation id of its reply."""
@@ -71,7 +80,10 @@ class Replies:
     def heard(self, wait_s: float) -> Iterator[tuple[bytes, bytes]]:
         """Correlation ids and JSON of what has come in; others' replies are among them."""
         self._producer.poll(0)
-        for message in self._consumer.consume(_MOST, timeout=wait_s):
+        messages = self._consumer.consume(1, timeout=wait_s)
+        if messages:  # waiting for more than one would wait the whole time, whatever has come
+            messages += self._consumer.consume(_MOST, timeout=0)
+        for message in messages:
             if message.error() is not None or message.value() is None:
                 continue
             headers = {str(header[0]): header[1] for header in message.headers() or []}

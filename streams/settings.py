@@ -103,7 +103,31 @@ class Settings(BaseSettings):
         64 * MiB, ge=0, description="of replies kept while the index stays the same; 0: none"
     )
 
-    @field_validator("file_roots", "allowed_hosts", "allowed_buckets", mode="before")
+    web_host: str = Field("127.0.0.1", description="address that the page listens on")
+    web_port: int = Field(8080, ge=1, le=65535)
+    web_hosts: Words = Field(
+        (), description="names that the page is reached under, besides localhost and addresses"
+    )
+    web_proxies: Words = Field(
+        (), description="addresses or networks of proxies whose X-Forwarded-* is believed"
+    )
+    web_token: SecretStr | None = Field(
+        None, description="data is only given to those who send it; unset: to everybody"
+    )
+    web_read_only: bool = Field(False, description="true: nothing is published or deleted")
+    web_upload_bytes: int = Field(32 * MiB, ge=1, description="of one picture sent to the page")
+    web_uploads_per_minute: int = Field(120, ge=1, description="and deletes, by one client")
+    web_searches_per_minute: int = Field(300, ge=1, description="by one client")
+    web_cache_bytes: int = Field(256 * MiB, ge=0, description="of thumbnails in a temporary folder")
+
+    @field_validator(
+        "file_roots",
+        "allowed_hosts",
+        "allowed_buckets",
+        "web_hosts",
+        "web_proxies",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -218,7 +242,8 @@ def load_settings() -> Settings:
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     secret_files = {
-        PREFIX + name.upper() + "_FILE": name for name in ("kafka_password", "weaviate_api_key")
+        PREFIX + name.upper() + "_FILE": name
+        for name in ("kafka_password", "weaviate_api_key", "web_token")
     }
     for name in os.environ:
         if not name.startswith(PREFIX) or name.startswith(PREFIX + "TEST_"):

@@ -1,4 +1,4 @@
-"""The embedded stack: broker, ingest worker and query consumer as children of one process."""
+"""The embedded stack: broker, ingest worker, query consumer and page, children of one process."""
 
 import contextlib
 import json
@@ -25,6 +25,7 @@ _BROKER_READY_S = 30.0
 _WORKER_READY_S = 180.0
 _STOP_S = 30.0
 _WATCH_S = 0.3
+_WORKERS = ("ingest", "query", "web")
 
 
 class StackError(PixtideError):
@@ -81,8 +82,11 @@ class Stack:
             ) from error
         self._end_leftovers()
         self._say("starting the broker")
-        port = self._pick_port()
-        settings = self._settings = self._settings.changed(kafka=f"127.0.0.1:{port}")
+        port = self._pick_port("port", 9092)
+        settings = self._settings = self._settings.changed(
+            kafka=f"127.0.0.1:{port}",
+            web_port=self._pick_port("web.port", self._settings.web_port),
+        )
         self._start_broker(port)
         client = kafka.admin(settings.kafka_connection())
         table = [(settings.named(t.name), t) for t in topics.topics(embedded=True)]
@@ -98,12 +102,17 @@ class Stack:
                 f"NOTE: this home's index is of model {live.model}; PIXTIDE_MODEL="
                 f"{settings.model} is not used. Set PIXTIDE_HOME to a new folder to use it."
             )
-        self._say("starting the ingest worker and the query consumer")
-        for name in ("ingest", "query"):
+        self._say("starting the ingest worker, the query consumer and the page")
+        for name in _WORKERS:
             self._spawn_worker(name)
-        for name in ("ingest", "query"):
+        for name in _WORKERS:
             self._await_ready(name)
         return settings
+
+    @property
+    def page(self) -> str:
+        """The page's address on this machine."""
+        return f"http://localhost:{self._settings.web_port}"
 
     def serve(self) -> None:
         """Watch over the parts until Ctrl-C. Raises StackError where one has ended by itself."""
@@ -113,7 +122,7 @@ class Stack:
                 time.sleep(_WATCH_S)
 
     def stop(self) -> None:
-        """Stop ingest, query and broker, each given time to finish what it has begun."""
+        """Stop the workers, then the broker, each given time to finish what it has begun."""
         if not self._lock.is_locked:
             return
         self._say("stopping")
@@ -128,10 +137,10 @@ class Stack:
             if child.process.poll() is not None:
                 raise child.complain()
 
-    def _pick_port(self) -> int:
-        """The port of the last time, so that programs find the stack again; else 9092; else any."""
-        file = self._home / "port"
-        last = int(file.read_text()) if file.exists() else 9092
+    def _pick_port(self, kept_in: str, usual: int) -> int:
+        """That of the last time, so that programs find it again; else the usual one; else any."""
+        file = self._home / kept_in
+        last = int(file.read_text()) if file.exists() else usual
         port = last if _is_free(last) else _free_port()
         file.write_text(str(port))
         return port
@@ -179,6 +188,7 @@ class Stack:
             "PIXTIDE_HOME": str(settings.home),
             "PIXTIDE_KAFKA": settings.bootstrap(),
             "PIXTIDE_MODEL": settings.model,
+            "PIXTIDE_WEB_PORT": str(settings.web_port),
         }
 
     def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> None:
@@ -208,6 +218,7 @@ class Stack:
         stack = {
             "pid": os.getpid(),
             "kafka": self._settings.bootstrap(),
+            "web": self.page,
             "roots": self._roots,
             "children": [child.process.pid for child in self._children],
         }

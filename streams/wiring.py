@@ -19,6 +19,7 @@ from streams.settings import Settings
 
 if TYPE_CHECKING:
     from encoders.port import Encoder
+    from streams.async_client import AsyncSearchClient
     from streams.client import SearchClient
     from streams.fetch import Fetcher
     from streams.ingest import IngestWorker
@@ -33,12 +34,12 @@ _UNTRIED_KIB = 32 * 1024
 def open_catalog(settings: Settings) -> GenerationCatalog:
     """The index: Weaviate where its address is set, else LanceDB in the home."""
     if settings.weaviate_url is None:
-        with _extra("embedded"):
+        with extra("embedded"):
             from search.lancedb_catalog import LanceCatalog
 
         return LanceCatalog(folder=settings.home / "index" / (settings.namespace or "default"))
     # Authlib, which weaviate-client imports, insists on telling users about its own future.
-    with _extra("weaviate"), warnings.catch_warnings(record=True):
+    with extra("weaviate"), warnings.catch_warnings(record=True):
         from search.weaviate_catalog import WeaviateCatalog
 
     key = settings.weaviate_api_key
@@ -58,13 +59,13 @@ def load_encoder(settings: Settings, model: str) -> "Encoder":
     if settings.threads:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     if model == "starter":
-        with _extra("starter"):
+        with extra("starter"):
             from encoders.starter import StarterEncoder
 
         return StarterEncoder.load(
             device=settings.device, precision=settings.precision, batch_size=settings.batch_size
         )
-    with _extra("worker"):
+    with extra("worker"):
         from encoders.open_clip_encoder import OpenClipEncoder
 
     return OpenClipEncoder.load(
@@ -116,7 +117,7 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
             connection, generation.group, RestingConsumer if settings.embedded_log else Consumer
         ),
         guard=guard,
-        fetcher=_fetcher(settings, store),
+        fetcher=picture_fetcher(settings, store),
         store=store,
         decoders=decoders,
         encoder=encoder,
@@ -171,7 +172,9 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
         return encoder
 
     prefix = f"{settings.namespace}\\." if settings.namespace else ""
-    pictures = QueryPictures(_fetcher(settings, ImageStore(settings.image_store_url)), decoders)
+    pictures = QueryPictures(
+        picture_fetcher(settings, ImageStore(settings.image_store_url)), decoders
+    )
     snapshots = Snapshots(open_catalog(settings), load)
     return QueryConsumer(
         QueryParts(
@@ -191,7 +194,8 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
     )
 
 
-def _fetcher(settings: Settings, store: ImageStore) -> "Fetcher":
+def picture_fetcher(settings: Settings, store: ImageStore) -> "Fetcher":
+    """What gets pictures from where their events say, under these settings' limits."""
     from streams.fetch import Fetcher, FetchLimits
 
     limits = FetchLimits(
@@ -216,6 +220,19 @@ def search_client(settings: Settings, *, timeout_s: float = 10.0) -> "SearchClie
     )
 
 
+def async_search_client(settings: Settings, *, timeout_s: float = 10.0) -> "AsyncSearchClient":
+    """Its twin for asyncio."""
+    from streams.async_client import AsyncSearchClient
+
+    return AsyncSearchClient(
+        settings.kafka_connection(),
+        request_topic=settings.named(topics.REQUESTS),
+        reply_topic=settings.named(topics.REPLIES),
+        timeout_s=timeout_s,
+        rests=settings.embedded_log,
+    )
+
+
 def check_fingerprint(encoder: "Encoder", generation: Generation) -> None:
     """Raises FatalError where vectors of this encoder don't belong into that collection."""
     if encoder.fingerprint != generation.fingerprint:
@@ -227,7 +244,7 @@ def check_fingerprint(encoder: "Encoder", generation: Generation) -> None:
 
 
 @contextlib.contextmanager
-def _extra(name: str) -> Iterator[None]:
+def extra(name: str) -> Iterator[None]:
     """Turn a package that is not installed into what to do about it."""
     try:
         yield

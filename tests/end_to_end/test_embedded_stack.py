@@ -24,7 +24,7 @@ def stack(tmp_path: Path) -> Iterator[Embedded]:
 
 def children(stack: Embedded) -> list[int]:
     pids: list[int] = json.loads((stack.home / "stack.json").read_text())["children"]
-    assert len(pids) == 3
+    assert len(pids) == 4
     return pids
 
 

@@ -80,6 +80,7 @@ def reply() -> SearchReply:
         height=480,
         format="JPEG",
         bytes=53_211,
+        sha256="e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     )
     return SearchReply(results=(result,), generation="v1", took_ms={"encode": 5.5, "search": 2.0})
 

@@ -150,6 +150,7 @@ def test_a_reply_has_all_that_is_known_of_a_picture(snapshot: Snapshot) -> None:
         "height": 2,
         "format": "PNG",
         "bytes": 3,
+        "sha256": "",
         "duplicates": (),
         "vector": None,
         "score": None,

@@ -8,7 +8,19 @@ import pytest
 
 PIXTIDE = (sys.executable, "-m", "streams.cli")
 COMMANDS = (
-    *("", "demo", "up", "publish", "delete", "search", "ingest", "query", "doctor", "config"),
+    *(
+        "",
+        "demo",
+        "up",
+        "publish",
+        "delete",
+        "search",
+        "ingest",
+        "query",
+        "web",
+        "doctor",
+        "config",
+    ),
     *("topics create", "index list", "index create", "index status"),
 )
 

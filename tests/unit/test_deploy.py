@@ -43,7 +43,7 @@ def _merged(base: Any, over: Any) -> Any:
 
 GPU = _compose(COMPOSE[0])
 CPU = _merged(GPU, _compose(COMPOSE[1]))
-WORKERS = ["init", "ingest", "query", "cli"]
+WORKERS = ["init", "ingest", "query", "web", "cli"]
 
 
 def _instructions() -> list[tuple[str, str]]:

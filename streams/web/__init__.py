@@ -1,0 +1,19 @@
+"""The page and its JSON API: a Kafka client of both paths, and a reader of the index.
+
+app.py          the application: every route, and what serves it
+build.py        puts it together from the settings
+serve.py        serves it until a signal
+guard.py        who may ask: hosts, origins, token, sizes; and the headers of every answer
+session.py      signing in with the token
+rates.py        how often one client may ask
+problems.py     errors as JSON
+searching.py    searches over Kafka
+live_index.py   the rows of the live generation
+pictures.py     rows, thumbnails and originals of what is indexed
+thumbnails.py   thumbnails, made when first asked for
+publishing.py   uploads and deletes, as events
+outcomes.py     the outcomes of events, as they come
+status.py       generations, counts and lag; liveness and readiness
+openapi.py      the description of all this
+static/         the page: HTML, CSS and ES modules, served as they are
+"""

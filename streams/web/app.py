@@ -1,0 +1,94 @@
+"""The application: every route, what serves it, and what is started and ended with it."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from schemas.errors import PixtideError
+from streams.web.guard import Access, Guard
+from streams.web.live_index import LiveIndex
+from streams.web.openapi import openapi_document
+from streams.web.outcomes import Outcomes
+from streams.web.pictures import Pictures
+from streams.web.problems import problem_handler
+from streams.web.publishing import Publishing
+from streams.web.searching import Searches
+from streams.web.session import Session
+from streams.web.status import StatusApi
+
+STATIC = Path(__file__).parent / "static"
+
+
+@dataclass(frozen=True)
+class SiteParts:
+    """What the page is made of."""
+
+    access: Access
+    index: LiveIndex
+    searches: Searches
+    pictures: Pictures
+    publishing: Publishing
+    outcomes: Outcomes
+    status: StatusApi
+    session: Session
+
+
+class Site:
+    """The page and its API as an ASGI application."""
+
+    def __init__(self, parts: SiteParts) -> None:
+        self._parts = parts
+        handled = (PixtideError, ValidationError, HTTPException, Exception)
+        self.app = Starlette(
+            routes=self._routes(),
+            middleware=[Middleware(Guard, parts.access)],
+            exception_handlers=dict.fromkeys(handled, problem_handler),
+            lifespan=self._lifespan,
+        )
+
+    def end_streams(self) -> None:
+        """Let go of who listens for outcomes, so that the server can end."""
+        self._parts.outcomes.end_streams()
+
+    def _routes(self) -> list[BaseRoute]:
+        parts = self._parts
+        return [
+            Route("/", _page),
+            Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/openapi.json", _openapi),
+            *parts.session.routes(),
+            *parts.searches.routes(),
+            *parts.outcomes.routes(),
+            *parts.status.routes(),
+            *parts.publishing.routes(),
+            *parts.pictures.routes(),
+        ]
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        parts = self._parts
+        parts.outcomes.start()
+        parts.searches.connect_early()
+        yield
+        await parts.outcomes.close()
+        await parts.searches.close()
+        parts.pictures.close()
+        parts.index.close()
+
+
+async def _page(_: Request) -> Response:
+    return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+
+async def _openapi(_: Request) -> Response:
+    return Response(openapi_document(), media_type="application/json")

@@ -1,0 +1,88 @@
+"""Puts the page together from the settings."""
+
+from functools import partial
+from pathlib import Path
+
+from encoders.decoding import DecoderPool
+from encoders.images import Limits
+from schemas import topics
+from search.port import StoredImage
+from streams.fetch import Fetcher
+from streams.image_store import ImageStore
+from streams.publish import Publisher
+from streams.reindex import lag_of
+from streams.settings import Settings
+from streams.web.app import Site, SiteParts
+from streams.web.guard import Access
+from streams.web.live_index import LiveIndex
+from streams.web.outcomes import Outcomes
+from streams.web.pictures import Pictures, original_of
+from streams.web.publishing import Publishing
+from streams.web.rates import Rate
+from streams.web.searching import Searches
+from streams.web.session import Session
+from streams.web.status import StatusApi
+from streams.web.thumbnails import Thumbnails
+from streams.wiring import async_search_client, open_catalog, picture_fetcher
+
+#: Longer than any search takes; then the page says that nobody answers.
+_PATIENCE_S = 6.0
+#: What a form has around its picture.
+_FORM_BYTES = 64 * 1024
+_SIGN_INS_PER_MINUTE = 10
+_DECODERS = 2
+
+
+def build_site(settings: Settings, thumbnails: Path) -> Site:
+    """The page, keeping thumbnails in that empty folder.
+
+    Raises:
+        UsageError: a setting or a package is missing.
+        TransientError: the index can't be reached.
+    """
+    connection, read_only = settings.kafka_connection(), settings.web_read_only
+    # before any Kafka client: see encoders/decoding.py
+    decoders = DecoderPool(
+        _DECODERS, settings.decode_timeout_s, Limits(max_pixels=settings.max_pixels)
+    )
+    decoders.start()
+    access = _access(settings)
+    index = LiveIndex(open_catalog(settings))
+    fetcher = picture_fetcher(settings, ImageStore(settings.image_store_url))
+    small = Thumbnails(thumbnails, settings.web_cache_bytes, partial(_original, fetcher), decoders)
+    outcomes = Outcomes(connection, settings.named(topics.INDEXED), small.forget)
+    publishing = Publishing(
+        lambda: Publisher(settings),
+        decoders,
+        Rate("uploads and deletes", settings.web_uploads_per_minute),
+        max_bytes=settings.web_upload_bytes,
+        read_only=read_only,
+    )
+    return Site(
+        SiteParts(
+            access=access,
+            index=index,
+            searches=Searches(
+                partial(async_search_client, settings, timeout_s=_PATIENCE_S),
+                Rate("searches", settings.web_searches_per_minute),
+            ),
+            pictures=Pictures(index, fetcher, small),
+            publishing=publishing,
+            outcomes=outcomes,
+            status=StatusApi(index, partial(lag_of, settings), outcomes.rate, read_only=read_only),
+            session=Session(access, Rate("attempts", _SIGN_INS_PER_MINUTE)),
+        )
+    )
+
+
+def _access(settings: Settings) -> Access:
+    token = settings.web_token
+    return Access(
+        hosts=frozenset(settings.web_hosts),
+        token=token.get_secret_value() if token else None,
+        max_body=settings.web_upload_bytes + _FORM_BYTES,
+    )
+
+
+def _original(fetcher: Fetcher, row: StoredImage) -> bytes:
+    return original_of(row, fetcher)

@@ -1,0 +1,172 @@
+"""The outcomes of events as they come, to everybody who listens: server-sent events.
+
+One thread follows `images.indexed` from its end on and never waits for a listener: one that
+falls behind is let go, and comes again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from confluent_kafka import Consumer, TopicPartition
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from schemas.base import explain
+from schemas.errors import TransientError, UsageError
+from schemas.outcomes import Outcome, OutcomeKind
+from streams import kafka
+from streams.kafka_connection import KafkaConnection
+from streams.web.problems import ApiError
+
+logger = logging.getLogger(__name__)
+
+_MOST_LISTENERS = 256
+_BACKLOG = 2000
+#: Proxies close what is silent for long; this comment is no event.
+_HEARTBEAT_S = 15.0
+_LOOK_S = 0.25
+_READ_S = 0.05
+_STALLED_S = 10.0
+_RETRY_S = 2.0
+#: What the rate is an average of.
+_RATE_S = 10.0
+_STALE = (OutcomeKind.REPLACED, OutcomeKind.DELETED, OutcomeKind.DEAD_LETTERED)
+
+
+class Outcomes:
+    """Hears the outcomes, and tells them on.
+
+    `changed` is told the id of each picture that isn't any more what it was, in the thread that
+    hears.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        changed: Callable[[str], None],
+    ) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._changed = changed
+        self._listeners: set[asyncio.Queue[Outcome | None]] = set()
+        self._heard: deque[tuple[float, str]] = deque(maxlen=100_000)
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="outcomes", daemon=True)
+
+    def routes(self) -> list[Route]:
+        """What this serves."""
+        return [Route("/api/outcomes", self._stream, methods=["GET"])]
+
+    def start(self) -> None:
+        """Begin to hear, in the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def end_streams(self) -> None:
+        """Let all listeners go: the server waits for its answers to end."""
+        for listener in list(self._listeners):
+            listener.put_nowait(None)
+
+    async def close(self) -> None:
+        """Stop hearing."""
+        self._ending.set()
+        await asyncio.to_thread(self._thread.join)
+
+    def rate(self, generation: str) -> float:
+        """Outcomes a second of that generation, of late."""
+        since = time.monotonic() - _RATE_S
+        return sum(at > since and of == generation for at, of in list(self._heard)) / _RATE_S
+
+    async def _stream(self, _: Request) -> Response:
+        if len(self._listeners) >= _MOST_LISTENERS:
+            raise ApiError(503, "BUSY", "too many listen already", {"retry-after": "10"})
+        return StreamingResponse(
+            self._events(),
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+            media_type="text/event-stream",
+        )
+
+    async def _events(self) -> AsyncIterator[str]:
+        mine: asyncio.Queue[Outcome | None] = asyncio.Queue(_BACKLOG + 1)
+        self._listeners.add(mine)
+        try:
+            yield "retry: 2000\n\n"
+            while True:
+                try:
+                    outcome = await asyncio.wait_for(mine.get(), _HEARTBEAT_S)
+                except TimeoutError:
+                    yield ": nothing new\n\n"
+                    continue
+                if outcome is None:
+                    return
+                yield f"event: outcome\ndata: {outcome.to_json().decode()}\n\n"
+        finally:
+            self._listeners.discard(mine)
+
+    def _tell(self, outcome: Outcome) -> None:
+        for listener in list(self._listeners):
+            if listener.qsize() < _BACKLOG:
+                listener.put_nowait(outcome)
+            else:
+                self._listeners.discard(listener)
+                listener.put_nowait(None)
+
+    def _follow(self) -> None:
+        while not self._ending.is_set():
+            try:
+                self._follow_from_the_end()
+            except (TransientError, UsageError) as error:
+                logger.warning("outcomes are not heard: %s", error)
+                self._ending.wait(_RETRY_S)
+
+    def _follow_from_the_end(self) -> None:
+        """Look for new ends, and read up to them.
+
+        A fetch that waits for news is no better here: the embedded broker answers an empty one
+        at once, so that an idle page would cost a whole core.
+        """
+        client = kafka.admin(self._connection)
+        numbers = range(kafka.partitions_of(client, self._topic))
+        read = kafka.ends(client, self._topic, numbers)
+        consumer = kafka.tail_consumer(self._connection)
+        with contextlib.closing(consumer):
+            while not self._ending.wait(_LOOK_S):
+                ends = kafka.ends(client, self._topic, numbers)
+                if new := {number: end for number, end in ends.items() if end > read[number]}:
+                    self._read(consumer, read, new)
+                read = ends
+
+    def _read(self, consumer: Consumer, start: dict[int, int], ends: dict[int, int]) -> None:
+        consumer.assign([TopicPartition(self._topic, number, start[number]) for number in ends])
+        left, heard = dict(ends), time.monotonic()
+        while left and not self._ending.is_set():
+            if time.monotonic() - heard > _STALLED_S:
+                raise TransientError("the broker says that there are outcomes and gives none")
+            for message in consumer.consume(500, timeout=_READ_S):
+                if (error := message.error()) is not None:
+                    raise TransientError(error.str())
+                heard = time.monotonic()
+                self._hear(bytes(message.value() or b""))
+                partition, offset = message.partition() or 0, message.offset() or 0
+                if offset + 1 >= left.get(partition, 0):
+                    left.pop(partition, None)
+        consumer.unassign()
+
+    def _hear(self, value: bytes) -> None:
+        try:
+            outcome = Outcome.from_json(value)
+        except ValidationError as error:  # of a later version, say: nobody here could show it
+            logger.warning("an outcome is not understood: %s", explain(error))
+            return
+        self._heard.append((time.monotonic(), outcome.generation))
+        if outcome.outcome in _STALE:
+            self._changed(outcome.image_id)
+        self._loop.call_soon_threadsafe(self._tell, outcome)

@@ -1,0 +1,66 @@
+"""Serves the page with uvicorn until a signal."""
+
+import socket
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+import uvicorn
+
+from schemas.errors import UsageError
+from streams.web.app import Site
+
+_GRACE_S = 5
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and lets listeners go before it waits for answers to end."""
+
+    def __init__(self, config: uvicorn.Config, site: Site, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._site = site
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._site.end_streams()
+        super().handle_exit(sig, frame)
+
+
+def serve(
+    site: Site,
+    listener: socket.socket,
+    *,
+    proxies: Sequence[str],
+    on_ready: Callable[[], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT. Who asks is believed of `proxies` alone."""
+    config = uvicorn.Config(
+        site.app,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
+        timeout_graceful_shutdown=_GRACE_S,
+        lifespan="on",
+    )
+    _Server(config, site, on_ready).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError where the address can't be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise UsageError(
+            f"can't listen on {host}:{port} ({error.strerror}): set PIXTIDE_WEB_PORT or _WEB_HOST"
+        ) from error
+    # Accepted sockets inherit it. asyncio sets it on sockets of its own making alone; without it
+    # each answer on a kept connection waits 40 ms for the client's acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
