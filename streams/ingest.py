@@ -46,6 +46,7 @@ from streams.image_store import ImageStore
 from streams.kafka import record_of, verdict
 from streams.log_guard import LogGuard
 from streams.offsets import InFlight
+from streams.pace import Pace
 from streams.reporter import Reporter
 from streams.work import Work
 
@@ -66,7 +67,7 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True)
 class IngestLimits:
-    """How much a worker takes on at once."""
+    """How much a worker takes on at once; `max_rate` is in records a second."""
 
     records: int
     bytes: int
@@ -75,6 +76,7 @@ class IngestLimits:
     fetchers_per_host: int
     keep_all_originals: bool
     partitioner: Partitioner
+    max_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class IngestWorker:
         self._parts = parts
         self._limits = limits
         self._flight: InFlight[Work] = InFlight()
+        self._pace = Pace(limits.max_rate)
         self._fetchers = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="fetch")
         self._lanes = HostLanes(self._fetchers, limits.fetchers_per_host)
         self._lock = threading.Lock()  # held while rows are written, and while partitions change
@@ -204,6 +207,8 @@ class IngestWorker:
 
     def _prepare(self, work: Work) -> None:
         try:
+            if self._abandon.wait(self._pace.wait_s()):
+                return
             if self._flight.holds(work):
                 self._fetch_and_decode(work)
             self._ready.put(work)

@@ -4,8 +4,9 @@ A private SQLite file without a name, which is gone when it is closed: comparing
 million pictures takes disk, not memory.
 """
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -47,33 +48,40 @@ class Difference:
     found: Version | None
 
 
-_SIDE = "(image_id TEXT PRIMARY KEY, epoch INTEGER, partition INTEGER, offset INTEGER," \
-    " state TEXT, sha256 TEXT) WITHOUT ROWID"
-#: A deleted row whose key is no longer in the log has expired: compaction removes a delete only
-#: when `delete.retention.ms` has passed, so nothing can bring that picture back.
-_KIND = f"""CASE
-    WHEN r.image_id IS NULL THEN '{Kind.MISSING}'
-    WHEN l.image_id IS NULL AND r.state = '{RowState.DELETED}' THEN 'expired'
-    WHEN l.image_id IS NULL THEN '{Kind.EXTRA}'
-    WHEN (r.epoch, r.offset) > (l.epoch, l.offset) THEN '{Kind.AHEAD}'
-    WHEN (r.epoch, r.offset, r.partition) != (l.epoch, l.offset, l.partition) THEN '{Kind.STALE}'
-    WHEN r.state = '{RowState.DEAD_LETTERED}' THEN NULL
-    WHEN r.state != l.state THEN '{Kind.WRONG_STATE}'
-    WHEN l.sha256 NOT IN ('', r.sha256) AND r.state = '{RowState.LIVE}' THEN '{Kind.WRONG_CONTENT}'
-END"""
-_SCHEMA = f"""
-CREATE TABLE log {_SIDE};
-CREATE TABLE rows {_SIDE};
+#: The words of `Kind` and `RowState`; '' where both sides agree. A deleted row whose key is no
+#: longer in the log has expired: compaction removes a delete only when `delete.retention.ms` has
+#: passed, so nothing can bring that picture back.
+_SCHEMA = """
+CREATE TABLE log (image_id TEXT PRIMARY KEY, epoch INTEGER, partition INTEGER, offset INTEGER,
+    state TEXT, sha256 TEXT) WITHOUT ROWID;
+CREATE TABLE rows (image_id TEXT PRIMARY KEY, epoch INTEGER, partition INTEGER, offset INTEGER,
+    state TEXT, sha256 TEXT, reason TEXT) WITHOUT ROWID;
 CREATE TABLE doubts (image_id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE VIEW compared AS
-    SELECT l.image_id, {_KIND} AS kind, l.epoch AS log_epoch, l.partition AS log_partition,
-        l.offset AS log_offset, r.epoch, r.partition, r.offset
+CREATE VIEW sides AS
+    SELECT l.image_id, l.epoch AS log_epoch, l.partition AS log_partition,
+        l.offset AS log_offset, l.state AS log_state, l.sha256 AS log_sha256,
+        r.epoch, r.partition, r.offset, r.state, r.sha256
     FROM log AS l LEFT JOIN rows AS r ON r.image_id = l.image_id
     UNION ALL
-    SELECT r.image_id, {_KIND}, NULL, NULL, NULL, r.epoch, r.partition, r.offset
+    SELECT r.image_id, NULL, NULL, NULL, NULL, NULL,
+        r.epoch, r.partition, r.offset, r.state, r.sha256
     FROM rows AS r LEFT JOIN log AS l ON l.image_id = r.image_id WHERE l.image_id IS NULL;
+CREATE VIEW compared AS
+    SELECT image_id, CASE
+            WHEN state IS NULL THEN 'missing'
+            WHEN log_state IS NULL AND state = 'deleted' THEN 'expired'
+            WHEN log_state IS NULL THEN 'extra'
+            WHEN (epoch, offset) > (log_epoch, log_offset) THEN 'ahead'
+            WHEN (epoch, offset, partition) != (log_epoch, log_offset, log_partition) THEN 'stale'
+            WHEN state = 'dead_lettered' THEN ''
+            WHEN state != log_state THEN 'wrong_state'
+            WHEN state = 'live' AND log_sha256 NOT IN ('', sha256) THEN 'wrong_content'
+            ELSE ''
+        END AS kind,
+        log_epoch, log_partition, log_offset, epoch, partition, offset
+    FROM sides;
+CREATE VIEW differing AS SELECT * FROM compared WHERE kind NOT IN ('', 'expired');
 """
-_DIFFERS = "kind != 'expired'"  # which is not so where kind is NULL: they agree
 _BATCH = 500
 
 
@@ -101,20 +109,31 @@ class Ledger:
     def note_rows(self, rows: Iterable[StoredImage]) -> None:
         """Add rows of the collection; one read again takes the place of what it was."""
         self._insert(
-            "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)",
-            ((r.image_id, *r.version, str(r.state), r.sha256) for r in rows),
+            "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (r.image_id, *r.version, str(r.state), r.sha256, r.reason and str(r.reason))
+                for r in rows
+            ),
         )
 
-    def forget_rows(self, image_ids: Sequence[str]) -> None:
+    def forget_rows(self, image_ids: Iterable[str]) -> None:
         """The collection holds no such rows any more, or they are about to be read again."""
         self._insert("DELETE FROM rows WHERE image_id = ?", ((each,) for each in image_ids))
+
+    def follow(self, ends: Mapping[int, int]) -> None:
+        """Believe rows that are ahead of what was read of the log, but not of its `ends`."""
+        self._insert(
+            "UPDATE log SET (epoch, offset, state, sha256) = (SELECT r.epoch, r.offset, r.state,"
+            " '' FROM rows AS r WHERE r.image_id = log.image_id) WHERE image_id IN (SELECT image_id"
+            " FROM compared WHERE kind = ? AND epoch = log_epoch AND partition = log_partition"
+            " AND partition = ? AND offset < ?)",
+            ((Kind.AHEAD, *end) for end in ends.items()),
+        )
 
     def doubt_differences(self) -> int:
         """Doubt every id that differs now, and no other; how many there are."""
         self._database.execute("DELETE FROM doubts")
-        self._database.execute(
-            f"INSERT INTO doubts SELECT image_id FROM compared WHERE {_DIFFERS}"
-        )
+        self._database.execute("INSERT INTO doubts SELECT image_id FROM differing")
         return self._count("SELECT count(*) FROM doubts")
 
     def doubts(self) -> Iterator[list[str]]:
@@ -130,27 +149,34 @@ class Ledger:
     def differences(self, kinds: Sequence[Kind] = tuple(Kind)) -> Iterator[Difference]:
         """The ids whose row isn't what the log says, in order of where their records stand."""
         cursor = self._database.execute(
-            f"SELECT * FROM compared WHERE kind IN ({', '.join('?' * len(kinds))})"
+            "SELECT * FROM differing WHERE kind IN (SELECT value FROM json_each(?))"
             " ORDER BY log_partition, log_offset",
-            [str(kind) for kind in kinds],
+            [json.dumps(kinds)],
         )
         for image_id, kind, *versions in cursor:
             yield Difference(image_id, Kind(kind), _version(versions[:3]), _version(versions[3:]))
 
     def counts(self) -> dict[Kind, int]:
         """How many differences there are of each kind."""
-        counted = self._database.execute(
-            f"SELECT kind, count(*) FROM compared WHERE {_DIFFERS} GROUP BY kind"
-        )
+        counted = self._database.execute("SELECT kind, count(*) FROM differing GROUP BY kind")
         return {Kind(kind): number for kind, number in counted}
 
     def expired_deletes(self) -> dict[str, Version]:
-        """Some deleted rows that the log has forgotten, by image id; none where none are left."""
+        """Some deleted rows that the log has forgotten; none where none are left."""
         cursor = self._database.execute(
             "SELECT image_id, epoch, partition, offset FROM compared WHERE kind = 'expired'"
-            f" LIMIT {_BATCH}"
+            " LIMIT ?",
+            [_BATCH],
         )
         return {image_id: Version(*version) for image_id, *version in cursor}
+
+    def dead_letters(self) -> dict[str, int]:
+        """How many rows are dead-lettered, by the code of the reason."""
+        counted = self._database.execute(
+            "SELECT coalesce(reason, ''), count(*) FROM rows WHERE state = ? GROUP BY reason",
+            [RowState.DEAD_LETTERED],
+        )
+        return dict(counted.fetchall())
 
     def images(self) -> int:
         """How many image ids the log knows."""

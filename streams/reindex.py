@@ -9,6 +9,7 @@ from schemas.errors import UsageError
 from search.generations import NAME, AttributeType, Compression, Generation
 from search.port import GenerationCatalog
 from streams import kafka
+from streams.group import lag_behind
 from streams.settings import Settings
 from streams.wiring import load_encoder
 
@@ -19,7 +20,7 @@ def create_generation(
     name: str,
     *,
     model: str,
-    compression: Compression = "rq",
+    compression: Compression = "rq8",
     attributes: Mapping[str, AttributeType] | None = None,
 ) -> Generation:
     """Create an empty generation over today's log; the first one of an index goes live at once.
@@ -61,8 +62,6 @@ def create_generation(
 
 def lag_of(settings: Settings, generation: Generation) -> int:
     """How many records of the log its group has not committed yet."""
-    connection, log = settings.kafka_connection(), generation.log
-    numbers = range(log.partitions)
-    committed = kafka.committed_offsets(connection, generation.group, log.topic, numbers)
-    ends = kafka.ends(kafka.admin(connection), log.topic, numbers)
-    return sum(max(0, end - committed.get(partition, 0)) for partition, end in ends.items())
+    log = generation.log
+    ends = kafka.ends(kafka.admin(settings.kafka_connection()), log.topic, range(log.partitions))
+    return lag_behind(settings, generation, ends)

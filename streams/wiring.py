@@ -5,13 +5,13 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer
 
 from schemas import topics
 from schemas.errors import FatalError, UsageError
-from search.generations import Generation
+from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog
 from streams import kafka
 from streams.image_store import ImageStore
@@ -78,17 +78,31 @@ def generation_to_work_for(catalog: GenerationCatalog, name: str | None) -> Gene
     if generation is None:
         which = f"no generation {name}" if name else "no generation is live"
         raise UsageError(f"{which}: run `pixtide index create {name or 'v1'}`")
+    if generation.state is GenerationState.RETIRED:
+        raise UsageError(f"generation {name} is retired")
     return generation
 
 
-def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWorker":
-    """An ingest worker, its decoding processes started before its Kafka clients."""
+def ingest_worker(
+    settings: Settings,
+    generation_name: str | None,
+    *,
+    max_rate: float | None = None,
+    kind_of_consumer: Callable[[dict[str, Any]], Consumer] | None = None,
+) -> "IngestWorker":
+    """An ingest worker, its decoding processes started before its Kafka clients.
+
+    Raises:
+        UsageError: there is no such generation, it is retired, or its model can't be loaded.
+        FatalError: its model or its log isn't what it was created with.
+    """
     from encoders.decoding import DecoderPool
     from encoders.images import Limits
     from streams.embedded_fetch import RestingConsumer
     from streams.ingest import IngestLimits, IngestParts, IngestWorker
     from streams.log_guard import LogGuard
     from streams.reporter import Reporter
+    from streams.retirement import stop_when_retired
 
     connection = settings.kafka_connection()
     decoders = DecoderPool(
@@ -110,7 +124,9 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
-            connection, generation.group, RestingConsumer if settings.embedded_log else Consumer
+            connection,
+            generation.group,
+            kind_of_consumer or (RestingConsumer if settings.embedded_log else Consumer),
         ),
         guard=guard,
         fetcher=_fetcher(settings, store),
@@ -119,7 +135,7 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
         encoder=encoder,
         index=catalog.open(generation),
         generation=generation,
-        is_live=_cached(lambda: catalog.live() == generation),
+        is_live=_cached(lambda: generation.is_same(catalog.live())),
         reporter=Reporter(
             kafka.producer(connection, linger_ms=5, max_bytes=largest + topics.DEAD_LETTER_ROOM),
             store,
@@ -128,7 +144,7 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
             dead_letters_topic=settings.named(topics.DEAD_LETTERS),
         ),
     )
-    return IngestWorker(
+    worker = IngestWorker(
         parts,
         IngestLimits(
             records=settings.in_flight_records,
@@ -138,8 +154,11 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
             fetchers_per_host=settings.fetchers_per_host,
             keep_all_originals=settings.keep_originals == "all",
             partitioner=settings.partitioner,
+            max_rate=max_rate,
         ),
     )
+    stop_when_retired(catalog, generation, worker.stop)
+    return worker
 
 
 def query_consumer(settings: Settings) -> "QueryConsumer":

@@ -82,8 +82,7 @@ def test_promotion_moves_the_alias_and_back(catalog: GenerationCatalog) -> None:
 def test_a_record_is_replaced_by_its_next_state(catalog: GenerationCatalog) -> None:
     catalog.create(generation())
     catalog.promote("v1")
-    verified = {"state": GenerationState.READY, "verified_at": NOON, "previous": "v0"}
-    ready = generation(**verified)
+    ready = generation(state=GenerationState.READY, verified_at=NOON, previous="v0")
     catalog.update(ready)
     assert (catalog.get("v1"), catalog.live(), catalog.list()) == (ready, ready, [ready])
     with pytest.raises(UsageError, match="v2"):

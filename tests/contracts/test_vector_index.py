@@ -225,7 +225,7 @@ def _found(index: VectorIndex) -> set[str]:
 
 
 def test_rows_are_removed_at_the_versions_named_and_no_other(index: VectorIndex) -> None:
-    quoted = "it's \"quoted\" / 猫"
+    quoted = 'it\'s "quoted" / 猫'
     index.write([live("a", 1), live(quoted, 2), deleted("c", 3), live("d", 4)])
     index.remove({"a": Version(1, 0, 1), quoted: Version(1, 0, 2), "c": Version(1, 0, 3)})
     index.remove({"d": Version(1, 0, 3), "unknown": Version(1, 0, 1)})

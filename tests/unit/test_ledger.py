@@ -2,9 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from schemas.errors import ReasonCode
 from schemas.identity import Version
 from search.port import RowState, StoredImage
 from streams.ledger import Expected, Kind, Ledger
@@ -83,3 +85,20 @@ def test_doubts_come_some_at_a_time_and_all_of_them(ledger: Ledger) -> None:
     pages = list(ledger.doubts())
     assert [name for page in pages for name in page] == names
     assert max(map(len, pages)) <= 500
+
+
+def test_a_row_ahead_of_what_was_read_is_believed_below_the_ends_of_the_log(
+    ledger: Ledger,
+) -> None:
+    ledger.note_log([asked(1, sha256="y")])
+    ledger.note_rows([row(5)])
+    ledger.follow({0: 5, 1: 99})
+    assert ledger.counts() == {Kind.AHEAD: 1}
+    ledger.follow({0: 6})
+    assert ledger.counts() == {}
+
+
+def test_dead_letters_are_counted_by_reason(ledger: Ledger) -> None:
+    gone = replace(row(1, DEAD_LETTERED), reason=ReasonCode.SOURCE_GONE)
+    ledger.note_rows([gone, replace(gone, image_id="b"), replace(row(2), image_id="c")])
+    assert ledger.dead_letters() == {"SOURCE_GONE": 2}
