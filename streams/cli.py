@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from schemas.errors import PixtideError, UsageError
-from streams import cli_generations  # noqa: F401  # adds its commands to `index`
 from streams.cli_index import index, json_option, max_rate_option, topics
+from streams.cli_reindex import reindex
 from streams.cli_search import search
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def cli() -> None:
 cli.add_command(index)
 cli.add_command(topics)
 cli.add_command(search)
+cli.add_command(reindex)
 
 
 @cli.command()

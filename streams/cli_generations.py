@@ -25,7 +25,8 @@ timeout_option = click.option(
 
 
 @contextlib.contextmanager
-def _opened() -> Iterator[tuple["Settings", "GenerationCatalog"]]:
+def opened() -> Iterator[tuple["Settings", "GenerationCatalog"]]:
+    """The settings and the index that they reach."""
     from streams.settings import load_settings
     from streams.wiring import open_catalog
 
@@ -47,7 +48,7 @@ def index_verify(name: str, mend: bool, timeout: float, as_json: bool) -> None:
     from streams import console
     from streams.lifecycle import existing, verify
 
-    with _opened() as (settings, catalog), console.steps() as tell:
+    with opened() as (settings, catalog), console.steps() as tell:
         generation = existing(catalog, name)
         found = verify(settings, catalog, generation, mend=mend, timeout_s=timeout, tell=tell)
     if as_json:
@@ -70,12 +71,12 @@ def index_promote(name: str, force: bool, timeout: float, as_json: bool) -> None
     from streams import console
     from streams.lifecycle import existing, promote
 
-    with _opened() as (settings, catalog), console.steps() as tell:
+    with opened() as (settings, catalog), console.steps() as tell:
         generation = existing(catalog, name)
         skipped = promote(settings, catalog, generation, force=force, timeout_s=timeout, tell=tell)
     for what in skipped:
         console.say(f"SKIPPED: {what}")
-    _say_live(name, as_json=as_json, skipped=skipped)
+    say_live(name, as_json=as_json, skipped=skipped)
 
 
 @index.command("rollback")
@@ -84,9 +85,9 @@ def index_rollback(as_json: bool) -> None:
     """Let searches be answered from the generation that was live before this one."""
     from streams.lifecycle import rollback
 
-    with _opened() as (_, catalog):
+    with opened() as (_, catalog):
         _, now = rollback(catalog)
-    _say_live(now.name, as_json=as_json)
+    say_live(now.name, as_json=as_json)
 
 
 @index.command("retire")
@@ -105,7 +106,7 @@ def index_retire(name: str, grace_hours: float, as_json: bool) -> None:
     from streams import console
     from streams.lifecycle import retire
 
-    with _opened() as (settings, catalog):
+    with opened() as (settings, catalog):
         generation = catalog.get(name)
         if generation is None:
             raise UsageError(f"there is no generation {name!r}")
@@ -141,7 +142,8 @@ def _place(version: tuple[int, int, int] | None) -> str:
     return "–" if version is None else f"{version[1]}@{version[2]}"
 
 
-def _say_live(name: str, *, as_json: bool, skipped: list[str] | None = None) -> None:
+def say_live(name: str, *, as_json: bool, skipped: list[str] | None = None) -> None:
+    """Which generation is live now, and what was skipped on the way."""
     from streams import console
 
     if as_json:

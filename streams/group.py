@@ -28,6 +28,7 @@ def await_group(
     timeout_s: float,
     *,
     tell: Tell,
+    what: str = "waiting for the workers",
 ) -> None:
     """Wait until a generation's workers have committed up to these offsets.
 
@@ -38,7 +39,7 @@ def await_group(
     first = left = lag_behind(settings, generation, ends)
     deadline = time.monotonic() + timeout_s
     while left:
-        tell("waiting for the workers", first - left, first)
+        tell(what, first - left, first)
         if time.monotonic() > deadline:
             raise NotReadError(
                 f"{left} records are not read yet and nothing moved for {timeout_s:g} s: does "
@@ -48,6 +49,7 @@ def await_group(
         before, left = left, lag_behind(settings, generation, ends)
         if left < before:
             deadline = time.monotonic() + timeout_s
+    tell(what, first, first)
 
 
 def lag_behind(settings: Settings, generation: Generation, ends: Mapping[int, int]) -> int:

@@ -1,7 +1,8 @@
 """The ingest path: each record of `images.uploaded` from the log to the index.
 
 1. poll    a record; one whose picture is already in work waits its turn
-2. fetch   read its event and get the picture's bytes
+2. fetch   read its event and get the picture's bytes, unless a generation of the same model
+           has the row of this very record
 3. decode  them, in a process of their own, into the model's pixels
 4. batch   what is ready with what the index knows; leave out what a newer row stands above
 5. encode  the pictures whose content isn't known yet
@@ -39,7 +40,7 @@ from schemas.events import ImageDeleted, ImageEvent, ImageUploaded, PictureAt
 from schemas.identity import Partitioner, Version, partition_of
 from schemas.outcomes import OutcomeKind
 from search.generations import Generation
-from search.port import VectorIndex, Written
+from search.port import StoredImage, VectorIndex, Written
 from streams.fetch import Fetcher, OriginalGoneError
 from streams.host_lanes import HostLanes
 from streams.image_store import ImageStore
@@ -48,6 +49,7 @@ from streams.log_guard import LogGuard
 from streams.offsets import InFlight
 from streams.pace import Pace
 from streams.reporter import Reporter
+from streams.sibling import Sibling
 from streams.work import Work
 
 logger = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ class IngestParts:
     generation: Generation
     is_live: Callable[[], bool]
     reporter: Reporter
+    sibling: Sibling | None = None
 
 
 class IngestWorker:
@@ -224,6 +227,9 @@ class IngestWorker:
             if isinstance(event, ImageDeleted):
                 work.ask_delete(event.image_id)
                 return
+            if (known := self._known(work)) is not None:
+                work.ask_same(known)
+                return
             stage = "fetch"
             with work.timed(stage):
                 data = self._patiently(lambda: self._parts.fetcher.fetch(event.picture))
@@ -254,6 +260,14 @@ class IngestWorker:
                 f"to {self._limits.partitioner} (in librdkafka: murmur2_random)",
             )
         return decode_event(record.key, record.value, record.headers, record.timestamp_ms)
+
+    def _known(self, work: Work) -> StoredImage | None:
+        """The live row of this very record in a generation of the same model."""
+        sibling = self._parts.sibling
+        if sibling is None or work.image_id is None:
+            return None
+        image_id = work.image_id
+        return self._patiently(lambda: sibling.row_of(image_id, work.version))
 
     def _keep_original(self, upload: ImageUploaded, picture_format: str, data: bytes) -> str:
         """Where the original lies for good; only the live generation writes it there."""

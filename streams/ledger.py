@@ -136,6 +136,10 @@ class Ledger:
         self._database.execute("INSERT INTO doubts SELECT image_id FROM differing")
         return self._count("SELECT count(*) FROM doubts")
 
+    def is_doubted(self, image_id: str) -> bool:
+        """Whether that id is among the doubts."""
+        return bool(self._count("SELECT count(*) FROM doubts WHERE image_id = ?", image_id))
+
     def doubts(self) -> Iterator[list[str]]:
         """The doubted ids, some at a time."""
         after = ""
@@ -191,8 +195,8 @@ class Ledger:
         self._database.executemany(statement, values)
         self._database.execute("COMMIT")
 
-    def _count(self, statement: str) -> int:
-        return int(self._database.execute(statement).fetchone()[0])
+    def _count(self, statement: str, *values: str) -> int:
+        return int(self._database.execute(statement, values).fetchone()[0])
 
 
 def _version(parts: Sequence[int | None]) -> Version | None:

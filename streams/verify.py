@@ -10,7 +10,7 @@ Both sides lie in a database on disk (see streams/ledger.py), so that memory sta
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -53,6 +53,10 @@ class Verification:
     def as_json(self) -> dict[str, Any]:
         """For machines."""
         return {**asdict(self), "clean": self.is_clean}
+
+
+def _all(_: str) -> bool:
+    return True
 
 
 class Verifier:
@@ -108,7 +112,8 @@ class Verifier:
             if not self.ledger.doubt_differences():
                 break
             before = dict(self._read_to)
-            self._fold_up_to(self._ends())
+            # Only of what is in doubt: of the others the rows were read before this tail.
+            self._fold_up_to(self._ends(), wanted=self.ledger.is_doubted)
             self._await_workers()
             for ids in self.ledger.doubts():
                 self.ledger.forget_rows(ids)
@@ -121,11 +126,12 @@ class Verifier:
 
     # 1. fold
 
-    def _fold_up_to(self, ends: dict[int, int]) -> None:
+    def _fold_up_to(self, ends: dict[int, int], wanted: Callable[[str], bool] = _all) -> None:
         total = sum(end - self._read_to.get(p, 0) for p, end in ends.items())
         topic = self._generation.log.topic
         records = read_log(self._settings.bootstrap(), topic, self._read_to, ends)
-        self.ledger.note_log(self._asked(told(records, "reading the log", total, self._tell)))
+        asked = self._asked(told(records, "reading the log", total, self._tell))
+        self.ledger.note_log(each for each in asked if wanted(each.image_id))
         self._read_to = ends
 
     def _asked(self, records: Iterable[Record]) -> Iterator[Expected]:

@@ -5,12 +5,14 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer
 
 from schemas import topics
-from schemas.errors import FatalError, UsageError
+from schemas.errors import FatalError, PoisonError, TransientError, UsageError
+from schemas.events import PictureAt
 from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog
 from streams import kafka
@@ -72,6 +74,18 @@ def load_encoder(settings: Settings, model: str) -> "Encoder":
     )
 
 
+def encoder_of(settings: Settings, generation: Generation) -> "Encoder":
+    """The encoder of a generation.
+
+    Raises:
+        FatalError: its model isn't the one that the generation was made with.
+        UsageError: it can't be loaded.
+    """
+    encoder = load_encoder(settings, generation.model)
+    check_fingerprint(encoder, generation)
+    return encoder
+
+
 def generation_to_work_for(catalog: GenerationCatalog, name: str | None) -> Generation:
     """The generation of that name, or the live one. Raises UsageError where there is none."""
     generation = catalog.get(name) if name else catalog.live()
@@ -103,6 +117,7 @@ def ingest_worker(
     from streams.log_guard import LogGuard
     from streams.reporter import Reporter
     from streams.retirement import stop_when_retired
+    from streams.sibling import sibling_of
 
     connection = settings.kafka_connection()
     decoders = DecoderPool(
@@ -111,8 +126,7 @@ def ingest_worker(
     decoders.start()
     catalog = open_catalog(settings)
     generation = generation_to_work_for(catalog, generation_name)
-    encoder = load_encoder(settings, generation.model)
-    check_fingerprint(encoder, generation)
+    encoder = encoder_of(settings, generation)
     encoder.warm_up()
     store = ImageStore(settings.image_store_url)
     client = kafka.admin(connection)
@@ -143,6 +157,7 @@ def ingest_worker(
             outcomes_topic=settings.named(topics.INDEXED),
             dead_letters_topic=settings.named(topics.DEAD_LETTERS),
         ),
+        sibling=sibling_of(generation, catalog),
     )
     worker = IngestWorker(
         parts,
@@ -180,14 +195,9 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
     kafka.partitions_of(client, topic)  # a clear error where it is missing
     kafka.require_group(client, group)
 
-    def load(generation: Generation) -> "Encoder":
-        encoder = load_encoder(settings, generation.model)
-        check_fingerprint(encoder, generation)
-        return encoder
-
     prefix = f"{settings.namespace}\\." if settings.namespace else ""
     pictures = QueryPictures(_fetcher(settings, ImageStore(settings.image_store_url)), decoders)
-    snapshots = Snapshots(open_catalog(settings), load)
+    snapshots = Snapshots(open_catalog(settings), partial(encoder_of, settings))
     return QueryConsumer(
         QueryParts(
             connection=connection,
@@ -201,6 +211,28 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
             on_started=rest_between_fetches if settings.embedded_log else lambda _: None,
         )
     )
+
+
+@contextlib.contextmanager
+def thumbnails(settings: Settings, side: int) -> "Iterator[Callable[[str], bytes | None]]":
+    """A callable that makes a small JPEG of the original at a URI, None where it can't be had."""
+    from encoders.decoding import DecoderPool
+    from encoders.images import Limits
+    from streams.fetch import OriginalGoneError
+
+    limits = Limits(max_pixels=settings.max_pixels)
+    decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, limits)
+    decoders.start()
+    fetcher = _fetcher(settings, ImageStore(settings.image_store_url))
+
+    def thumbnail(uri: str) -> bytes | None:
+        try:
+            return decoders.thumbnail(fetcher.fetch(PictureAt(uri=uri)), side)
+        except (PoisonError, TransientError, OriginalGoneError):
+            return None
+
+    with contextlib.closing(decoders), contextlib.closing(fetcher):
+        yield thumbnail
 
 
 def _fetcher(settings: Settings, store: ImageStore) -> "Fetcher":

@@ -9,7 +9,8 @@ import pytest
 PIXTIDE = (sys.executable, "-m", "streams.cli")
 COMMANDS = (
     *("", "demo", "up", "publish", "delete", "search", "ingest", "query", "doctor", "config"),
-    *("topics create", "index list", "index create", "index status"),
+    *("topics create", "index list", "index create", "index status", "index verify"),
+    *("index promote", "index rollback", "index retire", "index compare", "reindex"),
 )
 
 
