@@ -93,6 +93,11 @@ def reindex(model: str, yes: bool, timeout: float, **wanted: Any) -> None:
     plan = Reindex(model, **wanted)
     with opened() as (settings, catalog):
         generation = begin(settings, catalog, plan)
+        if generation.is_same(catalog.live()):
+            console.say(
+                f"{generation.name} is live and of that model; --name builds another one anyway"
+            )
+            return
         console.say(f"building generation {generation.name} of {model}")
         with worker_for(settings, generation, plan.max_rate) as check:
             with console.steps() as show:

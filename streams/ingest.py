@@ -69,7 +69,11 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True)
 class IngestLimits:
-    """How much a worker takes on at once; `max_rate` is in records a second."""
+    """How much a worker takes on at once; `max_rate` is in records a second.
+
+    An original that is missing from our own store means that a newer record exists, but where
+    the records are known to be the latest of their keys (`only_latest`).
+    """
 
     records: int
     bytes: int
@@ -79,6 +83,7 @@ class IngestLimits:
     keep_all_originals: bool
     partitioner: Partitioner
     max_rate: float | None = None
+    only_latest: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,8 +249,11 @@ class IngestWorker:
                 picture = self._patiently(lambda: self._parts.decoders.decode(data, crop))
             uri = self._patiently(lambda: self._keep_original(event, picture.format, data))
             work.ask_live(event, picture, uri=uri, sha256=sha256, size=len(data))
-        except OriginalGoneError:
-            work.superseded = True
+        except OriginalGoneError as error:
+            if self._limits.only_latest:
+                work.fail(stage, PoisonError(ReasonCode.SOURCE_GONE, str(error)))
+            else:
+                work.superseded = True
         except PoisonError as error:
             work.fail(stage, error)
 

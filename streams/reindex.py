@@ -45,6 +45,8 @@ class Reindex:
 def begin(settings: Settings, catalog: GenerationCatalog, wanted: Reindex) -> Generation:
     """The generation to build: the one that an earlier run began for the same, or a new one.
 
+    It may be live already, where an earlier run came to its end.
+
     Raises:
         UsageError: the name is taken by another generation; and as `create_generation`.
         TransientError: a server can't be reached.
@@ -55,7 +57,7 @@ def begin(settings: Settings, catalog: GenerationCatalog, wanted: Reindex) -> Ge
         retired = generation.state is GenerationState.RETIRED
         if generation.name == wanted.name and (retired or not same):
             raise UsageError(f"generation {wanted.name} is another one: choose another name")
-        newer = live is None or generation.created_at > live.created_at
+        newer = live is None or generation.created_at >= live.created_at
         if same and newer and not retired and wanted.name in (None, generation.name):
             return generation
     name = wanted.name or _next_name({generation.name for generation in known})

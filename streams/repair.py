@@ -59,7 +59,7 @@ def _replay(settings: Settings, generation: Generation, ledger: Ledger) -> None:
     worker = ingest_worker(
         settings,
         generation.name,
-        kind_of_consumer=lambda config: ReplayConsumer(
+        replay=lambda config: ReplayConsumer(
             config, generation.log.topic, places, lambda: worker.stop()
         ),
     )

@@ -102,9 +102,13 @@ def ingest_worker(
     generation_name: str | None,
     *,
     max_rate: float | None = None,
-    kind_of_consumer: Callable[[dict[str, Any]], Consumer] | None = None,
+    replay: Callable[[dict[str, Any]], Consumer] | None = None,
 ) -> "IngestWorker":
     """An ingest worker, its decoding processes started before its Kafka clients.
+
+    Args:
+        max_rate: records a second, and no more.
+        replay: makes a consumer that gives certain latest records instead of the log.
 
     Raises:
         UsageError: there is no such generation, it is retired, or its model can't be loaded.
@@ -140,7 +144,7 @@ def ingest_worker(
         consumer=kafka.ingest_consumer(
             connection,
             generation.group,
-            kind_of_consumer or (RestingConsumer if settings.embedded_log else Consumer),
+            replay or (RestingConsumer if settings.embedded_log else Consumer),
         ),
         guard=guard,
         fetcher=_fetcher(settings, store),
@@ -170,6 +174,7 @@ def ingest_worker(
             keep_all_originals=settings.keep_originals == "all",
             partitioner=settings.partitioner,
             max_rate=max_rate,
+            only_latest=replay is not None,
         ),
     )
     stop_when_retired(catalog, generation, worker.stop)

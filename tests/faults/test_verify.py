@@ -119,6 +119,15 @@ def test_content_is_compared_where_the_event_names_it(stack: OnServers) -> None:
     assert verify(stack, code=1)["differences"] == {"wrong_content": 1}
     assert verify(stack, "--repair")["clean"]
     assert stack.rows()["p/a.jpg"].sha256 != "0" * 64
+
+    # whose original is lost keeps its place, as a dead letter
+    with stack.index() as index:
+        index.remove({"p/a.jpg": index.get(["p/a.jpg"])["p/a.jpg"].version})
+    for original in (stack.home / "originals").rglob("*.jpg"):
+        original.unlink()
+    assert verify(stack, code=1)["differences"] == {"missing": 1}
+    repaired = verify(stack, "--repair")
+    assert (repaired["clean"], repaired["dead_letters"]) == (True, {"SOURCE_GONE": 1})
     stack.stop_process("ingest")
 
 
