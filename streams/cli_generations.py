@@ -46,15 +46,13 @@ def index_verify(name: str, mend: bool, timeout: float, as_json: bool) -> None:
     Exits 1 if anything differs. The generation is ready to be promoted when nothing does.
     """
     from streams import console
-    from streams.lifecycle import existing, verify
+    from streams.lifecycle import verify
+    from streams.wiring import generation_to_work_for
 
     with opened() as (settings, catalog), console.steps() as tell:
-        generation = existing(catalog, name)
+        generation = generation_to_work_for(catalog, name)
         found = verify(settings, catalog, generation, mend=mend, timeout_s=timeout, tell=tell)
-    if as_json:
-        console.line(json.dumps(found.as_json()))
-    else:
-        show_verification(found)
+    show_verification(found, as_json=as_json)
     sys.exit(0 if found.is_clean else 1)
 
 
@@ -69,10 +67,11 @@ def index_promote(name: str, force: bool, timeout: float, as_json: bool) -> None
     Refuses unless a verification was clean and the workers have read the log to its end.
     """
     from streams import console
-    from streams.lifecycle import existing, promote
+    from streams.lifecycle import promote
+    from streams.wiring import generation_to_work_for
 
     with opened() as (settings, catalog), console.steps() as tell:
-        generation = existing(catalog, name)
+        generation = generation_to_work_for(catalog, name)
         skipped = promote(settings, catalog, generation, force=force, timeout_s=timeout, tell=tell)
     for what in skipped:
         console.say(f"SKIPPED: {what}")
@@ -117,9 +116,13 @@ def index_retire(name: str, grace_hours: float, as_json: bool) -> None:
         console.say(f"{name} is retired")
 
 
-def show_verification(found: "Verification") -> None:
-    """What a verification found, for a person."""
+def show_verification(found: "Verification", *, as_json: bool) -> None:
+    """Print what a verification found."""
     from streams import console
+
+    if as_json:
+        console.line(json.dumps(found.as_json()))
+        return
 
     console.say(
         f"{found.generation}: {found.images:,} pictures in {found.records:,} records of the log, "

@@ -3,12 +3,20 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from streams.cli_generations import opened, say_live, show_verification, timeout_option
 from streams.cli_index import compression_option, index, json_option, max_rate_option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from search.generations import Generation
+    from search.port import GenerationCatalog
+    from streams.settings import Settings
+    from streams.verify import Verification
 
 #: Pixels a side.
 _THUMBNAIL = 160
@@ -41,12 +49,14 @@ def index_compare(
 
     from streams import console
     from streams.compare import compare, page
-    from streams.lifecycle import existing
-    from streams.wiring import encoder_of, thumbnails
+    from streams.wiring import encoder_of, generation_to_work_for, thumbnails
 
     texts = [line.strip() for line in queries if line.strip()]
     with opened() as (settings, catalog):
-        pair = (existing(catalog, names[0]), existing(catalog, names[1]))
+        pair = (
+            generation_to_work_for(catalog, names[0]),
+            generation_to_work_for(catalog, names[1]),
+        )
         compared = compare(catalog, pair, partial(encoder_of, settings), texts, limit)
         if html_file is not None:
             with thumbnails(settings, _THUMBNAIL) as thumbnail:
@@ -77,7 +87,8 @@ def index_compare(
 @click.option("--yes", is_flag=True, help="Promote without asking.")
 @max_rate_option
 @timeout_option
-def reindex(model: str, yes: bool, timeout: float, **wanted: Any) -> None:
+@json_option
+def reindex(model: str, yes: bool, timeout: float, as_json: bool, **wanted: Any) -> None:
     """Change the model, or the compression, without an outage.
 
     Creates a generation, builds it from the log beside the live one, verifies it, asks, and
@@ -87,48 +98,61 @@ def reindex(model: str, yes: bool, timeout: float, **wanted: Any) -> None:
     from streams import console
     from streams.group import workers_in
     from streams.kafka import admin
-    from streams.lifecycle import existing, promote, verify
-    from streams.reindex import Reindex, begin, build, worker_for
+    from streams.reindex import Reindex, begin, worker_for
 
     plan = Reindex(model, **wanted)
     with opened() as (settings, catalog):
         generation = begin(settings, catalog, plan)
+        name = generation.name
         if generation.is_same(catalog.live()):
-            console.say(
-                f"{generation.name} is live and of that model; --name builds another one anyway"
-            )
+            console.say(f"{name} is live and of that model; --name builds another one anyway")
             return
-        console.say(f"building generation {generation.name} of {model}")
+        console.say(f"building generation {name} of {model}")
         with worker_for(settings, generation, plan.max_rate) as check:
-            with console.steps() as show:
-
-                def tell(what: str, done: int, total: int) -> None:
-                    check()
-                    show(what, done, total)
-
-                build(settings, generation, timeout_s=timeout, tell=tell)
-                found = verify(
-                    settings, catalog, generation, mend=False, timeout_s=timeout, tell=tell
-                )
-            show_verification(found)
+            found = _built(settings, catalog, generation, timeout, check)
+            show_verification(found, as_json=as_json)
             if not found.is_clean:
                 sys.exit(1)
-            if not (yes or click.confirm(f"promote {generation.name}?", err=True)):
-                console.say(f"later: `pixtide index promote {generation.name}`")
+            if not (yes or click.confirm(f"promote {name}?", err=True)):
+                console.say(f"later: `pixtide index promote {name}`")
                 return
-            generation = existing(catalog, generation.name)
-            with console.steps() as tell_promotion:
-                promote(
-                    settings,
-                    catalog,
-                    generation,
-                    force=False,
-                    timeout_s=timeout,
-                    tell=tell_promotion,
-                )
-        say_live(generation.name, as_json=False)
+            _promote(settings, catalog, name, timeout)
+        say_live(name, as_json=as_json)
         if not workers_in(admin(settings.bootstrap()), generation.group):
             console.say(
-                f"NOTE: nobody reads the log for it now: run `pixtide ingest --generation "
-                f"{generation.name}`"
+                f"NOTE: nobody reads the log for it now: run `pixtide ingest --generation {name}`"
             )
+
+
+def _built(
+    settings: "Settings",
+    catalog: "GenerationCatalog",
+    generation: "Generation",
+    timeout_s: float,
+    check: "Callable[[], None]",
+) -> "Verification":
+    """Build and verify it under progress bars, for as long as `check` raises nothing."""
+    from streams import console
+    from streams.lifecycle import verify
+    from streams.reindex import build
+
+    with console.steps() as show:
+
+        def tell(what: str, done: int, total: int) -> None:
+            check()
+            show(what, done, total)
+
+        build(settings, generation, timeout_s=timeout_s, tell=tell)
+        return verify(settings, catalog, generation, mend=False, timeout_s=timeout_s, tell=tell)
+
+
+def _promote(
+    settings: "Settings", catalog: "GenerationCatalog", name: str, timeout_s: float
+) -> None:
+    from streams import console
+    from streams.lifecycle import promote
+    from streams.wiring import generation_to_work_for
+
+    with console.steps() as tell:
+        generation = generation_to_work_for(catalog, name)
+        promote(settings, catalog, generation, force=False, timeout_s=timeout_s, tell=tell)

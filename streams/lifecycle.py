@@ -15,6 +15,7 @@ from streams.group import NotReadError, Tell, await_group, delete_group, workers
 from streams.repair import repair
 from streams.settings import Settings
 from streams.verify import Verification, Verifier
+from streams.wiring import generation_to_work_for
 
 _LEAVE_S = 60.0
 _ASK_AGAIN_S = 0.5
@@ -22,16 +23,6 @@ _ASK_AGAIN_S = 0.5
 
 class RefusedError(PixtideError):
     """A step would lose something, or show users less than they see now."""
-
-
-def existing(catalog: GenerationCatalog, name: str) -> Generation:
-    """The generation of that name. Raises UsageError where there is none or it is retired."""
-    generation = catalog.get(name)
-    if generation is None:
-        raise UsageError(f"there is no generation {name!r}: `pixtide index list` lists them")
-    if generation.state is GenerationState.RETIRED:
-        raise UsageError(f"generation {name} is retired")
-    return generation
 
 
 def verify(
@@ -55,7 +46,9 @@ def verify(
             found = repair(settings, generation, index, verifier)
     finally:
         verifier.close()
-    now = existing(catalog, generation.name)  # as it is after what may have been hours
+    now = generation_to_work_for(
+        catalog, generation.name
+    )  # as it is after what may have been hours
     changes = (
         {"state": GenerationState.READY, "verified_at": datetime.now(UTC)}
         if found.is_clean
@@ -86,6 +79,7 @@ def promote(
     if unmet and not force:
         raise RefusedError(f"not promoted: {'; '.join(unmet)}")
     if before is not None:
+        generation = generation_to_work_for(catalog, generation.name)  # as it is after the wait
         # Before the alias moves: a live generation is never retired, whatever is written here.
         catalog.update(generation.model_copy(update={"previous": before.name}))
         catalog.update(before.model_copy(update={"live_until": datetime.now(UTC)}))
@@ -123,7 +117,7 @@ def rollback(catalog: GenerationCatalog) -> tuple[Generation, Generation]:
     live = catalog.live()
     if live is None or live.previous is None:
         raise UsageError("no generation was live before this one")
-    previous = existing(catalog, live.previous)
+    previous = generation_to_work_for(catalog, live.previous)
     catalog.update(live.model_copy(update={"live_until": datetime.now(UTC)}))
     catalog.promote(previous.name)
     return live, previous

@@ -7,7 +7,6 @@ served from at once; where one must still be loaded, the old snapshot answers me
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from encoders.port import Encoder
 from schemas.errors import PixtideError, TransientError
@@ -30,8 +29,7 @@ class Snapshots:
         self._encoders: dict[str, Encoder] = {}
         self._texts: dict[str, CachedTexts] = {}
         self._lock = threading.Lock()  # held by whoever looks where the alias points
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._loading: Future[None] | None = None
+        self._loading: threading.Thread | None = None
         self._unloadable: set[str] = set()
         self.current: Snapshot | None = None
 
@@ -99,7 +97,7 @@ class Snapshots:
 
     def _load_ahead(self, wanted: list[Generation]) -> None:
         """In a thread of its own, one at a time; let go of what nobody may want any more."""
-        if self._loading is not None and not self._loading.done():
+        if self._loading is not None and self._loading.is_alive():
             return
         kept = {generation.fingerprint for generation in wanted}
         if self.current is not None:
@@ -110,7 +108,11 @@ class Snapshots:
         self._unloadable &= kept
         for generation in wanted:
             if generation.fingerprint not in self._encoders.keys() | self._unloadable:
-                self._loading = self._loader.submit(self._load_quietly, generation)
+                # a daemon, since a consumer that is told to stop doesn't wait for a model
+                self._loading = threading.Thread(
+                    target=self._load_quietly, args=[generation], name="load", daemon=True
+                )
+                self._loading.start()
                 return
 
     def _load_quietly(self, generation: Generation) -> None:

@@ -101,7 +101,8 @@ class Stack:
         elif live.model != settings.model and "model" in settings.model_fields_set:
             self._say(
                 f"NOTE: this home's index is of model {live.model}; PIXTIDE_MODEL="
-                f"{settings.model} is not used. Set PIXTIDE_HOME to a new folder to use it."
+                f"{settings.model} is not used. To use it run `pixtide reindex --model "
+                f"{settings.model}`, or set PIXTIDE_HOME to a new folder."
             )
         self._say("starting the ingest worker and the query consumer")
         self._spawn_ingest(live)

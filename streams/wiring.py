@@ -87,13 +87,17 @@ def encoder_of(settings: Settings, generation: Generation) -> "Encoder":
 
 
 def generation_to_work_for(catalog: GenerationCatalog, name: str | None) -> Generation:
-    """The generation of that name, or the live one. Raises UsageError where there is none."""
+    """The generation of that name, or the live one.
+
+    Raises:
+        UsageError: there is none, or it is retired.
+    """
     generation = catalog.get(name) if name else catalog.live()
     if generation is None:
         which = f"no generation {name}" if name else "no generation is live"
         raise UsageError(f"{which}: run `pixtide index create {name or 'v1'}`")
     if generation.state is GenerationState.RETIRED:
-        raise UsageError(f"generation {name} is retired")
+        raise UsageError(f"generation {generation.name} is retired")
     return generation
 
 

@@ -8,7 +8,7 @@ import pytest
 from schemas.errors import FatalError, UsageError
 from search.generations import Generation, GenerationState
 from search.lancedb_catalog import LanceCatalog
-from search.port import CollectionGoneError, GenerationCatalog, Query
+from search.port import CollectionGoneError, GenerationCatalog, Query, WordQuery
 from search.weaviate_catalog import WeaviateCatalog
 from tests.contracts.samples import NOON, generation, live, towards
 
@@ -144,6 +144,10 @@ def test_an_index_whose_collection_was_dropped_says_so(catalog: GenerationCatalo
         lambda: index.get(["a"]),
         lambda: index.write([live("a")]),
         lambda: list(index.scan()),
+        lambda: index.search([Query(towards(1), 1)]),
+        lambda: index.search([Query(towards(1), 1), Query(towards(2), 1)]),
+        lambda: index.search_words([WordQuery("word", 1)]),
+        lambda: index.remove({"a": live("a").version}),
         index.count,
         lambda: catalog.open(generation()),
     ):

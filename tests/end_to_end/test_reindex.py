@@ -13,8 +13,8 @@ import pytest
 from schemas.errors import TransientError
 from search.generations import GenerationState
 from search.port import RowState, StoredImage
-from streams.lifecycle import existing, promote, retire
-from streams.wiring import open_catalog
+from streams.lifecycle import promote, retire
+from streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import OnServers
 from tests.models import tiny_clip
 from tests.pictures import jpeg
@@ -44,7 +44,7 @@ def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Itera
 
 def rows_of(stack: OnServers, name: str) -> dict[str, StoredImage]:
     with contextlib.closing(open_catalog(stack.settings())) as catalog:
-        index = catalog.open(existing(catalog, name))
+        index = catalog.open(generation_to_work_for(catalog, name))
         return {row.image_id: row for row in index.scan(with_vectors=True)}
 
 
@@ -110,7 +110,7 @@ def test_a_crash_around_the_alias_swap_leaves_the_old_or_the_new(
     with contextlib.closing(open_catalog(settings)) as catalog:
 
         def promote_v2() -> None:
-            generation = existing(catalog, "v2")
+            generation = generation_to_work_for(catalog, "v2")
             promote(
                 settings,
                 catalog,
@@ -137,12 +137,12 @@ def test_a_crash_around_the_alias_swap_leaves_the_old_or_the_new(
         promote_v2()
         promote_v2()
         assert live() == "v2"
-        assert existing(catalog, "v2").previous == "v1"
+        assert generation_to_work_for(catalog, "v2").previous == "v1"
 
         with monkeypatch.context() as broken, pytest.raises(TransientError):
             broken.setattr(type(catalog), "drop", crash)
             stack.stop_process("ingest")
-            retire(settings, catalog, existing(catalog, "v1"), grace=timedelta())
+            retire(settings, catalog, generation_to_work_for(catalog, "v1"), grace=timedelta())
         first = catalog.get("v1")
         assert first is not None
         assert first.state is GenerationState.RETIRED
