@@ -62,8 +62,9 @@ def index_compare(
             with thumbnails(settings, _THUMBNAIL) as thumbnail:
                 html_file.write_text(page(compared, thumbnail))
     if as_json:
-        for each in (*compared.compared, compared):
+        for each in compared.compared:
             console.line(json.dumps(each.as_json()))
+        console.line(json.dumps(compared.as_json()))
         return
     console.show_table(
         ["query", f"overlap@{limit}", "places moved", f"{names[0]} ms", f"{names[1]} ms"],

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from schemas.errors import TransientError
 from schemas.queries import SearchReply
 
 T = TypeVar("T")
@@ -127,8 +128,11 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def refreshing(look: Callable[[], RenderableType], every_s: float) -> None:
-    """Show what `look` gives, again and again until Ctrl-C."""
+    """Show what `look` gives, again and again until Ctrl-C; while a server is away, that."""
     with contextlib.suppress(KeyboardInterrupt), Live(look(), console=output) as live:
         while True:
             time.sleep(every_s)
-            live.update(look(), refresh=True)
+            try:
+                live.update(look(), refresh=True)
+            except TransientError as error:
+                live.update(Text(str(error)), refresh=True)

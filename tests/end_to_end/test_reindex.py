@@ -83,14 +83,15 @@ def test_another_model_and_back_by_copying(stack: OnServers) -> None:
     assert copied == encoded
     assert all(row.state is RowState.LIVE for row in copied.values())
     for name, row in copied.items():
-        np.testing.assert_allclose(row.vector, encoded[name].vector, atol=1e-6)
+        vectors = [np.asarray(each.vector) for each in (row, encoded[name])]
+        np.testing.assert_allclose(*vectors, atol=1e-6)
     stack.run("reindex", "--model", second, "--name", "v1", "--yes", code=2)
 
     queries = stack.folder / "queries.txt"
     queries.write_text("a picture\nanother one\n")
     page = stack.folder / "page.html"
-    arguments = ("v1", "v3", "--queries", str(queries), "-k", "5", "--html", str(page))
-    *_, sums = map(json.loads, stack.run("index", "compare", *arguments, "--json").splitlines())
+    options = ("--queries", str(queries), "-k", "5", "--html", str(page), "--json")
+    *_, sums = map(json.loads, stack.run("index", "compare", "v1", "v3", *options).splitlines())
     assert (sums["queries"], sums["overlap@5"], sums["rank_change"]) == (2, 1.0, 0.0)
     assert page.read_text().count("data:image/jpeg;base64,") > 10
 

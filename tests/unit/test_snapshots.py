@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoders.images import Pixels
-from encoders.port import Crop, Encoder
+from encoders.port import Crop, Encoder, Pixels
 from schemas.errors import FatalError
 from search.answer import Snapshot
 from search.generations import Generation, GenerationState
