@@ -27,6 +27,8 @@ _BROKER_READY_S = 30.0
 _WORKER_READY_S = 180.0
 _STOP_S = 30.0
 _WATCH_S = 0.3
+#: How the ingest workers' names begin.
+_INGEST = "ingest-"
 #: How often it looks for new and for retired generations.
 _TEND_S = 2.0
 
@@ -60,6 +62,7 @@ class Stack:
         self._settings = settings
         self._say = say
         self._children: list[Child] = []
+        self._given_up: set[str] = set()
         self._catalog: GenerationCatalog | None = None
         self._lock = FileLock(self._home / "stack.lock")
         roots = settings.file_roots or (str(Path.home()), str(Path.cwd()))
@@ -119,7 +122,8 @@ class Stack:
             while True:
                 self._watch()
                 if time.monotonic() - tended > _TEND_S:
-                    self._tend_generations()
+                    with contextlib.suppress(TransientError):  # the workers wait for it, too
+                        self._tend_generations()
                     tended = time.monotonic()
                 time.sleep(_WATCH_S)
 
@@ -137,34 +141,34 @@ class Stack:
         self._lock.release()
 
     def _watch(self) -> None:
-        for child in self._children:
-            if child.process.poll() is not None and not self._has_retired(child):
+        for child in list(self._children):
+            if child.process.poll() is None:
+                continue
+            if not self._can_do_without(child):
                 raise child.complain()
+            self._children.remove(child)
+            if child.process.returncode:
+                self._given_up.add(child.name)
+                self._say(f"{child.complain()}\nthe rest goes on; `pixtide up` anew tries again")
+
+    def _can_do_without(self, child: Child) -> bool:
+        """Whether it is the worker of a generation that isn't live; one that is retired ends."""
+        if self._catalog is None or not child.name.startswith(_INGEST):
+            return False
+        try:
+            live = self._catalog.live()
+        except TransientError:
+            return False
+        return live is not None and child.name != _worker_of(live)
 
     def _tend_generations(self) -> None:
-        """An ingest worker for each generation that isn't retired; what has retired is let go."""
-        self._children = [
-            c for c in self._children if c.process.poll() is None or not self._has_retired(c)
-        ]
-        running = {child.name for child in self._children}
-        for generation in self._generations():
+        """An ingest worker for each generation that isn't retired."""
+        known = {child.name for child in self._children} | self._given_up
+        for generation in self._catalog.list() if self._catalog is not None else ():
             retired = generation.state is GenerationState.RETIRED
-            if not retired and _worker_of(generation) not in running:
+            if not retired and _worker_of(generation) not in known:
                 self._say(f"starting an ingest worker for generation {generation.name}")
                 self._spawn_ingest(generation, "--background")
-
-    def _has_retired(self, child: Child) -> bool:
-        """Whether it was the worker of a generation that is retired, which then ends by itself."""
-        return child.process.returncode == 0 and any(
-            generation.state is GenerationState.RETIRED and _worker_of(generation) == child.name
-            for generation in self._generations()
-        )
-
-    def _generations(self) -> list[Generation]:
-        try:
-            return [] if self._catalog is None else self._catalog.list()
-        except TransientError:  # the workers wait for it, too
-            return []
 
     def _pick_port(self) -> int:
         """The port of the last time, so that programs find the stack again; else 9092; else any."""
@@ -281,7 +285,7 @@ class Stack:
 
 
 def _worker_of(generation: Generation) -> str:
-    return f"ingest-{generation.name}"
+    return f"{_INGEST}{generation.name}"
 
 
 _PIXTIDE = (sys.executable, "-m", "streams.cli")

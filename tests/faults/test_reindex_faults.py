@@ -158,3 +158,27 @@ def test_the_model_is_changed_without_an_outage(journey: Journey) -> None:
     assert standings[0]["workers"] == 1
     stack.run("index", "create", "v1", code=2)  # a name is used once
     stack.run("ingest", "--generation", "v1", code=2)
+
+
+def test_a_generation_that_cant_be_built_leaves_the_rest_of_the_stack_running(
+    tmp_path: Path,
+) -> None:
+    stack = Embedded(tmp_path / "home", PIXTIDE_MODEL=tiny_clip(tmp_path / "model"))
+    stack.start()
+    try:
+        with contextlib.closing(open_catalog(stack.settings())) as catalog:
+            live = catalog.live()
+            assert live is not None
+            changes = {"name": "v2", "model": "local-dir:/nowhere", "collection": "images_v2"}
+            changes |= {"group": "ingest.v2"}
+            catalog.create(live.model_copy(update=changes))
+        deadline = time.monotonic() + 60
+        while "the rest goes on" not in stack.log("up"):
+            assert time.monotonic() < deadline, stack.log("up")
+            time.sleep(0.1)
+        assert "ingest-v2 ended" in stack.log("up")
+        publish(stack, {"a": jpeg(1)})
+        await_rows(Journey(stack, {}), "v1", 1)
+        assert [found["image_id"] for found in stack.search("anything")] == ["a"]
+    finally:
+        stack.stop()
