@@ -83,8 +83,8 @@ def test_another_model_and_back_by_copying(stack: OnServers) -> None:
     assert copied == encoded
     assert all(row.state is RowState.LIVE for row in copied.values())
     for name, row in copied.items():
-        vectors = [np.asarray(each.vector) for each in (row, encoded[name])]
-        np.testing.assert_allclose(*vectors, atol=1e-6)
+        ours, theirs = np.asarray(row.vector), np.asarray(encoded[name].vector)
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
     stack.run("reindex", "--model", second, "--name", "v1", "--yes", code=2)
 
     queries = stack.folder / "queries.txt"

@@ -160,6 +160,7 @@ def test_the_model_is_changed_without_an_outage(journey: Journey) -> None:
     stack.run("ingest", "--generation", "v1", code=2)
 
 
+@pytest.mark.slow
 def test_a_generation_that_cant_be_built_leaves_the_rest_of_the_stack_running(
     tmp_path: Path,
 ) -> None:
