@@ -119,7 +119,7 @@ def reindex(model: str, yes: bool, timeout: float, as_json: bool, **wanted: Any)
                 return
             _promote(settings, catalog, name, timeout)
         say_live(name, as_json=as_json)
-        if not workers_in(admin(settings.bootstrap()), generation.group):
+        if not workers_in(admin(settings.kafka_connection()), generation.group):
             console.say(
                 f"NOTE: nobody reads the log for it now: run `pixtide ingest --generation {name}`"
             )

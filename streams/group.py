@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from schemas.errors import PixtideError, TransientError
+from schemas.errors import PixtideError
 from search.generations import Generation
 from streams import kafka
+from streams.kafka_errors import translated
 from streams.settings import Settings
 
 #: Tells how far a step is: its name, what is done and what there is to do.
@@ -55,26 +56,28 @@ def await_group(
 def lag_behind(settings: Settings, generation: Generation, ends: Mapping[int, int]) -> int:
     """How many records below these offsets the group has not committed yet."""
     committed = kafka.committed_offsets(
-        settings.bootstrap(), generation.group, generation.log.topic, ends
+        settings.kafka_connection(), generation.group, generation.log.topic, ends
     )
     return sum(max(0, end - committed.get(partition, 0)) for partition, end in ends.items())
 
 
 def workers_in(client: AdminClient, group: str) -> int:
-    """How many consumers the group has now; 0 where there is no such group."""
-    try:
-        described = client.describe_consumer_groups(
-            [group], request_timeout=kafka.REQUEST_TIMEOUT_S
-        )[group].result()
-    except KafkaException as error:
-        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return 0
-        raise TransientError(
-            f"the group {group} can't be looked up: {error.args[0].str()}"
-        ) from error
-    if described.state == ConsumerGroupState.DEAD:
-        return 0
-    return len(described.members)
+    """How many consumers the group has now; 0 where there is no such group.
+
+    Raises:
+        TransientError: the broker can't be reached.
+        KafkaDeniedError: it refuses to say.
+    """
+    with translated(client):
+        try:
+            described = client.describe_consumer_groups(
+                [group], request_timeout=kafka.REQUEST_TIMEOUT_S
+            )[group].result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return 0
+            raise
+    return 0 if described.state == ConsumerGroupState.DEAD else len(described.members)
 
 
 def delete_group(client: AdminClient, group: str) -> None:
@@ -82,13 +85,13 @@ def delete_group(client: AdminClient, group: str) -> None:
 
     Raises:
         TransientError: somebody is in it, or the broker can't be reached.
+        KafkaDeniedError: the broker refuses it.
     """
-    try:
-        client.delete_consumer_groups([group], request_timeout=kafka.REQUEST_TIMEOUT_S)[
-            group
-        ].result()
-    except KafkaException as error:
-        if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
-            raise TransientError(
-                f"the group {group} can't be deleted: {error.args[0].str()}"
-            ) from error
+    with translated(client):
+        try:
+            client.delete_consumer_groups([group], request_timeout=kafka.REQUEST_TIMEOUT_S)[
+                group
+            ].result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                raise

@@ -96,7 +96,9 @@ def _unmet(settings: Settings, generation: Generation, timeout_s: float, tell: T
             f"{generation.name}`"
         )
     ends = kafka.ends(
-        kafka.admin(settings.bootstrap()), generation.log.topic, range(generation.log.partitions)
+        kafka.admin(settings.kafka_connection()),
+        generation.log.topic,
+        range(generation.log.partitions),
     )
     try:
         await_group(settings, generation, ends, timeout_s, tell=tell)
@@ -149,7 +151,7 @@ def retire(
             f"UTC: retire it after {over:%Y-%m-%d %H:%M}, or with a shorter --grace"
         )
     catalog.update(generation.model_copy(update={"state": GenerationState.RETIRED}))
-    client = kafka.admin(settings.bootstrap())
+    client = kafka.admin(settings.kafka_connection())
     deadline = time.monotonic() + timeout_s
     while left := workers_in(client, generation.group):
         if time.monotonic() > deadline:

@@ -13,6 +13,8 @@ from search.generations import LogIdentity
 from search.port import RowState
 from streams import kafka
 from streams.kafka import Record, record_of
+from streams.kafka_connection import KafkaConnection
+from streams.kafka_errors import verdict
 from streams.ledger import Expected
 
 #: Records taken at once; one may be a picture of a megabyte.
@@ -23,7 +25,7 @@ _EMPTY_POLLS = 60
 
 
 def read_log(
-    bootstrap: str, topic: str, first: Mapping[int, int], ends: Mapping[int, int]
+    connection: KafkaConnection, topic: str, first: Mapping[int, int], ends: Mapping[int, int]
 ) -> Iterator[Record]:
     """Every record that is left of each partition's offsets from `first` up to `ends`.
 
@@ -33,7 +35,7 @@ def read_log(
     """
     open_partitions = {p: end for p, end in ends.items() if first.get(p, 0) < end}
     empty = 0
-    with contextlib.closing(kafka.tail_consumer(bootstrap, tells_ends=True)) as consumer:
+    with contextlib.closing(kafka.tail_consumer(connection, tells_ends=True)) as consumer:
         consumer.assign([TopicPartition(topic, p, first.get(p, 0)) for p in open_partitions])
         while open_partitions:
             messages = consumer.consume(_TAKEN, timeout=_POLL_S)
@@ -44,7 +46,7 @@ def read_log(
                 partition = message.partition() or 0
                 error, offset = message.error(), message.offset() or 0
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise kafka.verdict(error)
+                    raise verdict(error)
                 end = open_partitions.get(partition, 0)
                 if error is None and offset < end:
                     yield record_of(message)

@@ -85,7 +85,7 @@ def build(settings: Settings, generation: Generation, *, timeout_s: float, tell:
         TransientError: the broker can't be reached.
     """
     log = generation.log
-    ends = kafka.ends(kafka.admin(settings.bootstrap()), log.topic, range(log.partitions))
+    ends = kafka.ends(kafka.admin(settings.kafka_connection()), log.topic, range(log.partitions))
     await_group(
         settings, generation, ends, timeout_s, tell=tell, what=f"building {generation.name}"
     )

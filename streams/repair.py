@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from search.generations import Generation
 from search.port import VectorIndex
+from streams.acls import NO_GROUP
 from streams.ledger import Kind, Ledger
 from streams.settings import Settings
 from streams.verify import Verification, Verifier
@@ -84,7 +85,7 @@ class ReplayConsumer(Consumer):
         places: Iterator[tuple[int, int]],
         on_end: Callable[[], None],
     ) -> None:
-        super().__init__({**config, "group.id": "pixtide.none", "enable.partition.eof": True})
+        super().__init__({**config, "group.id": NO_GROUP, "enable.partition.eof": True})
         self._topic = topic
         self._places = places
         self._on_end = on_end

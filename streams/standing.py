@@ -67,7 +67,7 @@ class Watch:
     def __init__(self, settings: Settings, catalog: GenerationCatalog) -> None:
         self._settings = settings
         self._catalog = catalog
-        self._client = kafka.admin(settings.bootstrap())
+        self._client = kafka.admin(settings.kafka_connection())
         self._before: dict[str, tuple[float, int]] = {}
 
     def look(self) -> list[Standing]:
@@ -91,7 +91,7 @@ class Watch:
         ends = kafka.ends(self._client, log.topic, numbers)
         at = time.monotonic()
         committed = kafka.committed_offsets(
-            self._settings.bootstrap(), generation.group, log.topic, numbers
+            self._settings.kafka_connection(), generation.group, log.topic, numbers
         )
         done = sum(max(0, committed.get(p, 0) - first[p]) for p in numbers)
         counts = self._catalog.open(generation).count()

@@ -80,7 +80,7 @@ class Verifier:
         self._index = index
         self._timeout_s = timeout_s
         self._tell = tell
-        self._client = kafka.admin(settings.bootstrap())
+        self._client = kafka.admin(settings.kafka_connection())
         self._read_to: dict[int, int] = {}
         self._records = 0
         self._started = time.monotonic()
@@ -129,7 +129,7 @@ class Verifier:
     def _fold_up_to(self, ends: dict[int, int], wanted: Callable[[str], bool] = _all) -> None:
         total = sum(end - self._read_to.get(p, 0) for p, end in ends.items())
         topic = self._generation.log.topic
-        records = read_log(self._settings.bootstrap(), topic, self._read_to, ends)
+        records = read_log(self._settings.kafka_connection(), topic, self._read_to, ends)
         asked = self._asked(told(records, "reading the log", total, self._tell))
         self.ledger.note_log(each for each in asked if wanted(each.image_id))
         self._read_to = ends
