@@ -27,6 +27,7 @@ from schemas.errors import FatalError, TransientError, UsageError
 from search.generations import Generation
 from search.lancedb_index import LanceIndex
 from search.lancedb_table import attempt, table_schema
+from search.port import CollectionGoneError
 from search.rows import WORDS
 
 _LOCK_TIMEOUT_S = 30
@@ -74,6 +75,13 @@ class LanceCatalog:
         records = [_parsed(data) for file in files if (data := self._read(file)) is not None]
         return sorted(records, key=lambda generation: generation.created_at)
 
+    def update(self, generation: Generation) -> None:
+        """Replace the record of that name. Raises UsageError if unknown."""
+        with self._alone():
+            if self.get(generation.name) is None:
+                raise UsageError(f"there is no generation {generation.name!r}")
+            self._replace(self._record(generation.name), generation.to_json())
+
     def live(self) -> Generation | None:
         """The generation that the alias points to."""
         name = self._read(self._folder / "live")
@@ -91,16 +99,29 @@ class LanceCatalog:
         self.open(generation)
         self._replace(self._folder / "live", name.encode())
 
+    def drop(self, generation: Generation) -> None:
+        """Drop the table; the record stays. Safe to repeat.
+
+        Raises:
+            UsageError: that generation is live.
+        """
+        with self._alone():
+            if generation.is_same(self.live()):
+                raise UsageError(f"the generation {generation.name} is live")
+            name = generation.collection
+            if self._table(name) is not None:
+                attempt(lambda: self._connected().drop_table(name), name)
+
     def open(self, generation: Generation) -> LanceIndex:
         """The table of that generation.
 
         Raises:
-            UsageError: the record or the table is gone.
+            CollectionGoneError: the record or the table is gone.
             FatalError: it holds vectors of another fingerprint.
         """
         recorded, table = self.get(generation.name), self._table(generation.collection)
         if recorded is None or table is None:
-            raise UsageError(f"the generation {generation.name} is gone")
+            raise CollectionGoneError(f"the generation {generation.name} is gone")
         if recorded.fingerprint != generation.fingerprint:
             raise FatalError(
                 f"the generation {generation.name} is of {recorded.fingerprint},"

@@ -21,6 +21,7 @@ from lancedb.table import Table
 from numpy.typing import NDArray
 
 from schemas.errors import TransientError
+from schemas.identity import Version
 from schemas.queries import Filters
 from search.generations import Generation
 from search.lancedb_table import attempt, condition, literals, to_arrow
@@ -68,7 +69,8 @@ class LanceIndex:
 
     Search is exact, every live vector that meets the filters being compared, but for the 100
     nearest among 20,000 rows and more without filters, which an IVF index finds. Every method
-    raises TransientError where the disk fails or is full, and UsageError where the table is gone.
+    raises TransientError where the disk fails or is full, and CollectionGoneError where the table
+    is gone.
     """
 
     def __init__(self, *, table: Table, generation: Generation, lock_file: Path):
@@ -96,6 +98,14 @@ class LanceIndex:
             with self._alone():
                 written += self._write(rows[start : start + _CHUNK])
         return written
+
+    def remove(self, rows: Mapping[str, Version]) -> None:
+        """Remove the rows of these ids that still stand at these versions."""
+        wanted = list(rows.items())
+        for start in range(0, len(wanted), _CHUNK):
+            each = [_at_version(*one) for one in wanted[start : start + _CHUNK]]
+            with self._alone():
+                self._ask(_remover(self._table, " OR ".join(each)))
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """Queries with the same filters and limit are answered by one call of LanceDB.
@@ -266,3 +276,13 @@ def _row(record: Mapping[str, Any]) -> StoredImage:
 
 def _counter(table: Table, state: RowState) -> Callable[[], int]:
     return lambda: table.count_rows(f"state = '{state}'")
+
+
+def _at_version(image_id: str, version: Version) -> str:
+    """The condition that a row of this id stands at this version."""
+    parts = " AND ".join(f"{part} = {value}" for part, value in version._asdict().items())
+    return f"(image_id = {literals([image_id])} AND {parts})"
+
+
+def _remover(table: Table, where: str) -> Callable[[], object]:
+    return lambda: table.delete(where)

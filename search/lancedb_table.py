@@ -6,11 +6,11 @@ from typing import TypeVar
 import pyarrow as pa
 from lancedb.expr import lit
 
-from schemas.errors import TransientError, UsageError
+from schemas.errors import TransientError
 from schemas.queries import Filters
 from search.conditions import Comparison, Value, conditions
 from search.generations import Generation
-from search.port import StoredImage
+from search.port import CollectionGoneError, StoredImage
 from search.rows import FIELDS, WORDS, FieldType, attribute_field, to_record
 
 T = TypeVar("T")
@@ -43,14 +43,14 @@ def attempt(ask: Callable[[], T], what: str) -> T:
     """Run a call of LanceDB, which raises RuntimeError whatever goes wrong below it.
 
     Raises:
-        UsageError: the table is gone.
+        CollectionGoneError: the table is gone.
         TransientError: the disk is full or fails.
     """
     try:
         return ask()
     except (RuntimeError, OSError) as error:
         if "Not found" in str(error) and "_versions" in str(error):
-            raise UsageError(f"{what} is gone") from error
+            raise CollectionGoneError(f"{what} is gone") from error
         raise TransientError(f"{what}: {error}") from error
 
 

@@ -1,6 +1,6 @@
 """The index ports, in our words: rows, queries, hits, and the rule that the newest wins."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from schemas.errors import ReasonCode
+from schemas.errors import ReasonCode, UsageError
 from schemas.identity import Version
 from schemas.queries import Filters
 from search.generations import Generation
 
 Vector = NDArray[np.float32]
+
+
+class CollectionGoneError(UsageError):
+    """The collection was dropped: its generation is retired, or somebody removed it."""
 
 
 class RowState(StrEnum):
@@ -117,7 +121,11 @@ def may_replace(new: StoredImage, stored: StoredImage | None) -> bool:
 
 
 class VectorIndex(Protocol):
-    """One collection. Every method raises TransientError while the index can't be reached."""
+    """One collection.
+
+    Every method raises TransientError while the index can't be reached, and CollectionGoneError
+    where it has been dropped.
+    """
 
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
         """The rows of these ids that exist, whatever their state, with vectors."""
@@ -127,6 +135,9 @@ class VectorIndex(Protocol):
 
         Confirmed on return. `previous` comes without its vector.
         """
+
+    def remove(self, rows: Mapping[str, Version]) -> None:
+        """Remove the rows of these ids that still stand at these versions."""
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """The nearest live rows of each query that meet its filters, best first.
@@ -164,6 +175,9 @@ class GenerationCatalog(Protocol):
     def list(self) -> list[Generation]:
         """All records, oldest first."""
 
+    def update(self, generation: Generation) -> None:
+        """Replace the record of that name. Raises UsageError if unknown."""
+
     def live(self) -> Generation | None:
         """The generation that the alias points to."""
 
@@ -171,7 +185,14 @@ class GenerationCatalog(Protocol):
         """Point the alias at that generation, atomically. Raises UsageError if unknown."""
 
     def open(self, generation: Generation) -> VectorIndex:
-        """The collection of that generation. Raises UsageError if it is gone."""
+        """The collection of that generation. Raises CollectionGoneError if it is gone."""
+
+    def drop(self, generation: Generation) -> None:
+        """Drop the collection; the record stays. Safe to repeat.
+
+        Raises:
+            UsageError: that generation is live.
+        """
 
     def close(self) -> None:
         """Let connections go."""

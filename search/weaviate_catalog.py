@@ -16,6 +16,7 @@ from schemas.base import explain
 from schemas.errors import FatalError, UsageError
 from schemas.identity import object_id
 from search.generations import Generation
+from search.port import CollectionGoneError
 from search.weaviate_collection import create_collection, create_records
 from search.weaviate_connection import Connection
 from search.weaviate_index import WeaviateIndex
@@ -93,6 +94,12 @@ class WeaviateCatalog:
         records = [_parsed(record) for record in self._connection.call_ready(fetch)]
         return sorted(records, key=lambda generation: generation.created_at)
 
+    def update(self, generation: Generation) -> None:
+        """Replace the record of that name. Raises UsageError if unknown."""
+        if self.get(generation.name) is None:
+            raise UsageError(f"there is no generation {generation.name!r}")
+        self._connection.call(lambda client: self._record_again(client, generation))
+
     def live(self) -> Generation | None:
         """The generation that the alias points to.
 
@@ -125,16 +132,27 @@ class WeaviateCatalog:
 
         self._connection.call(point)
 
+    def drop(self, generation: Generation) -> None:
+        """Drop the collection; the record stays. Safe to repeat.
+
+        Raises:
+            UsageError: that generation is live.
+        """
+        if generation.is_same(self.live()):
+            raise UsageError(f"the generation {generation.name} is live")
+        name = self._named(generation.collection)
+        self._connection.call(lambda client: client.collections.delete(name))
+
     def open(self, generation: Generation) -> WeaviateIndex:
         """The collection of that generation.
 
         Raises:
-            UsageError: the record or the collection is gone.
+            CollectionGoneError: the record or the collection is gone.
             FatalError: it holds vectors of another fingerprint.
         """
         recorded, name = self.get(generation.name), self._named(generation.collection)
         if recorded is None or not self._exists(name):
-            raise UsageError(f"the generation {generation.name} is gone")
+            raise CollectionGoneError(f"the generation {generation.name} is gone")
         if recorded.fingerprint != generation.fingerprint:
             raise FatalError(
                 f"the generation {generation.name} is of {recorded.fingerprint},"
@@ -169,6 +187,12 @@ class WeaviateCatalog:
         _use(client, self._records).data.insert(
             {"name": generation.name, "record": generation.to_json().decode()},
             uuid=object_id(generation.name),
+        )
+
+    def _record_again(self, client: WeaviateClient, generation: Generation) -> None:
+        _use(client, self._records).data.replace(
+            uuid=object_id(generation.name),
+            properties={"name": generation.name, "record": generation.to_json().decode()},
         )
 
 

@@ -19,7 +19,7 @@ from weaviate.collections.classes.filters import _Filters
 
 from schemas.queries import Filters
 from search.conditions import Comparison, Condition, conditions
-from search.generations import Generation
+from search.generations import Compression, Generation
 from search.port import RowState, StoredImage
 from search.rows import FIELDS, WORDS, FieldType, attribute_field, from_record
 
@@ -39,7 +39,6 @@ _DATA_TYPES: Mapping[FieldType, DataType] = {
 
 def create_collection(client: WeaviateClient, name: str, generation: Generation) -> None:
     """Create the empty collection: cosine, our own vectors, compressed as the record says."""
-    quantizers = Configure.VectorIndex.Quantizer
     declared = {
         attribute_field(attribute): kind for attribute, kind in generation.attributes.items()
     }
@@ -61,10 +60,24 @@ def create_collection(client: WeaviateClient, name: str, generation: Generation)
                 # were found, 94 % with the default of 100, at hardly any cost in time.
                 dynamic_ef_min=400,
                 dynamic_ef_max=1000,
-                quantizer=quantizers.rq() if generation.compression == "rq" else quantizers.none(),
+                quantizer=_quantizer(generation.compression),
             )
         ),
     )
+
+
+def _quantizer(compression: Compression) -> Any:
+    """How the vectors are kept in memory; the whole ones stay on disk, to rank anew by."""
+    quantizers = Configure.VectorIndex.Quantizer
+    match compression:
+        case "rq8":
+            return quantizers.rq(bits=8)
+        case "rq1":
+            return quantizers.rq(bits=1)
+        case "pq":
+            return quantizers.pq()
+        case "none":
+            return quantizers.none()
 
 
 def create_records(client: WeaviateClient, name: str) -> None:

@@ -23,7 +23,8 @@ from weaviate.connect import ConnectionParams
 from weaviate.exceptions import WeaviateBaseError
 
 from schemas.errors import TransientError, UsageError
-from search.weaviate_errors import CollectionGoneError, verdict_of
+from search.port import CollectionGoneError
+from search.weaviate_errors import verdict_of
 from search.weaviate_rest import fetch, require_ready, require_version
 
 S = TypeVar("S")

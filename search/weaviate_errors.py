@@ -12,6 +12,7 @@ from weaviate.exceptions import (
 )
 
 from schemas.errors import FatalError, PixtideError, TransientError, UsageError
+from search.port import CollectionGoneError
 
 _GONE = re.compile(r"could not find (class|index for class)|not (found|present) in schema", re.I)
 #: Weaviate's words for an object that can never be stored as it is. Anything else that befalls
@@ -21,10 +22,6 @@ _AT_FAULT = re.compile(
     r"|vector (dimensions|lengths?)|requires an? (integer|float)|expected property|analyze prop",
     re.I,
 )
-
-
-class CollectionGoneError(UsageError):
-    """The server knows no such collection."""
 
 
 def is_objects_fault(text: str) -> bool:

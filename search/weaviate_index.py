@@ -5,7 +5,7 @@ the older row; a group's partition assignment keeps that from happening but for 
 session expired in mid-write, and `index verify --repair` finds what it left.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from weaviate.classes.data import DataObject
 from weaviate.exceptions import WeaviateInsertManyAllFailedError
 
 from schemas.errors import TransientError
-from schemas.identity import object_id
+from schemas.identity import Version, object_id
 from search.generations import Generation
 from search.port import (
     Hit,
@@ -49,7 +49,7 @@ class WeaviateIndex:
     """The `VectorIndex` over one Weaviate collection. Safe to share between threads.
 
     Every method raises TransientError while Weaviate is away, slow or read-only, and
-    UsageError where the collection is gone.
+    CollectionGoneError where the collection is gone.
     """
 
     def __init__(self, *, connection: Connection, name: str, generation: Generation):
@@ -75,6 +75,17 @@ class WeaviateIndex:
         for start in range(0, len(rows), _CHUNK):
             written += self._write(rows[start : start + _CHUNK])
         return written
+
+    def remove(self, rows: Mapping[str, Version]) -> None:
+        """Remove the rows of these ids that still stand at these versions.
+
+        Weaviate can't compare and remove in one step: a row written in between goes too, and is
+        found missing by the next verification.
+        """
+        stored = self._rows(rows, with_vectors=False)
+        for image_id, version in rows.items():
+            if image_id in stored and stored[image_id].version == version:
+                self._connection.call(_remover(self._objects, object_id(image_id)))
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """All queries side by side.
@@ -232,6 +243,12 @@ class WeaviateIndex:
             if not is_objects_fault(text):
                 raise TransientError(f"Weaviate: {self._name}: {text}")
         return {rows[position].image_id: text for position, text in errors.items()}
+
+
+def _remover(
+    objects: Callable[[WeaviateClient], Objects], uuid: UUID
+) -> Callable[[WeaviateClient], bool]:
+    return lambda client: objects(client).data.delete_by_id(uuid)
 
 
 def _findable(row: StoredImage, random: np.random.Generator) -> StoredImage:

@@ -8,7 +8,7 @@ from schemas import topics
 
 #: librdkafka wants a group of every consumer; nothing is committed under this one.
 NO_GROUP = "pixtide.none"
-Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
+Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "Delete"]
 _LOOK_AFTER: tuple[Operation, ...] = ("Create", "Describe", "DescribeConfigs")
 
 
@@ -82,7 +82,9 @@ def grants(named: Callable[[str], str] = str) -> dict[str, tuple[Grant, ...]]:
             read(topics.UPLOADED),
             read(topics.DEAD_LETTERS),
             write(topics.RETRY),
-            group("Read", generations, prefixed=True),
+            write(topics.DEAD_LETTERS),  # a repair runs a worker
+            write(topics.INDEXED),
+            Grant(("Read", "Delete"), "group", generations, prefixed=True),
             no_group,
         ),
     }

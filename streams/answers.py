@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from schemas.errors import QueryCode, RequestError, TransientError
-from schemas.queries import SearchReply, SearchRequest, Term
+from schemas.queries import SearchReply, SearchRequest
 from search.answer import Snapshot, answer
-from search.port import Vector
+from search.port import CollectionGoneError
 from streams.query_pictures import QueryPictures
 from streams.reply_cache import Encoded, ReplyCache
 from streams.snapshots import Snapshots
@@ -35,11 +35,8 @@ class Answers:
             problem = RequestError(QueryCode.INDEX_UNAVAILABLE, "no generation is live yet")
             return [_failed(problem)] * len(requests)
 
-        def ask(some: Sequence[SearchRequest]) -> list[SearchReply]:
-            return answer(some, snapshot, partial(self._picture, snapshot))
-
         try:
-            return self._cache.answer(requests, snapshot, ask)
+            return self._answered(requests, snapshot)
         except TransientError as error:
             problem = RequestError(QueryCode.INDEX_UNAVAILABLE, f"the index is unwell: {error}")
         except Exception:
@@ -48,9 +45,24 @@ class Answers:
             problem = RequestError(QueryCode.INTERNAL, "the search failed; its log says why")
         return [_failed(problem)] * len(requests)
 
-    def _picture(self, snapshot: Snapshot, term: Term) -> Vector:
+    def _answered(self, requests: Sequence[SearchRequest], snapshot: Snapshot) -> list[Encoded]:
+        try:
+            return self._answered_from(snapshot, requests)
+        except CollectionGoneError:
+            renewed = self._snapshots.renewed(snapshot)
+            if renewed is None:
+                raise TransientError("its generation was taken down") from None
+            return self._answered_from(renewed, requests)
+
+    def _answered_from(
+        self, snapshot: Snapshot, requests: Sequence[SearchRequest]
+    ) -> list[Encoded]:
         encoder = self._snapshots.encoder(snapshot.generation.fingerprint)
-        return self._pictures.read(term, encoder)
+
+        def ask(some: Sequence[SearchRequest]) -> list[SearchReply]:
+            return answer(some, snapshot, partial(self._pictures.read, encoder=encoder))
+
+        return self._cache.answer(requests, snapshot, ask)
 
 
 def _failed(error: RequestError) -> Encoded:

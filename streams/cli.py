@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from schemas.errors import PixtideError, UsageError
-from streams.cli_index import index, json_option, topics
+from streams.cli_index import index, json_option, max_rate_option, topics
+from streams.cli_reindex import reindex
 from streams.cli_search import search
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def cli() -> None:
 cli.add_command(index)
 cli.add_command(topics)
 cli.add_command(search)
+cli.add_command(reindex)
 
 
 @cli.command()
@@ -150,17 +152,25 @@ def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
 
 @cli.command()
 @click.option("--generation", metavar="NAME", help="Build this generation; default: the live one.")
+@max_rate_option
+@click.option("--background", is_flag=True, help="Give way to all else on this machine (nice 19).")
 @ready_option
-def ingest(generation: str | None, ready_file: Path | None) -> None:
-    """Run an ingest worker: image events from the log into the index."""
+def ingest(
+    generation: str | None, max_rate: float | None, background: bool, ready_file: Path | None
+) -> None:
+    """Run an ingest worker: image events from the log into the index.
+
+    One deployment for each generation that isn't retired; without --generation it stays with
+    the one that was live when it started. It ends when its generation is retired.
+    """
     from streams.process import log_to_stderr, readiness
     from streams.wiring import ingest_worker
 
     settings = _settings()
     log_to_stderr()
-    if settings.embedded_log:
-        os.nice(5)  # searches go first where they share the processor
-    worker = ingest_worker(settings, generation)
+    if background or settings.embedded_log:
+        os.nice(19 if background else 5)  # searches go first where they share the processor
+    worker = ingest_worker(settings, generation, max_rate=max_rate)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     with readiness(ready_file) as ready:

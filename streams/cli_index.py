@@ -1,13 +1,34 @@
 """The commands that look after topics and generations. Heavy imports wait inside them."""
 
 import contextlib
-from typing import Any, Literal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from schemas.errors import UsageError
 
+if TYPE_CHECKING:
+    from search.generations import Compression
+
+_LOOK_EVERY_S = 2.0
+
 json_option = click.option("--json", "as_json", is_flag=True, help="For machines: JSON lines.")
+
+
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(["rq8", "rq1", "pq", "none"]),
+    default="rq8",
+    show_default=True,
+    help="Of the vectors in Weaviate; the embedded index keeps them whole.",
+)
+
+
+max_rate_option = click.option(
+    "--max-rate", type=click.FloatRange(min=0.1), help="Events a second, and no more."
+)
 
 
 @click.group()
@@ -46,13 +67,7 @@ def index() -> None:
 @index.command("create")
 @click.argument("name")
 @click.option("--model", help="As PIXTIDE_MODEL, which is the default.")
-@click.option(
-    "--compression",
-    type=click.Choice(["rq", "none"]),
-    default="rq",
-    show_default=True,
-    help="Of the vectors in Weaviate; the embedded index keeps them whole.",
-)
+@compression_option
 @click.option(
     "--attribute",
     "attributes",
@@ -64,7 +79,7 @@ def index() -> None:
 def index_create(
     name: str,
     model: str | None,
-    compression: Literal["rq", "none"],
+    compression: "Compression",
     attributes: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -108,11 +123,12 @@ def index_list(as_json: bool) -> None:
             console.line(generation.to_json().decode())
         return
     console.show_table(
-        ["", "generation", "model", "fingerprint", "dimension", "created"],
+        ["", "generation", "state", "model", "fingerprint", "dimension", "created"],
         [
             (
-                "live" if g == live else "",
+                "live" if g.is_same(live) else "",
                 g.name,
+                g.state,
                 g.model,
                 g.fingerprint[:16],
                 g.dimension,
@@ -124,51 +140,40 @@ def index_list(as_json: bool) -> None:
 
 
 @index.command("status")
+@click.option("--watch", is_flag=True, help="Keep looking until Ctrl-C.")
 @json_option
-def index_status(as_json: bool) -> None:
-    """Say of each generation how many pictures it holds and how far behind the log it is."""
+def index_status(watch: bool, as_json: bool) -> None:
+    """Say of each generation what it holds, how far behind the log it is, and how fast it reads.
+
+    Events are counted by offsets: what compaction has removed counts as done.
+    """
     import json
 
     from streams import console
-    from streams.reindex import lag_of
     from streams.settings import load_settings
+    from streams.standing import Watch, table
     from streams.wiring import open_catalog
 
     settings = load_settings()
-    rows = []
     with contextlib.closing(open_catalog(settings)) as catalog:
-        live = catalog.live()
-        for generation in catalog.list():
-            counts = {str(k): n for k, n in catalog.open(generation).count().items()}
-            rows.append(
-                {
-                    "generation": generation.name,
-                    "is_live": generation == live,
-                    "lag": lag_of(settings, generation),
-                    "live": counts.get("live", 0),
-                    "deleted": counts.get("deleted", 0),
-                    "dead_lettered": counts.get("dead_lettered", 0),
-                }
-            )
-    if as_json:
-        for row in rows:
-            console.line(json.dumps(row))
-        return
-    headings = ["", "generation", "pictures", "deleted", "dead-lettered", "lag"]
-    console.show_table(
-        headings,
-        [
-            (
-                "live" if r["is_live"] else "",
-                r["generation"],
-                r["live"],
-                r["deleted"],
-                r["dead_lettered"],
-                r["lag"],
-            )
-            for r in rows
-        ],
-    )
+        standings = Watch(settings, catalog)
+        if watch and not as_json:
+            console.refreshing(lambda: table(standings.look()), _LOOK_EVERY_S)
+            return
+        looked = standings.look()
+        if any(standing.lag for standing in looked):
+            time.sleep(_LOOK_EVERY_S)  # a second look tells the rate
+            looked = standings.look()
+        while True:
+            for standing in looked if as_json else ():
+                console.line(json.dumps(standing.as_json()))
+            if not watch:
+                break
+            sys.stdout.flush()
+            time.sleep(_LOOK_EVERY_S)
+            looked = standings.look()
+    if not as_json:
+        console.output.print(table(looked))
 
 
 def _attributes(declared: tuple[str, ...]) -> dict[str, Any]:

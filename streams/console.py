@@ -1,16 +1,20 @@
 """What a person sees: progress with rate and ETA, tables of results, and plain JSON lines."""
 
+import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -18,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from schemas.errors import TransientError
 from schemas.queries import SearchReply
 
 T = TypeVar("T")
@@ -45,7 +50,12 @@ class _Rate(ProgressColumn):
 
 def tracked(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """Pass items through under a progress bar with count, rate and time left."""
-    columns = (
+    with Progress(*_columns(), console=messages) as progress:
+        yield from progress.track(items, total=total, description=what)
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -54,8 +64,6 @@ def tracked(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=messages) as progress:
-        yield from progress.track(items, total=total, description=what)
 
 
 def show_reply(query: str, reply: SearchReply) -> None:
@@ -85,7 +93,46 @@ def show_reply(query: str, reply: SearchReply) -> None:
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A plain table."""
-    table = Table(*headings, box=None, padding=(0, 2, 0, 0), header_style="bold")
+    output.print(table(headings, rows))
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A plain table, not shown yet."""
+    made = Table(*headings, box=None, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    output.print(table)
+        made.add_row(*(Text(str(cell)) for cell in row))
+    return made
+
+
+def duration(seconds: float) -> str:
+    """A time as a person reads it: 5 s, 3:20 min, 2:05 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours}:{minutes_left:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars, one for each step that is told of: its name, what is done, what there is."""
+    with Progress(*_columns(), console=messages) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield tell
+
+
+def refreshing(look: Callable[[], RenderableType], every_s: float) -> None:
+    """Show what `look` gives, again and again until Ctrl-C; while a server is away, that."""
+    with contextlib.suppress(KeyboardInterrupt), Live(look(), console=output) as live:
+        while True:
+            time.sleep(every_s)
+            try:
+                live.update(look(), refresh=True)
+            except TransientError as error:
+                live.update(Text(str(error)), refresh=True)

@@ -1,7 +1,8 @@
 """The ingest path: each record of `images.uploaded` from the log to the index.
 
 1. poll    a record; one whose picture is already in work waits its turn
-2. fetch   read its event and get the picture's bytes
+2. fetch   read its event and get the picture's bytes, unless a generation of the same model
+           has the row of this very record
 3. decode  them, in a process of their own, into the model's pixels
 4. batch   what is ready with what the index knows; leave out what a newer row stands above
 5. encode  the pictures whose content isn't known yet
@@ -39,14 +40,16 @@ from schemas.events import ImageDeleted, ImageEvent, ImageUploaded, PictureAt
 from schemas.identity import Partitioner, Version, partition_of
 from schemas.outcomes import OutcomeKind
 from search.generations import Generation
-from search.port import VectorIndex, Written
+from search.port import StoredImage, VectorIndex, Written
 from streams.fetch import Fetcher, OriginalGoneError
 from streams.host_lanes import HostLanes
 from streams.image_store import ImageStore
 from streams.kafka import record_of, verdict
 from streams.log_guard import LogGuard
 from streams.offsets import InFlight
+from streams.pace import Pace
 from streams.reporter import Reporter
+from streams.sibling import Sibling
 from streams.work import Work
 
 logger = logging.getLogger(__name__)
@@ -66,7 +69,11 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True)
 class IngestLimits:
-    """How much a worker takes on at once."""
+    """How much a worker takes on at once; `max_rate` is in records a second.
+
+    An original that is missing from our own store means that a newer record exists, but where
+    the records are known to be the latest of their keys (`only_latest`).
+    """
 
     records: int
     bytes: int
@@ -75,6 +82,8 @@ class IngestLimits:
     fetchers_per_host: int
     keep_all_originals: bool
     partitioner: Partitioner
+    max_rate: float | None = None
+    only_latest: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ class IngestParts:
     generation: Generation
     is_live: Callable[[], bool]
     reporter: Reporter
+    sibling: Sibling | None = None
 
 
 class IngestWorker:
@@ -100,6 +110,7 @@ class IngestWorker:
         self._parts = parts
         self._limits = limits
         self._flight: InFlight[Work] = InFlight()
+        self._pace = Pace(limits.max_rate)
         self._fetchers = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="fetch")
         self._lanes = HostLanes(self._fetchers, limits.fetchers_per_host)
         self._lock = threading.Lock()  # held while rows are written, and while partitions change
@@ -204,6 +215,8 @@ class IngestWorker:
 
     def _prepare(self, work: Work) -> None:
         try:
+            if self._abandon.wait(self._pace.wait_s()):
+                return
             if self._flight.holds(work):
                 self._fetch_and_decode(work)
             self._ready.put(work)
@@ -219,6 +232,9 @@ class IngestWorker:
             if isinstance(event, ImageDeleted):
                 work.ask_delete(event.image_id)
                 return
+            if (known := self._known(work)) is not None:
+                work.ask_same(known)
+                return
             stage = "fetch"
             with work.timed(stage):
                 data = self._patiently(lambda: self._parts.fetcher.fetch(event.picture))
@@ -233,8 +249,11 @@ class IngestWorker:
                 picture = self._patiently(lambda: self._parts.decoders.decode(data, crop))
             uri = self._patiently(lambda: self._keep_original(event, picture.format, data))
             work.ask_live(event, picture, uri=uri, sha256=sha256, size=len(data))
-        except OriginalGoneError:
-            work.superseded = True
+        except OriginalGoneError as error:
+            if self._limits.only_latest:
+                work.fail(stage, PoisonError(ReasonCode.SOURCE_GONE, str(error)))
+            else:
+                work.superseded = True
         except PoisonError as error:
             work.fail(stage, error)
 
@@ -249,6 +268,14 @@ class IngestWorker:
                 f"to {self._limits.partitioner} (in librdkafka: murmur2_random)",
             )
         return decode_event(record.key, record.value, record.headers, record.timestamp_ms)
+
+    def _known(self, work: Work) -> StoredImage | None:
+        """The live row of this very record in a generation of the same model."""
+        sibling = self._parts.sibling
+        if sibling is None or work.image_id is None:
+            return None
+        image_id = work.image_id
+        return self._patiently(lambda: sibling.row_of(image_id, work.version))
 
     def _keep_original(self, upload: ImageUploaded, picture_format: str, data: bytes) -> str:
         """Where the original lies for good; only the live generation writes it there."""

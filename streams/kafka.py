@@ -140,8 +140,11 @@ def ingest_consumer(
     )
 
 
-def tail_consumer(connection: KafkaConnection) -> Consumer:
-    """A consumer of explicitly assigned partitions, in no group, quick to hear of news."""
+def tail_consumer(connection: KafkaConnection, *, tells_ends: bool = False) -> Consumer:
+    """A consumer of explicitly assigned partitions, in no group, quick to hear of news.
+
+    With `tells_ends` it gives a message with the error `_PARTITION_EOF` at a partition's end.
+    """
     return Consumer(
         {
             **connection.librdkafka(),
@@ -149,6 +152,7 @@ def tail_consumer(connection: KafkaConnection) -> Consumer:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
+            "enable.partition.eof": tells_ends,
             "fetch.wait.max.ms": 100,
             **_QUIET,
         }

@@ -1,16 +1,130 @@
-"""Creating a generation: from its own start in the log it is built by ordinary ingest workers."""
+"""Reindexing: a new generation beside the live one, built from the log by ordinary ingest workers.
 
+1. begin    create the generation, or find the one that an earlier run began
+2. build    run a worker for it until it has read the log to where it ended when asked
+3. verify   that it holds what the log says
+4. ask      whether to promote it
+5. promote  it
+
+Each step finds done what was done before: a run that broke off is gone on with by another.
+"""
+
+import contextlib
 import re
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from schemas import topics
-from schemas.errors import UsageError
-from search.generations import NAME, AttributeType, Compression, Generation
+from schemas.errors import PixtideError, UsageError
+from search.generations import NAME, AttributeType, Compression, Generation, GenerationState
 from search.port import GenerationCatalog
 from streams import kafka
+from streams.group import Tell, await_group, lag_behind
 from streams.settings import Settings
 from streams.wiring import load_encoder
+
+_STOP_S = 30.0
+
+
+@dataclass(frozen=True)
+class Reindex:
+    """What is wanted: which model, under which name (None: the next free `v<number>`)."""
+
+    model: str
+    name: str | None = None
+    compression: Compression = "rq8"
+    max_rate: float | None = None
+
+
+# 1. begin
+
+
+def begin(settings: Settings, catalog: GenerationCatalog, wanted: Reindex) -> Generation:
+    """The generation to build: the one that an earlier run began for the same, or a new one.
+
+    It may be live already, where an earlier run came to its end.
+
+    Raises:
+        UsageError: the name is taken by another generation; and as `create_generation`.
+        TransientError: a server can't be reached.
+    """
+    live, known = catalog.live(), catalog.list()
+    for generation in reversed(known):
+        same = (generation.model, generation.compression) == (wanted.model, wanted.compression)
+        retired = generation.state is GenerationState.RETIRED
+        if generation.name == wanted.name and (retired or not same):
+            raise UsageError(f"generation {wanted.name} is another one: choose another name")
+        newer = live is None or generation.created_at >= live.created_at
+        if same and newer and not retired and wanted.name in (None, generation.name):
+            return generation
+    name = wanted.name or _next_name({generation.name for generation in known})
+    return create_generation(
+        settings, catalog, name, model=wanted.model, compression=wanted.compression
+    )
+
+
+def _next_name(taken: set[str]) -> str:
+    number = 1
+    while f"v{number}" in taken:
+        number += 1
+    return f"v{number}"
+
+
+# 2. build
+
+
+def build(settings: Settings, generation: Generation, *, timeout_s: float, tell: Tell) -> None:
+    """Wait until it has read the log to where it ends now.
+
+    Raises:
+        NotReadError: nothing moves for `timeout_s`.
+        PixtideError: the worker ended.
+        TransientError: the broker can't be reached.
+    """
+    log = generation.log
+    ends = kafka.ends(kafka.admin(settings.kafka_connection()), log.topic, range(log.partitions))
+    await_group(
+        settings, generation, ends, timeout_s, tell=tell, what=f"building {generation.name}"
+    )
+
+
+@contextlib.contextmanager
+def worker_for(
+    settings: Settings, generation: Generation, max_rate: float | None
+) -> Iterator[Callable[[], None]]:
+    """Run an ingest worker for it that gives way to all else, but where the stack has its own.
+
+    Gives a callable that raises PixtideError once the worker has ended.
+    """
+    if settings.embedded_log:
+        if max_rate is not None:
+            raise UsageError("--max-rate: the embedded stack builds it by a worker of its own")
+        yield lambda: None
+        return
+    log = settings.home / "logs" / f"reindex-{generation.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "streams.cli", "ingest", "--background"]
+    command += ["--generation", generation.name]
+    command += ["--max-rate", str(max_rate)] if max_rate else []
+    with log.open("wb") as output:
+        worker = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+    def check() -> None:
+        if worker.poll() is not None:
+            raise PixtideError(f"the worker ended with code {worker.returncode}: see {log}")
+
+    try:
+        yield check
+    finally:
+        worker.terminate()
+        try:
+            worker.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
 
 
 def create_generation(
@@ -19,7 +133,7 @@ def create_generation(
     name: str,
     *,
     model: str,
-    compression: Compression = "rq",
+    compression: Compression = "rq8",
     attributes: Mapping[str, AttributeType] | None = None,
 ) -> Generation:
     """Create an empty generation over today's log; the first one of an index goes live at once.
@@ -61,8 +175,6 @@ def create_generation(
 
 def lag_of(settings: Settings, generation: Generation) -> int:
     """How many records of the log its group has not committed yet."""
-    connection, log = settings.kafka_connection(), generation.log
-    numbers = range(log.partitions)
-    committed = kafka.committed_offsets(connection, generation.group, log.topic, numbers)
-    ends = kafka.ends(kafka.admin(connection), log.topic, numbers)
-    return sum(max(0, end - committed.get(partition, 0)) for partition, end in ends.items())
+    log = generation.log
+    ends = kafka.ends(kafka.admin(settings.kafka_connection()), log.topic, range(log.partitions))
+    return lag_behind(settings, generation, ends)

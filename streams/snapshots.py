@@ -1,13 +1,18 @@
-"""What a query is served from: the live generation's collection and encoder, as one snapshot."""
+"""What a query is served from: the live generation's collection and encoder, as one snapshot.
+
+The encoders of generations that may go live next are loaded ahead, so that a moved alias is
+served from at once; where one must still be loaded, the old snapshot answers meanwhile.
+"""
 
 import logging
+import threading
 from collections.abc import Callable
 
 from encoders.port import Encoder
-from schemas.errors import TransientError
+from schemas.errors import PixtideError, TransientError
 from search.answer import Snapshot
-from search.generations import Generation
-from search.port import GenerationCatalog
+from search.generations import Generation, GenerationState
+from search.port import CollectionGoneError, GenerationCatalog
 from search.text_cache import CachedTexts
 
 logger = logging.getLogger(__name__)
@@ -23,6 +28,9 @@ class Snapshots:
         self._load_encoder = load_encoder
         self._encoders: dict[str, Encoder] = {}
         self._texts: dict[str, CachedTexts] = {}
+        self._lock = threading.Lock()  # held by whoever looks where the alias points
+        self._loading: threading.Thread | None = None
+        self._unloadable: set[str] = set()
         self.current: Snapshot | None = None
 
     def encoder(self, fingerprint: str) -> Encoder:
@@ -30,22 +38,96 @@ class Snapshots:
         return self._encoders[fingerprint]
 
     def refresh(self) -> None:
-        """Look where the alias points; load what it needs; then serve from there.
+        """Look where the alias points, serve from there once that is loaded, load what is next.
 
         Raises:
-            FatalError: the encoder's fingerprint is not its generation's.
-            UsageError: its model can't be loaded, or its collection is gone.
+            FatalError: nothing is served yet, and the encoder's fingerprint is not its
+                generation's.
+            UsageError: nothing is served yet, and the model can't be loaded, or its collection
+                is gone.
         """
+        with self._lock:
+            self._refresh()
+
+    def renewed(self, gone: Snapshot) -> Snapshot | None:
+        """The snapshot to serve from instead of one whose collection is gone.
+
+        Here requests wait for an encoder that isn't loaded, since nothing else can answer them.
+        """
+        with self._lock:
+            if self.current is gone:
+                self.current = None
+                self._refresh()
+            return self.current
+
+    def _refresh(self) -> None:
         try:
             live = self._catalog.live()
-            if live is None or (self.current and self.current.generation == live):
+            if live is None:
                 return
-            if live.fingerprint not in self._encoders:
-                encoder = self._load_encoder(live)
-                encoder.warm_up()
-                self._encoders[live.fingerprint] = encoder
-                self._texts[live.fingerprint] = CachedTexts(encoder)
-            self.current = Snapshot(live, self._catalog.open(live), self._texts[live.fingerprint])
-            logger.info("serving generation %s", live.name)
+            wanted = [live, *self._next(live)]
+            if self.current is None and live.fingerprint not in self._encoders:
+                self._load(live)
+            if live.fingerprint in self._encoders:
+                self._serve(live)
+            self._load_ahead(wanted)
         except TransientError as error:
             logger.warning("the live generation can't be looked up: %s", error)
+
+    def _next(self, live: Generation) -> list[Generation]:
+        """Those that may go live next: verified ones, and the one that a rollback returns to."""
+        return [
+            each
+            for each in self._catalog.list()
+            if each.state is GenerationState.READY
+            or (each.name == live.previous and each.state is not GenerationState.RETIRED)
+        ]
+
+    def _serve(self, live: Generation) -> None:
+        if self.current is not None and self.current.generation.is_same(live):
+            return
+        try:
+            index = self._catalog.open(live)
+        except CollectionGoneError:
+            if self.current is None:
+                raise
+            return  # the alias is on its way to another; the next look sees it
+        self.current = Snapshot(live, index, self._texts[live.fingerprint])
+        logger.info("serving generation %s", live.name)
+
+    def _load_ahead(self, wanted: list[Generation]) -> None:
+        """In a thread of its own, one at a time; let go of what nobody may want any more."""
+        if self._loading is not None and self._loading.is_alive():
+            return
+        kept = {generation.fingerprint for generation in wanted}
+        if self.current is not None:
+            kept.add(self.current.generation.fingerprint)
+        for fingerprint in self._encoders.keys() - kept:
+            logger.info("letting go of the encoder %s", fingerprint[:16])
+            del self._encoders[fingerprint], self._texts[fingerprint]
+        self._unloadable &= kept
+        for generation in wanted:
+            if generation.fingerprint not in self._encoders.keys() | self._unloadable:
+                # a daemon, since a consumer that is told to stop doesn't wait for a model
+                self._loading = threading.Thread(
+                    target=self._load_quietly, args=[generation], name="load", daemon=True
+                )
+                self._loading.start()
+                return
+
+    def _load_quietly(self, generation: Generation) -> None:
+        try:
+            self._load(generation)
+        except TransientError as error:
+            logger.warning("the model of generation %s: %s", generation.name, error)
+        except PixtideError as error:
+            # Searches go on from what is loaded; whoever promotes it hears of it from this log.
+            self._unloadable.add(generation.fingerprint)
+            logger.error("generation %s can't be served from here: %s", generation.name, error)
+
+    def _load(self, generation: Generation) -> None:
+        encoder = self._load_encoder(generation)
+        encoder.warm_up()
+        self._texts[generation.fingerprint] = CachedTexts(encoder)
+        self._encoders[generation.fingerprint] = encoder
+        logger.info("loaded the encoder of generation %s", generation.name)

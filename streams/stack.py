@@ -1,4 +1,4 @@
-"""The embedded stack: broker, ingest worker, query consumer and page, children of one process."""
+"""The embedded stack: broker, ingest workers, query consumer and page, children of one process."""
 
 import contextlib
 import json
@@ -16,16 +16,23 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from schemas import topics
-from schemas.errors import PixtideError, UsageError
+from schemas.errors import PixtideError, TransientError, UsageError
+from search.generations import Generation, GenerationState
+from search.port import GenerationCatalog
 from streams import kafka
 from streams.settings import Settings
-from streams.wiring import open_catalog
+from streams.wiring import generation_to_work_for, open_catalog
 
 _BROKER_READY_S = 30.0
 _WORKER_READY_S = 180.0
 _STOP_S = 30.0
 _WATCH_S = 0.3
-_WORKERS = ("ingest", "query", "web")
+#: The workers that there is one of.
+_WORKERS = ("query", "web")
+#: How the ingest workers' names begin.
+_INGEST = "ingest-"
+#: How often it looks for new and for retired generations.
+_TEND_S = 2.0
 
 
 class StackError(PixtideError):
@@ -57,6 +64,8 @@ class Stack:
         self._settings = settings
         self._say = say
         self._children: list[Child] = []
+        self._given_up: set[str] = set()
+        self._catalog: GenerationCatalog | None = None
         self._lock = FileLock(self._home / "stack.lock")
         roots = settings.file_roots or (str(Path.home()), str(Path.cwd()))
         self._roots = [str(Path(root).expanduser().resolve()) for root in roots]
@@ -91,21 +100,24 @@ class Stack:
         client = kafka.admin(settings.kafka_connection())
         table = [(settings.named(t.name), t) for t in topics.topics(embedded=True)]
         kafka.create_topics(client, table, replication=1)
-        catalog = open_catalog(settings)
-        with contextlib.closing(catalog):
-            live = catalog.live()
+        catalog = self._catalog = open_catalog(settings)
+        live = catalog.live()
         if live is None:
             self._say(f"creating the index for model {settings.model}")
             self._run("index", "create", "v1")
+            live = generation_to_work_for(catalog, None)
         elif live.model != settings.model and "model" in settings.model_fields_set:
             self._say(
                 f"NOTE: this home's index is of model {live.model}; PIXTIDE_MODEL="
-                f"{settings.model} is not used. Set PIXTIDE_HOME to a new folder to use it."
+                f"{settings.model} is not used. To use it run `pixtide reindex --model "
+                f"{settings.model}`, or set PIXTIDE_HOME to a new folder."
             )
         self._say("starting the ingest worker, the query consumer and the page")
+        self._spawn_ingest(live)
         for name in _WORKERS:
-            self._spawn_worker(name)
-        for name in _WORKERS:
+            self._spawn_worker(name, name)
+        self._tend_generations()
+        for name in (_worker_of(live), *_WORKERS):
             self._await_ready(name)
         return settings
 
@@ -117,8 +129,13 @@ class Stack:
     def serve(self) -> None:
         """Watch over the parts until Ctrl-C. Raises StackError where one has ended by itself."""
         with contextlib.suppress(KeyboardInterrupt):
+            tended = time.monotonic()
             while True:
                 self._watch()
+                if time.monotonic() - tended > _TEND_S:
+                    with contextlib.suppress(TransientError):  # the workers wait for it, too
+                        self._tend_generations()
+                    tended = time.monotonic()
                 time.sleep(_WATCH_S)
 
     def stop(self) -> None:
@@ -129,13 +146,40 @@ class Stack:
         for child in sorted(self._children, key=lambda c: c.name == "broker"):
             _end(child.process)
         self._children.clear()
+        if self._catalog is not None:
+            self._catalog.close()
         self._settings.stack_file.unlink(missing_ok=True)
         self._lock.release()
 
     def _watch(self) -> None:
-        for child in self._children:
-            if child.process.poll() is not None:
+        for child in list(self._children):
+            if child.process.poll() is None:
+                continue
+            if not self._can_do_without(child):
                 raise child.complain()
+            self._children.remove(child)
+            if child.process.returncode:
+                self._given_up.add(child.name)
+                self._say(f"{child.complain()}\nthe rest goes on; `pixtide up` anew tries again")
+
+    def _can_do_without(self, child: Child) -> bool:
+        """Whether it is the worker of a generation that isn't live; one that is retired ends."""
+        if self._catalog is None or not child.name.startswith(_INGEST):
+            return False
+        try:
+            live = self._catalog.live()
+        except TransientError:
+            return False
+        return live is not None and child.name != _worker_of(live)
+
+    def _tend_generations(self) -> None:
+        """An ingest worker for each generation that isn't retired."""
+        known = {child.name for child in self._children} | self._given_up
+        for generation in self._catalog.list() if self._catalog is not None else ():
+            retired = generation.state is GenerationState.RETIRED
+            if not retired and _worker_of(generation) not in known:
+                self._say(f"starting an ingest worker for generation {generation.name}")
+                self._spawn_ingest(generation, "--background")
 
     def _pick_port(self, kept_in: str, usual: int) -> int:
         """That of the last time, so that programs find it again; else the usual one; else any."""
@@ -165,10 +209,14 @@ class Stack:
             if time.monotonic() > deadline:
                 raise StackError(f"the broker did not answer within {_BROKER_READY_S:g} s")
 
-    def _spawn_worker(self, name: str) -> None:
+    def _spawn_ingest(self, generation: Generation, *arguments: str) -> None:
+        name = _worker_of(generation)
+        self._spawn_worker(name, "ingest", "--generation", generation.name, *arguments)
+
+    def _spawn_worker(self, name: str, *command: str) -> None:
         ready = self._home / "run" / f"{name}.ready"
         ready.unlink(missing_ok=True)
-        self._spawn(name, [*_PIXTIDE, name, "--ready-file", str(ready)], self._env())
+        self._spawn(name, [*_PIXTIDE, *command, "--ready-file", str(ready)], self._env())
 
     def _run(self, *arguments: str) -> None:
         done = subprocess.run(
@@ -247,6 +295,10 @@ class Stack:
                     return
                 time.sleep(0.1)
         raise StackError(f"process {pid} of an earlier run does not end")
+
+
+def _worker_of(generation: Generation) -> str:
+    return f"{_INGEST}{generation.name}"
 
 
 _PIXTIDE = (sys.executable, "-m", "streams.cli")

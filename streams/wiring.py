@@ -5,13 +5,15 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer
 
 from schemas import topics
-from schemas.errors import FatalError, UsageError
-from search.generations import Generation
+from schemas.errors import FatalError, PoisonError, TransientError, UsageError
+from schemas.events import PictureAt
+from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog
 from streams import kafka
 from streams.image_store import ImageStore
@@ -76,23 +78,58 @@ def load_encoder(settings: Settings, model: str) -> "Encoder":
     )
 
 
+def encoder_of(settings: Settings, generation: Generation) -> "Encoder":
+    """The encoder of a generation.
+
+    Raises:
+        FatalError: its model isn't the one that the generation was made with.
+        UsageError: it can't be loaded.
+    """
+    encoder = load_encoder(settings, generation.model)
+    check_fingerprint(encoder, generation)
+    return encoder
+
+
 def generation_to_work_for(catalog: GenerationCatalog, name: str | None) -> Generation:
-    """The generation of that name, or the live one. Raises UsageError where there is none."""
+    """The generation of that name, or the live one.
+
+    Raises:
+        UsageError: there is none, or it is retired.
+    """
     generation = catalog.get(name) if name else catalog.live()
     if generation is None:
         which = f"no generation {name}" if name else "no generation is live"
         raise UsageError(f"{which}: run `pixtide index create {name or 'v1'}`")
+    if generation.state is GenerationState.RETIRED:
+        raise UsageError(f"generation {generation.name} is retired")
     return generation
 
 
-def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWorker":
-    """An ingest worker, its decoding processes started before its Kafka clients."""
+def ingest_worker(
+    settings: Settings,
+    generation_name: str | None,
+    *,
+    max_rate: float | None = None,
+    replay: Callable[[dict[str, Any]], Consumer] | None = None,
+) -> "IngestWorker":
+    """An ingest worker, its decoding processes started before its Kafka clients.
+
+    Args:
+        max_rate: records a second, and no more.
+        replay: makes a consumer that gives certain latest records instead of the log.
+
+    Raises:
+        UsageError: there is no such generation, it is retired, or its model can't be loaded.
+        FatalError: its model or its log isn't what it was created with.
+    """
     from encoders.decoding import DecoderPool
     from encoders.images import Limits
     from streams.embedded_fetch import RestingConsumer
     from streams.ingest import IngestLimits, IngestParts, IngestWorker
     from streams.log_guard import LogGuard
     from streams.reporter import Reporter
+    from streams.retirement import stop_when_retired
+    from streams.sibling import sibling_of
 
     connection = settings.kafka_connection()
     decoders = DecoderPool(
@@ -101,8 +138,7 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
     decoders.start()
     catalog = open_catalog(settings)
     generation = generation_to_work_for(catalog, generation_name)
-    encoder = load_encoder(settings, generation.model)
-    check_fingerprint(encoder, generation)
+    encoder = encoder_of(settings, generation)
     encoder.warm_up()
     store = ImageStore(settings.image_store_url)
     client = kafka.admin(connection)
@@ -114,7 +150,9 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
-            connection, generation.group, RestingConsumer if settings.embedded_log else Consumer
+            connection,
+            generation.group,
+            replay or (RestingConsumer if settings.embedded_log else Consumer),
         ),
         guard=guard,
         fetcher=picture_fetcher(settings, store),
@@ -123,7 +161,7 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
         encoder=encoder,
         index=catalog.open(generation),
         generation=generation,
-        is_live=_cached(lambda: catalog.live() == generation),
+        is_live=_cached(lambda: generation.is_same(catalog.live())),
         reporter=Reporter(
             kafka.producer(connection, linger_ms=5, max_bytes=largest + topics.DEAD_LETTER_ROOM),
             store,
@@ -131,8 +169,9 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
             outcomes_topic=settings.named(topics.INDEXED),
             dead_letters_topic=settings.named(topics.DEAD_LETTERS),
         ),
+        sibling=sibling_of(generation, catalog),
     )
-    return IngestWorker(
+    worker = IngestWorker(
         parts,
         IngestLimits(
             records=settings.in_flight_records,
@@ -142,8 +181,12 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
             fetchers_per_host=settings.fetchers_per_host,
             keep_all_originals=settings.keep_originals == "all",
             partitioner=settings.partitioner,
+            max_rate=max_rate,
+            only_latest=replay is not None,
         ),
     )
+    stop_when_retired(catalog, generation, worker.stop)
+    return worker
 
 
 def query_consumer(settings: Settings) -> "QueryConsumer":
@@ -166,16 +209,11 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
     kafka.partitions_of(client, topic)  # a clear error where it is missing
     kafka.require_group(client, group)
 
-    def load(generation: Generation) -> "Encoder":
-        encoder = load_encoder(settings, generation.model)
-        check_fingerprint(encoder, generation)
-        return encoder
-
     prefix = f"{settings.namespace}\\." if settings.namespace else ""
     pictures = QueryPictures(
         picture_fetcher(settings, ImageStore(settings.image_store_url)), decoders
     )
-    snapshots = Snapshots(open_catalog(settings), load)
+    snapshots = Snapshots(open_catalog(settings), partial(encoder_of, settings))
     return QueryConsumer(
         QueryParts(
             connection=connection,
@@ -192,6 +230,28 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
             on_started=rest_between_fetches if settings.embedded_log else lambda _: None,
         )
     )
+
+
+@contextlib.contextmanager
+def thumbnails(settings: Settings, side: int) -> "Iterator[Callable[[str], bytes | None]]":
+    """A callable that makes a small JPEG of the original at a URI, None where it can't be had."""
+    from encoders.decoding import DecoderPool
+    from encoders.images import Limits
+    from streams.fetch import OriginalGoneError
+
+    limits = Limits(max_pixels=settings.max_pixels)
+    decoders = DecoderPool(settings.decoders, settings.decode_timeout_s, limits)
+    decoders.start()
+    fetcher = picture_fetcher(settings, ImageStore(settings.image_store_url))
+
+    def thumbnail(uri: str) -> bytes | None:
+        try:
+            return decoders.thumbnail(fetcher.fetch(PictureAt(uri=uri)), side)
+        except (PoisonError, TransientError, OriginalGoneError):
+            return None
+
+    with contextlib.closing(decoders), contextlib.closing(fetcher):
+        yield thumbnail
 
 
 def picture_fetcher(settings: Settings, store: ImageStore) -> "Fetcher":

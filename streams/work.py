@@ -86,6 +86,10 @@ class Work:
             uploaded_at=upload.uploaded_at,
         )
 
+    def ask_same(self, row: StoredImage) -> None:
+        """The row to write is known whole, from a generation of the same model."""
+        self.row = row
+
     def give_vector(self, vector: Vector) -> None:
         """The row to write is complete; the pixels are let go."""
         self.picture = None

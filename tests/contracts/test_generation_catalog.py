@@ -1,14 +1,16 @@
 """What every `GenerationCatalog` does."""
 
+import json
 from datetime import timedelta
 
 import pytest
 
 from schemas.errors import FatalError, UsageError
+from search.generations import Generation, GenerationState
 from search.lancedb_catalog import LanceCatalog
-from search.port import GenerationCatalog
+from search.port import CollectionGoneError, GenerationCatalog, Query, WordQuery
 from search.weaviate_catalog import WeaviateCatalog
-from tests.contracts.samples import NOON, generation, live
+from tests.contracts.samples import NOON, generation, live, towards
 
 
 def test_an_empty_catalog(catalog: GenerationCatalog) -> None:
@@ -77,6 +79,50 @@ def test_promotion_moves_the_alias_and_back(catalog: GenerationCatalog) -> None:
         assert catalog.live() == promoted
 
 
+def test_a_record_is_replaced_by_its_next_state(catalog: GenerationCatalog) -> None:
+    catalog.create(generation())
+    catalog.promote("v1")
+    ready = generation(state=GenerationState.READY, verified_at=NOON, previous="v0")
+    catalog.update(ready)
+    assert (catalog.get("v1"), catalog.live(), catalog.list()) == (ready, ready, [ready])
+    with pytest.raises(UsageError, match="v2"):
+        catalog.update(generation("v2"))
+
+
+def test_a_record_of_an_earlier_version_is_readable() -> None:
+    fields = json.loads(generation().to_json())
+    for added in ("state", "verified_at", "previous", "live_until"):
+        fields.pop(added, None)
+    old = Generation.from_json(json.dumps(fields | {"compression": "rq"}).encode())
+    assert old == generation(compression="rq8", state=GenerationState.BUILDING)
+
+
+@pytest.mark.parametrize("compression", ["rq8", "rq1", "pq", "none"])
+def test_every_compression_finds_what_is_written(
+    catalog: GenerationCatalog, compression: str
+) -> None:
+    squeezed = generation(compression=compression)
+    catalog.create(squeezed)
+    index = catalog.open(squeezed)
+    index.write([live(f"row {n}", n, towards(1, n)) for n in range(20)])
+    assert [hit.row.image_id for hit in index.search([Query(towards(1), 1)])[0]] == ["row 0"]
+
+
+def test_a_dropped_generation_is_gone_and_its_record_stays(catalog: GenerationCatalog) -> None:
+    first, second = generation("v1"), generation("v2", created_at=NOON + timedelta(days=1))
+    for each in (first, second):
+        catalog.create(each)
+    catalog.promote("v2")
+    with pytest.raises(UsageError, match="live"):
+        catalog.drop(second)
+    for _ in range(2):  # safe to repeat
+        catalog.drop(first)
+        assert catalog.list() == [first, second]
+        with pytest.raises(CollectionGoneError):
+            catalog.open(first)
+    assert catalog.open(second).count()
+
+
 def test_generations_keep_their_rows_apart(catalog: GenerationCatalog) -> None:
     for name in ("v1", "v2"):
         catalog.create(generation(name))
@@ -98,10 +144,14 @@ def test_an_index_whose_collection_was_dropped_says_so(catalog: GenerationCatalo
         lambda: index.get(["a"]),
         lambda: index.write([live("a")]),
         lambda: list(index.scan()),
+        lambda: index.search([Query(towards(1), 1)]),
+        lambda: index.search([Query(towards(1), 1), Query(towards(2), 1)]),
+        lambda: index.search_words([WordQuery("word", 1)]),
+        lambda: index.remove({"a": live("a").version}),
         index.count,
         lambda: catalog.open(generation()),
     ):
-        with pytest.raises(UsageError):
+        with pytest.raises(CollectionGoneError):
             ask()
 
 

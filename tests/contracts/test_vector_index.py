@@ -222,3 +222,12 @@ def test_readers_and_a_writer_side_by_side(index: VectorIndex) -> None:
 def _found(index: VectorIndex) -> set[str]:
     [hits] = index.search([Query(towards(1), 100)])
     return {hit.row.image_id for hit in hits}
+
+
+def test_rows_are_removed_at_the_versions_named_and_no_other(index: VectorIndex) -> None:
+    quoted = 'it\'s "quoted" / 猫'
+    index.write([live("a", 1), live(quoted, 2), deleted("c", 3), live("d", 4)])
+    index.remove({"a": Version(1, 0, 1), quoted: Version(1, 0, 2), "c": Version(1, 0, 3)})
+    index.remove({"d": Version(1, 0, 3), "unknown": Version(1, 0, 1)})
+    assert [row.image_id for row in index.scan()] == ["d"]
+    assert index.write([live("a", 0)])[0].applied

@@ -20,7 +20,7 @@ from streams.kafka import Record, record_of
 from streams.publish import Description, Publisher, Source
 from streams.reindex import lag_of
 from streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import OnServers
+from tests.deployments import Deployment, OnServers
 from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
@@ -45,7 +45,7 @@ def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Itera
             made.kill(name)
 
 
-def publish(stack: OnServers, pictures: dict[str, bytes | None]) -> None:
+def publish(stack: Deployment, pictures: dict[str, bytes | None]) -> None:
     """Inline uploads, or deletes where there is no picture."""
     producer = kafka_clients.producer(stack.settings().kafka_connection(), linger_ms=5)
     for image_id, data in pictures.items():
@@ -93,7 +93,7 @@ def upload(image_id: str, data: bytes) -> ImageUploaded:
     return decoded
 
 
-def topic(stack: OnServers, name: str = topics.UPLOADED) -> str:
+def topic(stack: Deployment, name: str = topics.UPLOADED) -> str:
     return stack.settings().named(name)
 
 

@@ -1,6 +1,6 @@
 """Answering search requests, with an encoder and an index of a few lines."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -85,6 +85,9 @@ class Index:
         raise NotImplementedError
 
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
+        raise NotImplementedError
+
+    def remove(self, rows: Mapping[str, Version]) -> None:
         raise NotImplementedError
 
     def search_words(self, queries: Sequence[WordQuery]) -> list[list[WordHit]]:

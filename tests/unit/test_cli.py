@@ -8,20 +8,10 @@ import pytest
 
 PIXTIDE = (sys.executable, "-m", "streams.cli")
 COMMANDS = (
-    *(
-        "",
-        "demo",
-        "up",
-        "publish",
-        "delete",
-        "search",
-        "ingest",
-        "query",
-        "web",
-        "doctor",
-        "config",
-    ),
-    *("topics create", "index list", "index create", "index status"),
+    *("", "demo", "up", "publish", "delete", "search", "ingest", "query"),
+    *("web", "doctor", "config"),
+    *("topics create", "index list", "index create", "index status", "index verify"),
+    *("index promote", "index rollback", "index retire", "index compare", "reindex"),
 )
 
 

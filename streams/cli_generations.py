@@ -1,0 +1,155 @@
+"""The commands that take a generation through its life. Heavy imports wait inside them."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from streams.cli_index import index, json_option
+
+if TYPE_CHECKING:
+    from search.port import GenerationCatalog
+    from streams.settings import Settings
+    from streams.verify import Verification
+
+timeout_option = click.option(
+    "--timeout",
+    default=120.0,
+    show_default=True,
+    help="Seconds that the workers may get nowhere before waiting for them ends.",
+)
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[tuple["Settings", "GenerationCatalog"]]:
+    """The settings and the index that they reach."""
+    from streams.settings import load_settings
+    from streams.wiring import open_catalog
+
+    settings = load_settings()
+    with contextlib.closing(open_catalog(settings)) as catalog:
+        yield settings, catalog
+
+
+@index.command("verify")
+@click.argument("name")
+@click.option("--repair", "mend", is_flag=True, help="Mend what differs, and verify it again.")
+@timeout_option
+@json_option
+def index_verify(name: str, mend: bool, timeout: float, as_json: bool) -> None:
+    """Compare a generation with the log: ids, versions, states and content hashes.
+
+    Exits 1 if anything differs. The generation is ready to be promoted when nothing does.
+    """
+    from streams import console
+    from streams.lifecycle import verify
+    from streams.wiring import generation_to_work_for
+
+    with opened() as (settings, catalog), console.steps() as tell:
+        generation = generation_to_work_for(catalog, name)
+        found = verify(settings, catalog, generation, mend=mend, timeout_s=timeout, tell=tell)
+    show_verification(found, as_json=as_json)
+    sys.exit(0 if found.is_clean else 1)
+
+
+@index.command("promote")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Though it is not verified or not up to date.")
+@timeout_option
+@json_option
+def index_promote(name: str, force: bool, timeout: float, as_json: bool) -> None:
+    """Let searches be answered from this generation.
+
+    Refuses unless a verification was clean and the workers have read the log to its end.
+    """
+    from streams import console
+    from streams.lifecycle import promote
+    from streams.wiring import generation_to_work_for
+
+    with opened() as (settings, catalog), console.steps() as tell:
+        generation = generation_to_work_for(catalog, name)
+        skipped = promote(settings, catalog, generation, force=force, timeout_s=timeout, tell=tell)
+    for what in skipped:
+        console.say(f"SKIPPED: {what}")
+    say_live(name, as_json=as_json, skipped=skipped)
+
+
+@index.command("rollback")
+@json_option
+def index_rollback(as_json: bool) -> None:
+    """Let searches be answered from the generation that was live before this one."""
+    from streams.lifecycle import rollback
+
+    with opened() as (_, catalog):
+        _, now = rollback(catalog)
+    say_live(now.name, as_json=as_json)
+
+
+@index.command("retire")
+@click.argument("name")
+@click.option(
+    "--grace",
+    "grace_hours",
+    default=24.0,
+    show_default=True,
+    help="Hours that must have passed since it was live.",
+)
+@json_option
+def index_retire(name: str, grace_hours: float, as_json: bool) -> None:
+    """Take a generation down: its workers end, and its collection and its offsets are removed."""
+    from schemas.errors import UsageError
+    from streams import console
+    from streams.lifecycle import retire
+
+    with opened() as (settings, catalog):
+        generation = catalog.get(name)
+        if generation is None:
+            raise UsageError(f"there is no generation {name!r}")
+        retire(settings, catalog, generation, grace=timedelta(hours=grace_hours))
+    if as_json:
+        console.line(json.dumps({"retired": name}))
+    else:
+        console.say(f"{name} is retired")
+
+
+def show_verification(found: "Verification", *, as_json: bool) -> None:
+    """Print what a verification found."""
+    from streams import console
+
+    if as_json:
+        console.line(json.dumps(found.as_json()))
+        return
+
+    console.say(
+        f"{found.generation}: {found.images:,} pictures in {found.records:,} records of the log, "
+        f"{found.rows:,} rows, {sum(found.differences.values()):,} differences "
+        f"({console.duration(found.took_s)})"
+    )
+    for kind, number in found.differences.items():
+        console.say(f"  {kind}: {number:,}")
+    for code, number in found.dead_letters.items():
+        console.say(f"  dead letters: {number:,} of {code}")
+    if found.examples:
+        console.show_table(
+            ["difference", "picture", "the log says", "the index says"],
+            [(d.kind, d.image_id, _place(d.expected), _place(d.found)) for d in found.examples],
+        )
+        console.say(f"mend them with `pixtide index verify {found.generation} --repair`")
+
+
+def _place(version: tuple[int, int, int] | None) -> str:
+    return "–" if version is None else f"{version[1]}@{version[2]}"
+
+
+def say_live(name: str, *, as_json: bool, skipped: list[str] | None = None) -> None:
+    """Which generation is live now, and what was skipped on the way."""
+    from streams import console
+
+    if as_json:
+        console.line(json.dumps({"live": name, "skipped": skipped or []}))
+    else:
+        console.say(f"{name} is live")

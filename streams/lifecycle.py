@@ -1,0 +1,163 @@
+"""A generation's life after it is built: verified, promoted, rolled back, retired.
+
+Every step is written down with the index before the next is taken, so that each command may be
+run again after a crash in its middle, and goes on from there.
+"""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from schemas.errors import PixtideError, UsageError
+from search.generations import Generation, GenerationState
+from search.port import GenerationCatalog
+from streams import kafka
+from streams.group import NotReadError, Tell, await_group, delete_group, workers_in
+from streams.repair import repair
+from streams.settings import Settings
+from streams.verify import Verification, Verifier
+from streams.wiring import generation_to_work_for
+
+_LEAVE_S = 60.0
+_ASK_AGAIN_S = 0.5
+
+
+class RefusedError(PixtideError):
+    """A step would lose something, or show users less than they see now."""
+
+
+def verify(
+    settings: Settings,
+    catalog: GenerationCatalog,
+    generation: Generation,
+    *,
+    mend: bool,
+    timeout_s: float,
+    tell: Tell,
+) -> Verification:
+    """Verify, repair where asked, and write down whether the generation is ready.
+
+    Raises as `Verifier.run` and `repair` do.
+    """
+    index = catalog.open(generation)
+    verifier = Verifier(settings, generation, index, timeout_s=timeout_s, tell=tell)
+    try:
+        found = verifier.run()
+        if mend:
+            found = repair(settings, generation, index, verifier)
+    finally:
+        verifier.close()
+    now = generation_to_work_for(
+        catalog, generation.name
+    )  # as it is after what may have been hours
+    changes = (
+        {"state": GenerationState.READY, "verified_at": datetime.now(UTC)}
+        if found.is_clean
+        else {"state": GenerationState.BUILDING, "verified_at": None}
+    )
+    catalog.update(now.model_copy(update=changes))
+    return found
+
+
+def promote(
+    settings: Settings,
+    catalog: GenerationCatalog,
+    generation: Generation,
+    *,
+    force: bool,
+    timeout_s: float,
+    tell: Tell,
+) -> list[str]:
+    """Make a generation live by one atomic step; what was skipped because of `force`.
+
+    Raises:
+        RefusedError: it isn't verified, or has not read the log to where it ends now.
+    """
+    before = catalog.live()
+    if generation.is_same(before):
+        return []
+    unmet = _unmet(settings, generation, timeout_s, tell)
+    if unmet and not force:
+        raise RefusedError(f"not promoted: {'; '.join(unmet)}")
+    if before is not None:
+        generation = generation_to_work_for(catalog, generation.name)  # as it is after the wait
+        # Before the alias moves: a live generation is never retired, whatever is written here.
+        catalog.update(generation.model_copy(update={"previous": before.name}))
+        catalog.update(before.model_copy(update={"live_until": datetime.now(UTC)}))
+    catalog.promote(generation.name)
+    return unmet
+
+
+def _unmet(settings: Settings, generation: Generation, timeout_s: float, tell: Tell) -> list[str]:
+    """What a generation lacks to be promoted."""
+    unmet = []
+    if generation.state is not GenerationState.READY:
+        unmet.append(
+            f"no verification of {generation.name} was clean: run `pixtide index verify "
+            f"{generation.name}`"
+        )
+    ends = kafka.ends(
+        kafka.admin(settings.kafka_connection()),
+        generation.log.topic,
+        range(generation.log.partitions),
+    )
+    try:
+        await_group(settings, generation, ends, timeout_s, tell=tell)
+    except NotReadError as error:
+        unmet.append(str(error))
+    return unmet
+
+
+def rollback(catalog: GenerationCatalog) -> tuple[Generation, Generation]:
+    """Make the generation live again that was before; from which and to which.
+
+    It has gone on reading the log all the time, so nothing is lost. The one left behind keeps
+    its place, and may be promoted again.
+
+    Raises:
+        UsageError: nothing was live before, or it is retired.
+    """
+    live = catalog.live()
+    if live is None or live.previous is None:
+        raise UsageError("no generation was live before this one")
+    previous = generation_to_work_for(catalog, live.previous)
+    catalog.update(live.model_copy(update={"live_until": datetime.now(UTC)}))
+    catalog.promote(previous.name)
+    return live, previous
+
+
+def retire(
+    settings: Settings,
+    catalog: GenerationCatalog,
+    generation: Generation,
+    *,
+    grace: timedelta,
+    timeout_s: float = _LEAVE_S,
+) -> None:
+    """Take a generation down: its workers stop, its collection and its offsets go.
+
+    The record stays, so that the name is never used again. Safe to repeat, and to be run again
+    after it failed half-way.
+
+    Raises:
+        RefusedError: it is live, or was within the grace time, or workers don't leave.
+        TransientError: a server can't be reached.
+    """
+    if generation.is_same(catalog.live()):
+        raise RefusedError(f"generation {generation.name} is live: promote another one first")
+    over = (generation.live_until or datetime.min.replace(tzinfo=UTC)) + grace
+    if generation.state is not GenerationState.RETIRED and over > datetime.now(UTC):
+        raise RefusedError(
+            f"generation {generation.name} was live until {generation.live_until:%Y-%m-%d %H:%M} "
+            f"UTC: retire it after {over:%Y-%m-%d %H:%M}, or with a shorter --grace"
+        )
+    catalog.update(generation.model_copy(update={"state": GenerationState.RETIRED}))
+    client = kafka.admin(settings.kafka_connection())
+    deadline = time.monotonic() + timeout_s
+    while left := workers_in(client, generation.group):
+        if time.monotonic() > deadline:
+            raise RefusedError(
+                f"{left} workers of {generation.name} don't stop: end them, then run this again"
+            )
+        time.sleep(_ASK_AGAIN_S)
+    catalog.drop(generation)
+    delete_group(client, generation.group)

@@ -1,0 +1,37 @@
+"""Lets a worker end by itself when its generation is retired."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from schemas.errors import PixtideError
+from search.generations import Generation, GenerationState
+from search.port import GenerationCatalog
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 2.0
+
+
+def stop_when_retired(
+    catalog: GenerationCatalog, generation: Generation, stop: Callable[[], None]
+) -> None:
+    """Call `stop` once the record of the generation says so; looks every 2 s, in a thread."""
+
+    def watch() -> None:
+        while not _is_retired(catalog, generation):
+            time.sleep(_LOOK_EVERY_S)
+        logger.info("generation %s is retired: stopping", generation.name)
+        stop()
+
+    threading.Thread(target=watch, name="retirement", daemon=True).start()
+
+
+def _is_retired(catalog: GenerationCatalog, generation: Generation) -> bool:
+    try:
+        found = catalog.get(generation.name)
+    except PixtideError as error:  # the index is unwell: then nothing is known
+        logger.debug("is %s retired? %s", generation.name, error)
+        return False
+    return found is not None and found.state is GenerationState.RETIRED

@@ -1,0 +1,183 @@
+"""Verification: does a generation's collection hold what the log says, and nothing else?
+
+1. fold   the log up to its ends as they are now: what the latest record of each id asks for
+2. wait   until the generation's workers have committed that far
+3. scan   the collection
+4. look   again at what differs, at the log's tail and at the rows: a live system moves on
+5. tell   what differs still
+
+Both sides lie in a database on disk (see streams/ledger.py), so that memory stays bounded.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+from search.generations import Generation
+from search.port import VectorIndex
+from streams import kafka
+from streams.group import Tell, await_group
+from streams.kafka import Record
+from streams.ledger import Difference, Expected, Kind, Ledger
+from streams.log_guard import LogGuard
+from streams.log_reading import expected_row, read_log
+from streams.settings import Settings
+
+T = TypeVar("T")
+
+_LOOKS = 5
+_EXAMPLES = 20
+_TELL_EVERY = 500
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and what differs. `dead_letters` counts rows by their reason's code."""
+
+    generation: str
+    records: int
+    images: int
+    rows: int
+    differences: dict[Kind, int]
+    examples: tuple[Difference, ...]
+    dead_letters: dict[str, int]
+    took_s: float
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the collection is what the log says."""
+        return not self.differences
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {**asdict(self), "clean": self.is_clean}
+
+
+def _all(_: str) -> bool:
+    return True
+
+
+class Verifier:
+    """One verification of one generation, and further looks at what it found.
+
+    Args:
+        timeout_s: how long the workers may get nowhere before it gives up waiting for them.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        generation: Generation,
+        index: VectorIndex,
+        *,
+        timeout_s: float,
+        tell: Tell,
+    ) -> None:
+        self._settings = settings
+        self._generation = generation
+        self._index = index
+        self._timeout_s = timeout_s
+        self._tell = tell
+        self._client = kafka.admin(settings.kafka_connection())
+        self._read_to: dict[int, int] = {}
+        self._records = 0
+        self._started = time.monotonic()
+        self.ledger = Ledger()
+
+    def close(self) -> None:
+        """Let go of the disk."""
+        self.ledger.close()
+
+    def run(self) -> Verification:
+        """Compare everything.
+
+        Raises:
+            FatalError: the log is not the one that the generation was created on.
+            NotReadError: the workers get nowhere.
+            TransientError: a server is away.
+        """
+        log = self._generation.log
+        LogGuard(self._client, log).check()
+        self._read_to = kafka.beginnings(self._client, log.topic, range(log.partitions))
+        self._fold_up_to(self._ends())
+        self._await_workers()
+        self._scan()
+        return self.look_again()
+
+    def look_again(self) -> Verification:
+        """Compare what differed, once more and as often as the log moves on meanwhile."""
+        for look in range(_LOOKS):
+            if not self.ledger.doubt_differences():
+                break
+            before = dict(self._read_to)
+            # Only of what is in doubt: of the others the rows were read before this tail.
+            self._fold_up_to(self._ends(), wanted=self.ledger.is_doubted)
+            self._await_workers()
+            for ids in self.ledger.doubts():
+                self.ledger.forget_rows(ids)
+                self.ledger.note_rows(self._index.get(ids).values())
+            if look and before == self._read_to:
+                break
+        # Of an id that is written all the time, the row may always be ahead of what we have read.
+        self.ledger.follow(self._ends())
+        return self._verification()
+
+    # 1. fold
+
+    def _fold_up_to(self, ends: dict[int, int], wanted: Callable[[str], bool] = _all) -> None:
+        total = sum(end - self._read_to.get(p, 0) for p, end in ends.items())
+        topic = self._generation.log.topic
+        records = read_log(self._settings.kafka_connection(), topic, self._read_to, ends)
+        asked = self._asked(told(records, "reading the log", total, self._tell))
+        self.ledger.note_log(each for each in asked if wanted(each.image_id))
+        self._read_to = ends
+
+    def _asked(self, records: Iterable[Record]) -> Iterator[Expected]:
+        for record in records:
+            self._records += 1
+            asked = expected_row(record, self._generation.log, self._settings.partitioner)
+            if asked is not None:
+                yield asked
+
+    def _ends(self) -> dict[int, int]:
+        log = self._generation.log
+        return kafka.ends(self._client, log.topic, range(log.partitions))
+
+    # 2. wait
+
+    def _await_workers(self) -> None:
+        await_group(
+            self._settings, self._generation, self._read_to, self._timeout_s, tell=self._tell
+        )
+
+    # 3. scan
+
+    def _scan(self) -> None:
+        total = sum(self._index.count().values())
+        self.ledger.note_rows(told(self._index.scan(), "reading the index", total, self._tell))
+
+    # 5. tell
+
+    def _verification(self) -> Verification:
+        return Verification(
+            generation=self._generation.name,
+            records=self._records,
+            images=self.ledger.images(),
+            rows=self.ledger.rows(),
+            differences=self.ledger.counts(),
+            examples=tuple(islice(self.ledger.differences(), _EXAMPLES)),
+            dead_letters=self.ledger.dead_letters(),
+            took_s=round(time.monotonic() - self._started, 2),
+        )
+
+
+def told(items: Iterable[T], what: str, total: int, tell: Tell) -> Iterator[T]:
+    """Pass items through, telling now and then how many have come."""
+    done = 0
+    for done, item in enumerate(items, 1):
+        if done % _TELL_EVERY == 0:
+            tell(what, done, max(total, done))
+        yield item
+    tell(what, done, done)
