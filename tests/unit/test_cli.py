@@ -10,6 +10,7 @@ PIXTIDE = (sys.executable, "-m", "streams.cli")
 COMMANDS = (
     *("", "demo", "up", "publish", "delete", "search", "ingest", "query", "doctor", "config"),
     *("topics create", "index list", "index create", "index status"),
+    *("dlq list", "dlq show", "dlq retry"),
 )
 
 
@@ -43,6 +44,10 @@ def test_every_command_explains_itself(command: str) -> None:
         (["search", "a cat"], {}, "pixtide up"),
         (["search", "a cat", "-k", "0"], {}, "limit"),
         (["search", "a cat", "--after", "soon"], {}, "uploaded_after"),
+        (["dlq", "retry"], {}, "--all"),
+        (["dlq", "retry", "--all", "--code", "TOO_LARGE"], {}, "--all"),
+        (["dlq", "list", "--code", "TOO_LARG"], {"PIXTIDE_KAFKA": "127.0.0.1:1"}, "no such code"),
+        (["dlq", "list"], {}, "pixtide up"),
         (["search"], {}, "say what to look for"),
         (["config"], {"PIXTIDE_MODLE": "x"}, "did you mean PIXTIDE_MODEL"),
         (["publish", "no-such-folder"], {"PIXTIDE_KAFKA": "127.0.0.1:1"}, "no such file"),
