@@ -14,10 +14,8 @@ locks that a Kafka client's threads hold.
 import atexit
 import multiprocessing
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -27,6 +25,7 @@ from PIL import Image
 
 from encoders.images import Limits, Picture, identify, render, thumbnail
 from encoders.port import Crop
+from encoders.reserve import Reserve
 from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
 
 T = TypeVar("T")
@@ -51,7 +50,7 @@ class DecoderPool:
     ) -> None:
         self._timeout_s = timeout_s
         self._limits = limits
-        self._pixels = _Reserve(max(limits.max_pixels, pixels_in_flight))
+        self._pixels = Reserve(max(limits.max_pixels, pixels_in_flight))
         self._children = [_Child() for _ in range(workers)]
         self._idle: SimpleQueue[_Child | None] = SimpleQueue()
 
@@ -103,28 +102,6 @@ class DecoderPool:
             self._idle.put(child)
 
 
-class _Reserve:
-    """A number of pixels, of which callers hold some for a while."""
-
-    def __init__(self, pixels: int) -> None:
-        self._free = pixels
-        self._turn = threading.Lock()
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def of(self, pixels: int) -> Iterator[None]:
-        # the turn goes to one at a time, or small pictures would starve a large one
-        with self._turn, self._changed:
-            self._changed.wait_for(lambda: self._free >= pixels)
-            self._free -= pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += pixels
-                self._changed.notify()
-
-
 class _Child:
     """One decoder process and the caller's end of its pipe."""
 
@@ -168,7 +145,7 @@ class _Child:
     def ask(
         self,
         job: tuple[bytes, Limits],
-        pixels: _Reserve,
+        pixels: Reserve,
         finish: Callable[[Image.Image], T],
         timeout_s: float,
     ) -> T:

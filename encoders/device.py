@@ -1,5 +1,6 @@
 """Where a model runs, and what both encoders share there: batches, verdicts, unit rows."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from encoders.port import Pixels, Vectors
 from schemas.errors import FatalError, TransientError, UsageError
 
+logger = logging.getLogger(__name__)
+
 Precision = Literal["fp32", "fp16", "bf16"]
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -19,9 +22,13 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Device:
-    """A device, the precision of the model on it, and the most rows that run at once."""
+    """A device, the precision of the model on it, and the most rows that run at once.
+
+    `batch_size` shrinks to what has fitted, where the device ran out of memory, and stays so: a
+    batch that is too large fails slowly, and takes from whatever else is on the device.
+    """
 
     torch_device: torch.device
     dtype: torch.dtype
@@ -58,7 +65,8 @@ class Device:
     def encode(
         self, count: int, dimension: int, forward: Callable[[slice], torch.Tensor]
     ) -> Vectors:
-        """Run `forward` over rows 0..count in batches; a batch too large for memory is halved.
+        """Run `forward` over rows 0..count in batches; a batch too large for memory is halved,
+        and no later one is larger.
 
         Args:
             forward: gives features of shape (rows, dimension), any float type, for a slice.
@@ -71,16 +79,17 @@ class Device:
             FatalError: the device or the model fails.
         """
         vectors = np.empty((count, dimension), dtype=np.float32)
-        start, size = 0, self.batch_size
+        start = 0
         while start < count:
-            batch = slice(start, min(start + size, count))
+            batch = slice(start, min(start + self.batch_size, count))
             try:
                 with _verdicts(), torch.inference_mode():
                     vectors[batch] = unit_rows(forward(batch))
-            except TransientError:
+            except TransientError as error:
                 if batch.stop - batch.start == 1:
                     raise
-                size = (batch.stop - batch.start) // 2
+                self.batch_size = (batch.stop - batch.start) // 2
+                logger.warning("batches are of %d rows from now on: %s", self.batch_size, error)
                 if self.torch_device.type == "cuda":
                     torch.cuda.empty_cache()
             else:

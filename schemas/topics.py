@@ -13,7 +13,11 @@ DELETE_RETENTION_MS = 30 * DAY_MS
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic of the contract. `name` is without the namespace prefix."""
+    """One topic of the contract. `name` is without the namespace prefix.
+
+    `kept_since_arrival`: retention counts from a record's arrival, since by the timestamp that
+    it carries, its source's, it may be older than that already.
+    """
 
     name: str
     purpose: str
@@ -23,6 +27,7 @@ class Topic:
     retention_ms: int | None
     max_message_bytes: int
     delete_retention_ms: int | None = None
+    kept_since_arrival: bool = False
 
     def config(self) -> dict[str, str]:
         """The topic's configuration, in Kafka's own names."""
@@ -34,6 +39,8 @@ class Topic:
             config["retention.ms"] = str(self.retention_ms)
         if self.delete_retention_ms is not None:
             config["delete.retention.ms"] = str(self.delete_retention_ms)
+        if self.kept_since_arrival:
+            config["message.timestamp.type"] = "LogAppendTime"
         return config
 
 
@@ -74,6 +81,7 @@ def topics(*, embedded: bool) -> tuple[Topic, ...]:
             "delete",
             14 * DAY_MS,
             largest + DEAD_LETTER_ROOM,
+            kept_since_arrival=True,
         ),
         Topic(
             DEAD_LETTERS,
@@ -83,6 +91,7 @@ def topics(*, embedded: bool) -> tuple[Topic, ...]:
             "delete",
             14 * DAY_MS,
             largest + DEAD_LETTER_ROOM,
+            kept_since_arrival=True,
         ),
         Topic(
             INDEXED,

@@ -50,6 +50,8 @@ T = TypeVar("T")
 _LOCK_TIMEOUT_S = 30
 #: Ids or rows in one statement: bounds its size and what is held in memory.
 _CHUNK = 1000
+#: Rows read for each content that is looked for: with more copies of one, another may be missed.
+_COPIES = 4
 #: How long a reader may hold on to a version whose files a compaction has replaced.
 _KEEP_OLD_FILES = timedelta(seconds=30)
 _MIN_FRAGMENTS = 24
@@ -83,6 +85,17 @@ class LanceIndex:
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
         """The rows of these ids that exist, with vectors."""
         return self._rows(image_ids, [*_COLUMNS, "vector"])
+
+    def with_content(self, digests: Collection[str]) -> dict[str, StoredImage]:
+        """By sha256, a live row of that content, with its vector."""
+        where = f"sha256 IN ({literals(list(digests))}) AND state = '{RowState.LIVE}'"
+
+        def fetch() -> list[dict[str, Any]]:
+            query = self._table.search().where(where).select([*_COLUMNS, "vector"])
+            records: list[dict[str, Any]] = query.limit(_COPIES * len(digests)).to_list()
+            return records
+
+        return {record["sha256"]: _row(record) for record in self._ask(fetch)} if digests else {}
 
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write what `may_replace` allows, in one transaction for each 1,000 rows.

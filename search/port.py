@@ -130,6 +130,12 @@ class VectorIndex(Protocol):
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
         """The rows of these ids that exist, whatever their state, with vectors."""
 
+    def with_content(self, digests: Collection[str]) -> dict[str, StoredImage]:
+        """By sha256, a live row of that content, with its vector.
+
+        Saves encoding what is known: one of many copies is named, and a content may be missed.
+        """
+
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write rows of distinct ids where `may_replace` allows; one `Written` for each, in order.
 

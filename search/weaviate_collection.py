@@ -1,6 +1,6 @@
 """What a generation's Weaviate collection looks like, and filters in Weaviate's words."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -137,6 +137,11 @@ def _compared(condition: Condition) -> _Filters:
 def in_state(state: RowState) -> _Filters:
     """Rows of that state."""
     return Filter.by_property("state").equal(str(state))
+
+
+def with_any(field: str, values: Collection[str]) -> _Filters:
+    """Rows whose field is one of these values."""
+    return Filter.by_property(field).contains_any(list(values))
 
 
 def row_of(found: Mapping[str, Any]) -> StoredImage:

@@ -30,7 +30,7 @@ from search.port import (
     may_replace,
 )
 from search.rows import check_rows, check_vector, normalised, to_record
-from search.weaviate_collection import in_state, row_of
+from search.weaviate_collection import in_state, row_of, with_any
 from search.weaviate_connection import Connection
 from search.weaviate_errors import is_objects_fault
 from search.weaviate_search import READ, Found, Objects, nearest, row_found, worded
@@ -38,6 +38,8 @@ from search.weaviate_search import READ, Found, Objects, nearest, row_found, wor
 #: Objects in one message: keeps those with the longest metadata under gRPC's 100 MB.
 _CHUNK = 100
 _FEW = 8
+#: Rows read for each content that is looked for: with more copies of one, another may be missed.
+_COPIES = 4
 _COUNTED = 100_000
 _MOVED = 16
 _EITHER_WAY = np.array([-2, 2], np.float32)
@@ -62,6 +64,24 @@ class WeaviateIndex:
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
         """The rows of these ids that exist, with vectors."""
         return self._rows(image_ids, with_vectors=True)
+
+    def with_content(self, digests: Collection[str]) -> dict[str, StoredImage]:
+        """By sha256, a live row of that content, with its vector."""
+        if not digests:
+            return {}
+        wanted = in_state(RowState.LIVE) & with_any("sha256", digests)
+
+        def fetch(client: WeaviateClient) -> _Page:
+            query = self._objects(client).query
+            return query.fetch_objects(
+                filters=wanted,
+                limit=_COPIES * len(digests),
+                include_vector=True,
+                return_properties=READ,
+            ).objects
+
+        rows = map(row_found, self._connection.call(fetch))
+        return {row.sha256: row for row in rows if row.vector is not None}
 
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write what `may_replace` allows; an object that Weaviate refuses fails alone.

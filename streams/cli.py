@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from schemas.errors import PixtideError, UsageError
+from streams.cli_dlq import dlq
 from streams.cli_index import index, json_option, max_rate_option, topics
 from streams.cli_reindex import reindex
 from streams.cli_search import search
@@ -50,6 +51,7 @@ def cli() -> None:
     """
 
 
+cli.add_command(dlq)
 cli.add_command(index)
 cli.add_command(topics)
 cli.add_command(search)

@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from schemas.errors import PoisonError, ReasonCode, TransientError, UsageError
-from schemas.identity import original_key
+from schemas.identity import original_folder, original_key
 
 
 def said(error: Exception) -> str:
@@ -88,14 +88,18 @@ class ImageStore:
             PoisonError: TOO_LARGE, or SOURCE_FORBIDDEN.
             TransientError: the store can't be reached.
         """
+        return self.get_raw(self._key(uri), max_bytes)
+
+    def get_raw(self, key: str, max_bytes: int) -> bytes | None:
+        """As `get`, by key, as in `put_raw`."""
         try:
-            found = obstore.get(self._store, self._key(uri))
+            found = obstore.get(self._store, key)
             if found.meta["size"] > max_bytes:
                 raise PoisonError(
                     ReasonCode.TOO_LARGE,
                     f"the picture has {found.meta['size']} bytes; the limit is {max_bytes}",
                 )
-            self._remember(uri, found.meta["last_modified"])
+            self._remember(f"{self._url}/{key}", found.meta["last_modified"])
             return bytes(found.bytes())
         except (NotFoundError, FileNotFoundError):
             return None
@@ -122,6 +126,21 @@ class ImageStore:
             return
         except (BaseError, OSError) as error:
             raise TransientError(f"the image store {self._url}: {said(error)}") from error
+
+    def remove_all(self, image_id: str, obsolete_since: datetime, *, but: str = "") -> None:
+        """`remove` every original of this picture but the one of that URI.
+
+        Raises:
+            TransientError: the store can't be reached.
+        """
+        try:
+            found = obstore.list(self._store, original_folder(image_id)).collect()
+        except (BaseError, OSError) as error:
+            raise TransientError(f"the image store {self._url}: {said(error)}") from error
+        for each in found:
+            uri = f"{self._url}/{each['path']}"
+            if uri != but:
+                self.remove(uri, obsolete_since)
 
     def _key(self, uri: str) -> str:
         return uri.removeprefix(self._url + "/")

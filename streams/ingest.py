@@ -1,104 +1,106 @@
 """The ingest path: each record of `images.uploaded` from the log to the index.
 
-1. poll    a record; one whose picture is already in work waits its turn
-2. fetch   read its event and get the picture's bytes, unless a generation of the same model
-           has the row of this very record
-3. decode  them, in a process of their own, into the model's pixels
-4. batch   what is ready with what the index knows; leave out what a newer row stands above
-5. encode  the pictures whose content isn't known yet
-6. write   the rows, newest wins; then report outcomes and dead letters until delivered
-7. commit  each partition's lowest unfinished offset
+1. poll     a record; one whose picture is already in work waits its turn
+2. fetch    read its event and get the picture's bytes, unless a generation of the same model
+            has the row of this very record
+3. look up  what the index knows of its id and of its content; leave out what a newer row
+            stands above
+4. decode   in a process of its own, unless the content is known, into the model's pixels
+5. encode   the pictures whose content isn't known, each content once
+6. write    the rows, newest wins; then report outcomes and dead letters until delivered
+7. commit   each partition's lowest unfinished offset
 
 The main thread does 1 and 7 and never waits for the others, so a slow model, picture or
-server never costs the group membership. A few threads do 2 and 3, one thread does 4 to 6.
-Whatever goes wrong has one verdict (see schemas/errors.py): transient is tried again with the
-record kept, poison becomes a dead letter and goes on, fatal ends the worker.
+server never costs the group membership. A few threads do 2 and a few do 4, one thread does 3,
+one does 5 and 6. Whatever goes wrong has one verdict (see schemas/errors.py): transient is tried
+again with the record kept, poison becomes a dead letter and goes on, fatal ends the worker.
+
+A record of `images.uploaded.retry` is a dead letter that is tried again. It takes the same way
+under the version of its source, so that it heals its row or comes too late.
 """
 
 import contextlib
 import hashlib
 import logging
 import queue
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer
 
 from encoders.decoding import DecoderPool
-from encoders.images import extension_of
+from encoders.images import Picture
+from encoders.isolation import encode_each
 from encoders.port import Encoder
-from schemas.codec import decode_event, image_id_of
-from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
-from schemas.events import ImageDeleted, ImageEvent, ImageUploaded, PictureAt
-from schemas.identity import Partitioner, Version, partition_of
+from encoders.reserve import Reserve
+from schemas.errors import PoisonError, ReasonCode
+from schemas.events import ImageUploaded, InlinePicture
+from schemas.identity import Partitioner
 from schemas.outcomes import OutcomeKind
-from search.generations import Generation
+from search.generations import LogIdentity
 from search.port import StoredImage, VectorIndex, Written
+from streams.assignment import Assignment
+from streams.breaker import Breaker
 from streams.fetch import Fetcher, OriginalGoneError
 from streams.host_lanes import HostLanes
-from streams.image_store import ImageStore
-from streams.kafka import record_of, verdict
 from streams.log_guard import LogGuard
 from streams.offsets import InFlight
+from streams.originals import Originals
 from streams.pace import Pace
+from streams.patience import Patience, StoppedError
+from streams.reading import RecordReader
 from streams.reporter import Reporter
 from streams.sibling import Sibling
+from streams.standstill import Standstill
 from streams.work import Work
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _POLL_S = 0.05
-_COMMIT_EVERY_S = 1.0
 _BATCH_LINGER_S = 0.03
-_RETRY_FIRST_S, _RETRY_LAST_S = 0.2, 10.0
 #: How long a stopping worker finishes what it has begun.
 GRACE_S = 20.0
-
-
-class _StoppedError(Exception):
-    """The worker is stopping, and this work with it: it stays uncommitted."""
+#: Of the bytes in flight, the part that records may fill; the rest is for their pictures.
+_RECORDS_PART = 4
 
 
 @dataclass(frozen=True)
 class IngestLimits:
-    """How much a worker takes on at once; `max_rate` is in records a second.
+    """How much a worker takes on at once: `bytes` of records, pictures and pixels.
 
-    An original that is missing from our own store means that a newer record exists, but where
-    the records are known to be the latest of their keys (`only_latest`).
+    `max_rate` is in records a second. An original that is missing from our own store means that
+    a newer record exists, but where all records are the latest of their keys (`only_latest`).
     """
 
     records: int
     bytes: int
+    picture_bytes: int
     batch: int
     fetchers: int
     fetchers_per_host: int
-    keep_all_originals: bool
-    partitioner: Partitioner
+    breaker_window: int
     max_rate: float | None = None
     only_latest: bool = False
 
 
 @dataclass(frozen=True)
 class IngestParts:
-    """What a worker is made of."""
+    """What a worker is made of. `retries` is the retry topic."""
 
     consumer: Consumer
     guard: LogGuard
+    retries: LogIdentity
+    partitioner: Partitioner
     fetcher: Fetcher
-    store: ImageStore
+    originals: Originals
     decoders: DecoderPool
     encoder: Encoder
     index: VectorIndex
-    generation: Generation
-    is_live: Callable[[], bool]
     reporter: Reporter
     sibling: Sibling | None = None
 
@@ -110,17 +112,32 @@ class IngestWorker:
         self._parts = parts
         self._limits = limits
         self._flight: InFlight[Work] = InFlight()
+        self._assignment = Assignment(
+            parts.consumer,
+            parts.guard,
+            self._flight,
+            retry_topic=parts.retries.topic,
+            settle=self._finish_done,
+        )
+        self._patiently = Patience()
+        self._reader = RecordReader(parts.guard, parts.retries, parts.partitioner, self._patiently)
+        self._crop = parts.encoder.crop
+        self._crop_bytes = 3 * self._crop.size**2
+        self._most_record_bytes = max(1, limits.bytes // _RECORDS_PART)
+        for_pictures = limits.bytes - self._most_record_bytes
+        self._memory = Reserve(max(for_pictures, limits.picture_bytes, self._crop_bytes))
+        self._breaker = Breaker(limits.breaker_window)
         self._pace = Pace(limits.max_rate)
+        self._standstill = Standstill()
+        # apart, since fetching may wait for memory that only decoding frees
         self._fetchers = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="fetch")
         self._lanes = HostLanes(self._fetchers, limits.fetchers_per_host)
-        self._lock = threading.Lock()  # held while rows are written, and while partitions change
+        self._decoders = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="decode")
+        self._fetched: queue.Queue[Work] = queue.Queue()
         self._ready: queue.Queue[Work] = queue.Queue()
         self._done: queue.Queue[Work] = queue.Queue()
         self._stopping = threading.Event()
-        self._abandon = threading.Event()
         self._broken: BaseException | None = None
-        self._paused = False
-        self._committed_at = 0.0
 
     def stop(self) -> None:
         """Finish what is in flight, commit, and return from `run`. Safe in a signal handler."""
@@ -132,15 +149,8 @@ class IngestWorker:
         Raises:
             FatalError: going on would lose or corrupt something.
         """
-        parts = self._parts
-        indexer = threading.Thread(target=self._index_forever, name="index", daemon=True)
-        indexer.start()
-        parts.consumer.subscribe(
-            [parts.generation.log.topic],
-            on_assign=self._assigned,
-            on_revoke=self._revoked,
-            on_lost=self._lost,
-        )
+        threads = self._start()
+        self._assignment.join()
         on_ready()
         deadline: float | None = None
         try:
@@ -152,193 +162,213 @@ class IngestWorker:
                     if not self._flight or time.monotonic() > deadline:
                         break
                 self._poll()
-                self._commit()
-                parts.guard.check_now_and_then()
+                self._assignment.commit_now_and_then()  # 7. commit
+                self._breaker.check()
+                self._parts.guard.check_now_and_then()
         finally:
-            self._abandon.set()
-            self._ready.put(_END)
-            self._fetchers.shutdown(wait=False, cancel_futures=True)
-            indexer.join(timeout=GRACE_S)
-            parts.consumer.close()  # commits through _revoked
+            self._end(threads)
+
+    def _start(self) -> list[threading.Thread]:
+        steps = (
+            (self._fetched, 0.0, self._look_up),
+            (self._ready, _BATCH_LINGER_S, self._index),
+        )
+        threads = [
+            threading.Thread(target=self._guarded, args=(self._batches, *step), daemon=True)
+            for step in steps
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _end(self, threads: Iterable[threading.Thread]) -> None:
+        self._patiently.give_up()
+        self._memory.close()
+        self._fetched.put(_END)
+        self._ready.put(_END)
+        for pool in (self._fetchers, self._decoders):
+            pool.shutdown(wait=False, cancel_futures=True)
+        for thread in threads:
+            thread.join(timeout=GRACE_S)
+        self._assignment.leave()
+
+    def _guarded(self, step: Callable[..., None], *args: Any) -> None:
+        """Run a step in a thread of its own; what it can't handle, the main thread raises."""
+        try:
+            step(*args)
+        except StoppedError:
+            pass
+        except BaseException as error:  # noqa: BLE001  # not lost: the main thread raises it
+            self._broken = self._broken or error
+
+    def _batches(
+        self, source: queue.Queue[Work], linger_s: float, step: Callable[[list[Work]], None]
+    ) -> None:
+        while True:
+            batch = [source.get()]
+            until = time.monotonic() + linger_s
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < self._limits.batch:
+                    batch.append(source.get(timeout=max(0, until - time.monotonic())))
+            if _END in batch:
+                return
+            step(batch)
 
     # 1. poll
 
     def _poll(self) -> None:
-        self._pause_or_resume()
-        message = self._parts.consumer.poll(0 if self._done.qsize() else _POLL_S)
-        if message is not None and (error := message.error()) is not None:
-            problem = verdict(error)
-            if isinstance(problem, FatalError):
-                raise problem
-            logger.warning("%s", problem)
-        elif message is not None:
-            record = record_of(message)
-            log = self._parts.generation.log
-            work = Work(record, Version(log.epoch, record.partition, record.offset))
+        self._assignment.pause(wanted=self._is_full())
+        record = self._assignment.poll(0 if self._done.qsize() else _POLL_S)
+        self._standstill.polled()
+        if record is not None:
+            work = self._reader.begin(record)
             if self._flight.admit(work):
-                self._fetchers.submit(self._take_up, work)
+                self._fetchers.submit(self._guarded, self._take_up, work)
         self._finish_done()
 
     def _finish_done(self) -> None:
         while not self._done.empty():
-            following = self._flight.finish(self._done.get())
-            if following is not None and not self._abandon.is_set():
-                self._fetchers.submit(self._take_up, following)
+            work = self._done.get()
+            self._memory.give_back(work.reserved)
+            if self._flight.holds(work) and not work.is_retry:
+                self._breaker.count(work.failure.code if work.failure else None)
+            following = self._flight.finish(work)
+            if following is not None and not self._patiently.is_over:
+                self._fetchers.submit(self._guarded, self._take_up, following)
 
-    def _pause_or_resume(self) -> None:
-        """Pause when full; resume at half, since each pause throws away what was prefetched."""
-        share = 0.5 if self._paused else 1.0
-        full = (
+    def _is_full(self) -> bool:
+        """Full to the brim, or after that not yet half empty: a pause drops what was prefetched."""
+        share = 0.5 if self._assignment.is_paused else 1.0
+        return (
             self._stopping.is_set()
             or len(self._flight) >= self._limits.records * share
-            or self._flight.bytes >= self._limits.bytes * share
+            or self._flight.bytes >= self._most_record_bytes * share
         )
-        if full != self._paused:
-            consumer = self._parts.consumer
-            (consumer.pause if full else consumer.resume)(consumer.assignment())
-            self._paused = full
 
-    # 2. fetch, 3. decode
+    # 2. fetch
 
     def _take_up(self, work: Work) -> None:
-        """Prepare it where its host has room, else when it has."""
-        self._lanes.run(self._host_asked(work), lambda: self._prepare(work))
-
-    def _host_asked(self, work: Work) -> str | None:
+        """Read it, and fetch its picture where its host has room, else when it has."""
+        self._patiently.rest(self._pace.wait_s())
+        host = None
         try:
-            event = self._read_event(work)
-        except Exception:  # noqa: BLE001  # whatever it is, `_prepare` meets it again
-            return None
-        if isinstance(event, ImageDeleted):
-            return None
-        return self._parts.fetcher.host_of(event.picture)
-
-    def _prepare(self, work: Work) -> None:
-        try:
-            if self._abandon.wait(self._pace.wait_s()):
-                return
             if self._flight.holds(work):
-                self._fetch_and_decode(work)
-            self._ready.put(work)
-        except _StoppedError:
-            pass
-        except BaseException as error:  # noqa: BLE001  # not lost: the main thread raises it
-            self._broken = error
+                self._reader.read(work)
+                self._copy_known(work)
+                if work.upload is not None:
+                    host = self._parts.fetcher.host_of(work.upload.picture)
+        except PoisonError as error:
+            work.fail("read", error)
+        self._lanes.run(host, lambda: self._guarded(self._fetch, work))
 
-    def _fetch_and_decode(self, work: Work) -> None:
-        stage = "read"
+    def _copy_known(self, work: Work) -> None:
+        """Take over the live row of this very record from a generation of the same model."""
+        sibling, upload = self._parts.sibling, work.upload
+        if sibling is None or upload is None:
+            return
+        row = self._patiently(lambda: sibling.row_of(upload.image_id, work.version))
+        if row is not None:
+            work.ask_same(row)
+
+    def _fetch(self, work: Work) -> None:
         try:
-            event = self._read_event(work)
-            if isinstance(event, ImageDeleted):
-                work.ask_delete(event.image_id)
-                return
-            if (known := self._known(work)) is not None:
-                work.ask_same(known)
-                return
-            stage = "fetch"
-            with work.timed(stage):
-                data = self._patiently(lambda: self._parts.fetcher.fetch(event.picture))
-                sha256 = hashlib.sha256(data).hexdigest()
-                if event.sha256 not in (None, sha256):
-                    raise PoisonError(
-                        ReasonCode.DIGEST_MISMATCH, f"the picture's sha256 is {sha256}"
-                    )
-            stage = "decode"
-            with work.timed(stage):
-                crop = self._parts.encoder.crop
-                picture = self._patiently(lambda: self._parts.decoders.decode(data, crop))
-            uri = self._patiently(lambda: self._keep_original(event, picture.format, data))
-            work.ask_live(event, picture, uri=uri, sha256=sha256, size=len(data))
+            if work.upload is not None and work.failure is None and self._flight.holds(work):
+                self._fetch_picture(work, work.upload)
         except OriginalGoneError as error:
             if self._limits.only_latest:
-                work.fail(stage, PoisonError(ReasonCode.SOURCE_GONE, str(error)))
+                work.fail("fetch", PoisonError(ReasonCode.SOURCE_GONE, str(error)))
             else:
-                work.superseded = True
+                work.supersede()
         except PoisonError as error:
-            work.fail(stage, error)
+            work.fail("fetch", error)
+        self._free(work)
+        self._fetched.put(work)
 
-    def _read_event(self, work: Work) -> ImageEvent:
-        record, log = work.record, self._parts.generation.log
-        work.image_id = image_id_of(record.key)
-        wanted = partition_of(record.key or b"", log.partitions, self._limits.partitioner)
-        if wanted not in (None, record.partition):
-            raise PoisonError(
-                ReasonCode.WRONG_PARTITION,
-                f"the key belongs to partition {wanted}; set the producer's partitioner "
-                f"to {self._limits.partitioner} (in librdkafka: murmur2_random)",
-            )
-        return decode_event(record.key, record.value, record.headers, record.timestamp_ms)
+    def _fetch_picture(self, work: Work, upload: ImageUploaded) -> None:
+        picture, most = upload.picture, self._limits.picture_bytes
+        known = len(picture.data) if isinstance(picture, InlinePicture) else most
+        work.reserved = max(min(known, most), self._crop_bytes)
+        self._memory.take(work.reserved)
+        with work.timed("fetch"):
+            data = self._patiently(lambda: self._parts.fetcher.fetch(picture))
+        work.data, work.sha256 = data, hashlib.sha256(data).hexdigest()
+        if upload.sha256 not in (None, work.sha256):
+            raise PoisonError(ReasonCode.DIGEST_MISMATCH, f"the picture's sha256 is {work.sha256}")
 
-    def _known(self, work: Work) -> StoredImage | None:
-        """The live row of this very record in a generation of the same model."""
-        sibling = self._parts.sibling
-        if sibling is None or work.image_id is None:
-            return None
-        image_id = work.image_id
-        return self._patiently(lambda: sibling.row_of(image_id, work.version))
+    def _free(self, work: Work) -> None:
+        """Give back the memory that was set aside for what it doesn't hold, or no longer."""
+        keep = 0
+        if work.data is not None:
+            keep = max(len(work.data), self._crop_bytes)
+        elif work.pixels is not None:
+            keep = self._crop_bytes
+        self._memory.give_back(work.reserved - keep)
+        work.reserved = keep
 
-    def _keep_original(self, upload: ImageUploaded, picture_format: str, data: bytes) -> str:
-        """Where the original lies for good; only the live generation writes it there."""
-        store, picture = self._parts.store, upload.picture
-        if isinstance(picture, PictureAt) and (
-            store.owns(picture.uri) or not self._limits.keep_all_originals
-        ):
-            return picture.uri
-        extension = extension_of(picture_format)
-        if self._parts.is_live():
-            return store.put(upload.image_id, data, extension)
-        return store.uri_of(upload.image_id, data, extension)
+    # 3. look up
 
-    # 4. batch
-
-    def _index_forever(self) -> None:
-        try:
-            while True:
-                batch = [self._ready.get()]
-                until = time.monotonic() + _BATCH_LINGER_S
-                with contextlib.suppress(queue.Empty):
-                    while len(batch) < self._limits.batch:
-                        batch.append(self._ready.get(timeout=max(0, until - time.monotonic())))
-                if _END in batch:
-                    return
-                self._index(batch)
-                for work in batch:
-                    self._done.put(work)
-        except _StoppedError:
-            return
-        except BaseException as error:  # noqa: BLE001  # not lost: the main thread raises it
-            self._broken = error
-
-    def _index(self, batch: Sequence[Work]) -> None:
-        ids = [work.row.image_id for work in batch if work.row]
-        known = self._patiently(lambda: self._parts.index.get(ids))
+    def _look_up(self, batch: Sequence[Work]) -> None:
+        index = self._parts.index
+        asking = {work: work.image_id for work in batch if work.image_id and work.wants_row}
+        known = self._patiently(lambda: index.get(set(asking.values())))
+        contents = {w.sha256 for w in asking if w.data and not w.has_content(known.get(asking[w]))}
+        twins = self._patiently(lambda: index.with_content(contents)) if contents else {}
+        for work, image_id in asking.items():
+            stored = known.get(image_id)
+            if stored is not None and stored.version.newer_than(work.version):
+                work.supersede()
+                self._free(work)
+            else:
+                work.twin = stored if work.has_content(stored) else twins.get(work.sha256)
         for work in batch:
-            stored = known.get(work.row.image_id) if work.row else None
-            if work.row is None or stored is None:
-                continue
-            if stored.version.newer_than(work.version):
-                work.superseded = True
-            elif work.picture and stored.sha256 == work.row.sha256 and stored.vector is not None:
-                work.give_vector(stored.vector)
-        self._encode(batch)
-        self._write(batch)
+            if work.upload is not None and work.data is not None:
+                self._decoders.submit(self._guarded, self._decode, work, work.upload, work.data)
+            else:
+                self._ready.put(work)
+
+    # 4. decode
+
+    def _decode(self, work: Work, upload: ImageUploaded, data: bytes) -> None:
+        try:
+            if self._flight.holds(work):
+                seen: Picture | StoredImage | None = work.twin
+                if seen is None:
+                    with work.timed("decode"):
+                        seen = self._patiently(
+                            lambda: self._parts.decoders.decode(data, self._crop)
+                        )
+                kind = seen.format
+                uri = self._patiently(lambda: self._parts.originals.keep(upload, kind, data))
+                work.ask_live(upload, seen, uri)
+        except PoisonError as error:
+            work.fail("decode", error)
+        self._free(work)
+        self._ready.put(work)
 
     # 5. encode
 
-    def _encode(self, batch: Sequence[Work]) -> None:
-        wanted = [(w, w.picture) for w in batch if w.picture is not None and not w.superseded]
-        if not wanted:
+    def _index(self, batch: Sequence[Work]) -> None:
+        self._encode([work for work in batch if work.pixels is not None])
+        self._write(batch)
+        for work in batch:
+            self._done.put(work)
+
+    def _encode(self, wanted: Sequence[Work]) -> None:
+        pictures = {work.sha256: work.pixels for work in wanted if work.pixels is not None}
+        if not pictures:
             return
         started = time.perf_counter()
-        pixels = np.stack([picture.pixels for _, picture in wanted])
-        vectors = self._patiently(lambda: self._parts.encoder.encode_pictures(pixels))
+        pixels = np.stack(list(pictures.values()))
+        vectors = self._patiently(lambda: encode_each(self._parts.encoder, pixels))
         took_ms = round((time.perf_counter() - started) * 1000 / len(wanted), 2)
-        for (work, _), vector in zip(wanted, vectors, strict=True):
+        by_content = dict(zip(pictures, vectors, strict=True))
+        for work in wanted:
             work.took_ms["encode"] = took_ms
+            vector = by_content[work.sha256]
             if np.isfinite(vector).all():
                 work.give_vector(vector)
             else:
-                message = "the model gave a vector that is not finite or has no length"
+                message = "the model fails on it, or its vector is not finite or has no length"
                 work.fail("encode", PoisonError(ReasonCode.INVALID_VECTOR, message))
 
     # 6. write
@@ -354,97 +384,29 @@ class IngestWorker:
         took_ms = round((time.perf_counter() - started) * 1000 / len(batch), 2)
         for work in batch:
             work.took_ms["write"] = took_ms
-        self._patiently(lambda: self._remove_obsolete(results))
+        self._patiently(lambda: self._parts.originals.remove_obsolete(results))
         self._report(batch, results)
         self._patiently(self._parts.reporter.deliver)
 
-    def _write_ours(self, batch: Sequence[Work]) -> dict[Work, Written]:
-        with self._lock:  # so that no partition is let go while its rows are being written
-            ours = [
-                (w, w.row) for w in batch if w.row and not w.superseded and self._flight.holds(w)
-            ]
+    def _write_ours(self, batch: Iterable[Work]) -> dict[Work, Written]:
+        with self._assignment.lock:  # no partition is let go while its rows are being written
+            self._standstill.check()
+            ours = [(w, w.row) for w in batch if w.row and self._flight.holds(w)]
             if not ours:
                 return {}
             written = self._parts.index.write([row for _, row in ours])
             return {work: result for (work, _), result in zip(ours, written, strict=True)}
 
-    def _remove_obsolete(self, results: dict[Work, Written]) -> None:
-        """Originals that the rows written have replaced."""
-        store = self._parts.store
-        for work, result in results.items():
-            previous = result.previous
-            if not result.applied or previous is None or work.row is None:
-                continue
-            obsolete = previous.uri
-            if obsolete != work.row.uri and store.owns(obsolete) and self._parts.is_live():
-                store.remove(obsolete, datetime.fromtimestamp(work.record.timestamp_ms / 1000, UTC))
-
     def _report(self, batch: Sequence[Work], results: dict[Work, Written]) -> None:
         for work in filter(self._flight.holds, batch):
             kind = work.outcome(results.get(work))
             if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
-                where = f"{work.record.partition}@{work.record.offset} {work.image_id or ''}"
+                where = f"{work.source.partition}@{work.source.offset} {work.image_id or ''}"
                 logger.warning(
                     "dead letter %s: %s: %s", where, work.failure.code, work.failure.message
                 )
-                self._parts.reporter.dead_letter(work.record, work.failure)
+                self._parts.reporter.dead_letter(work, work.failure)
             self._parts.reporter.outcome(work, kind)
-
-    # 7. commit
-
-    def _commit(self) -> None:
-        if time.monotonic() - self._committed_at < _COMMIT_EVERY_S:
-            return
-        self._committed_at = time.monotonic()
-        self._commit_offsets(self._flight.committable(), asynchronous=True)
-
-    def _commit_offsets(self, offsets: dict[int, int], *, asynchronous: bool) -> None:
-        if not offsets:
-            return
-        topic = self._parts.generation.log.topic
-        positions = [TopicPartition(topic, p, offset) for p, offset in offsets.items()]
-        try:
-            if asynchronous:
-                self._parts.consumer.commit(offsets=positions)
-            else:
-                self._parts.consumer.commit(offsets=positions, asynchronous=False)
-            self._flight.committed(offsets)
-        except KafkaException as error:
-            # Not lost: the next commit says more, and a record read twice changes nothing.
-            logger.warning("commit failed: %s", error.args[0].str())
-
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        try:
-            self._parts.guard.check_assigned(consumer, partitions)
-        except FatalError as error:
-            self._broken = error
-        consumer.incremental_assign(partitions)
-        if self._paused:
-            consumer.pause(partitions)
-
-    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        numbers = [p.partition for p in partitions]
-        with self._lock:
-            self._finish_done()
-            self._commit_offsets(self._flight.committable(numbers), asynchronous=False)
-            self._flight.forget(numbers)
-
-    def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        logger.warning("lost %d partitions: the session expired", len(partitions))
-        with self._lock:
-            self._flight.forget([p.partition for p in partitions])
-
-    def _patiently(self, attempt: Callable[[], T]) -> T:
-        """Try until it succeeds; only a stop ends it. The main thread goes on polling."""
-        pause = _RETRY_FIRST_S
-        while True:
-            try:
-                return attempt()
-            except TransientError as error:
-                logger.warning("%s; trying again in about %.1f s", error, pause)
-            if self._abandon.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311  # jitter
-                raise _StoppedError
-            pause = min(pause * 2, _RETRY_LAST_S)
 
 
 _END: Any = object()

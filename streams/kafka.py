@@ -217,6 +217,17 @@ def log_identity(client: AdminClient, topic: str) -> LogIdentity:
     return LogIdentity(topic=topic, topic_id=str(described.topic_id), partitions=partitions)
 
 
+def retries_of(client: AdminClient, topic: str, log: LogIdentity) -> LogIdentity:
+    """The retry topic of that log. Raises as `partitions_of`, also where it has too few."""
+    found = log_identity(client, topic)
+    if found.partitions < log.partitions:
+        raise UsageError(
+            f"topic {topic} has {found.partitions} partitions and {log.topic} {log.partitions}: "
+            "retries go to their source's partition; give it as many"
+        )
+    return found
+
+
 def beginnings(client: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
     """The first offset that each partition still holds."""
     return _offsets(client, topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from schemas.errors import FatalError, TransientError, UsageError
+from schemas.dead_letters import SourceRecord
+from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError, UsageError
 from search.generations import LogIdentity
-from streams.kafka import REQUEST_TIMEOUT_S, log_identity
+from streams.kafka import REQUEST_TIMEOUT_S, ends, log_identity
 from streams.kafka_errors import KafkaDeniedError
 
 _EVERY_S = 15.0
@@ -27,7 +28,7 @@ class LogGuard:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._expected = expected
+        self.log = expected
         self._clock = clock
         self._next_check = clock()
 
@@ -38,7 +39,7 @@ class LogGuard:
             FatalError: it was created anew or given more partitions.
             KafkaDeniedError: we may not look at it.
         """
-        expected = self._expected
+        expected = self.log
         try:
             found = log_identity(self._client, expected.topic)
         except KafkaDeniedError:
@@ -50,6 +51,32 @@ class LogGuard:
                 f"the log changed: {expected.topic} was {expected.topic_id} with "
                 f"{expected.partitions} partitions and is {found.topic_id} with "
                 f"{found.partitions}; {_ADVICE}"
+            )
+
+    def check_source(self, source: SourceRecord) -> None:
+        """Make sure that a record said to come from this log may have.
+
+        Raises:
+            PoisonError: INVALID_RETRY, where it names another log or what isn't there yet: its
+                version would stand above all that come until then.
+            TransientError: the broker can't be reached.
+        """
+        if source.topic_id != self.log.topic_id:
+            raise PoisonError(
+                ReasonCode.INVALID_RETRY,
+                f"it comes from topic id {source.topic_id}; that of {self.log.topic} is "
+                f"{self.log.topic_id}",
+            )
+        if source.partition >= self.log.partitions:
+            raise PoisonError(
+                ReasonCode.INVALID_RETRY, f"the log has no partition {source.partition}"
+            )
+        end = ends(self._client, self.log.topic, [source.partition])[source.partition]
+        if source.offset >= end:
+            raise PoisonError(
+                ReasonCode.INVALID_RETRY,
+                f"it comes from offset {source.offset}; partition {source.partition} of the log "
+                f"ends at {end}",
             )
 
     def check_now_and_then(self) -> None:

@@ -1,5 +1,8 @@
 """What is in flight: each key in order, and how far each partition may be committed.
 
+The log and the retry topic are read side by side: partition n of both belongs to one worker, and
+is taken and let go together, so that the order of a key holds across the two topics.
+
 Pure: no Kafka and no clock, so that its promises can be tested exhaustively.
 """
 
@@ -7,9 +10,16 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Generic, Protocol, TypeVar
 
+#: A topic's name and a partition's number.
+Place = tuple[str, int]
+
 
 class InPartition(Protocol):
     """What the tracker needs to know of a record."""
+
+    @property
+    def topic(self) -> str:
+        """The topic it was read from."""
 
     @property
     def partition(self) -> int:
@@ -32,16 +42,16 @@ R = TypeVar("R", bound=InPartition)
 
 
 class InFlight(Generic[R]):
-    """Records taken from the log and not yet finished.
+    """Records taken from the log or the retry topic and not yet finished.
 
     Records of one key start one after the other; keys run side by side. The committable
     offset of a partition is the lowest one that is unfinished, or the next to be read.
     """
 
     def __init__(self) -> None:
-        self._unfinished: dict[int, dict[int, R]] = {}
-        self._next: dict[int, int] = {}
-        self._committed: dict[int, int] = {}
+        self._unfinished: dict[Place, dict[int, R]] = {}
+        self._next: dict[Place, int] = {}
+        self._committed: dict[Place, int] = {}
         self._lanes: dict[tuple[int, bytes], deque[R]] = {}
         self.bytes = 0
 
@@ -54,8 +64,9 @@ class InFlight(Generic[R]):
 
     def admit(self, record: R) -> bool:
         """Take a record in. True if it may start now; else it waits for its key."""
-        self._unfinished.setdefault(record.partition, {})[record.offset] = record
-        self._next[record.partition] = record.offset + 1
+        place = (record.topic, record.partition)
+        self._unfinished.setdefault(place, {})[record.offset] = record
+        self._next[place] = record.offset + 1
         self.bytes += record.size
         if record.key is None:
             return True
@@ -64,14 +75,18 @@ class InFlight(Generic[R]):
         return len(lane) == 1
 
     def holds(self, record: R) -> bool:
-        """Whether this very record is in flight: not finished, and its partition still ours."""
-        return self._unfinished.get(record.partition, {}).get(record.offset) is record
+        """Whether this very record is in flight: not finished, and its partition still ours.
+
+        One that was read in an earlier assignment is another, even at the same offset.
+        """
+        place = (record.topic, record.partition)
+        return self._unfinished.get(place, {}).get(record.offset) is record
 
     def finish(self, record: R) -> R | None:
         """Mark it finished; the next record of its key may start. Ignores what was forgotten."""
         if not self.holds(record):
             return None
-        del self._unfinished[record.partition][record.offset]
+        del self._unfinished[record.topic, record.partition][record.offset]
         self.bytes -= record.size
         if record.key is None:
             return None
@@ -83,27 +98,31 @@ class InFlight(Generic[R]):
             return None
         return lane[0]
 
-    def committable(self, partitions: Collection[int] | None = None) -> dict[int, int]:
-        """The offsets to commit: by partition, those that moved since `committed` was told."""
+    def committable(self, partitions: Collection[int] | None = None) -> dict[Place, int]:
+        """The offsets to commit: by place, those that moved since `committed` was told.
+
+        Args:
+            partitions: only those of these numbers, in either topic.
+        """
         moved = {}
-        for partition, following in self._next.items():
-            if partitions is not None and partition not in partitions:
+        for place, following in self._next.items():
+            if partitions is not None and place[1] not in partitions:
                 continue
-            offset = min(self._unfinished.get(partition, ()), default=following)
-            if offset > self._committed.get(partition, -1):
-                moved[partition] = offset
+            offset = min(self._unfinished.get(place, ()), default=following)
+            if offset > self._committed.get(place, -1):
+                moved[place] = offset
         return moved
 
-    def committed(self, offsets: dict[int, int]) -> None:
+    def committed(self, offsets: dict[Place, int]) -> None:
         """Note what has been committed."""
         self._committed.update(offsets)
 
     def forget(self, partitions: Collection[int]) -> None:
-        """Let go of partitions: what is unfinished there is no longer ours."""
-        for partition in partitions:
-            for record in self._unfinished.pop(partition, {}).values():
+        """Let go of the partitions of these numbers in both topics: they are no longer ours."""
+        for place in [place for place in self._next if place[1] in partitions]:
+            for record in self._unfinished.pop(place, {}).values():
                 self.bytes -= record.size
-            self._next.pop(partition, None)
-            self._committed.pop(partition, None)
+            self._next.pop(place)
+            self._committed.pop(place, None)
         for name in [name for name in self._lanes if name[0] in partitions]:
             del self._lanes[name]

@@ -167,6 +167,10 @@ def create_generation(
     )
     beginning = kafka.beginnings(client, log.topic, range(log.partitions))
     kafka.commit_beginning(connection, generation.group, log.topic, beginning)
+    retries = kafka.retries_of(client, settings.named(topics.RETRY), log)
+    # What was tried again so far, the log holds itself, if it still counts.
+    so_far = kafka.ends(client, retries.topic, range(retries.partitions))
+    kafka.commit_beginning(connection, generation.group, retries.topic, so_far)
     catalog.create(generation)
     if catalog.live() is None:
         catalog.promote(name)

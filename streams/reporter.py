@@ -7,19 +7,16 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from schemas.dead_letters import VALUE_URI, dead_letter_headers
 from schemas.errors import TransientError
-from schemas.outcomes import (
-    DeadLetterReason,
-    Outcome,
-    OutcomeKind,
-    SourceRecord,
-    dead_letter_headers,
-)
+from schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
 from search.generations import Generation
 from streams.image_store import ImageStore
-from streams.kafka import Headers, Record
+from streams.kafka import Headers
 from streams.work import Work
 
+#: The image store's folder of values that the dead-letter topic refused as too large.
+VALUES = "dead-letters"
 _DELIVER_S = 30.0
 
 
@@ -43,17 +40,17 @@ class Reporter:
         self._failed: list[tuple[KafkaError, _Outgoing]] = []
 
     def outcome(self, work: Work, kind: OutcomeKind) -> None:
-        """Queue the outcome of one record."""
-        record = work.record
+        """Queue the outcome of one record; that of a retry names its source."""
+        record, source = work.record, work.source
         failure = work.failure if kind is OutcomeKind.DEAD_LETTERED else None
         outcome = Outcome(
             image_id=(record.key or b"").decode(errors="replace"),
             outcome=kind,
             generation=self._generation.name,
-            topic=record.topic,
-            topic_id=self._generation.log.topic_id,
-            partition=record.partition,
-            offset=record.offset,
+            topic=source.topic,
+            topic_id=source.topic_id,
+            partition=source.partition,
+            offset=source.offset,
             at=datetime.now(UTC),
             reason=failure.code if failure else None,
             message=failure.message[:500] if failure else None,
@@ -62,20 +59,15 @@ class Reporter:
         now_ms = int(time.time() * 1000)
         self._produce(_Outgoing(self._outcomes, record.key, outcome.to_json(), [], now_ms))
 
-    def dead_letter(self, record: Record, reason: DeadLetterReason) -> None:
-        """Queue the record as it came, with the reason in its headers.
+    def dead_letter(self, work: Work, reason: DeadLetterReason) -> None:
+        """Queue the record as it came, with its source and the reason in its headers.
 
         One that the topic refuses as too large leaves its value in the image store.
         """
-        source = SourceRecord(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            timestamp_ms=record.timestamp_ms,
-        )
+        record, source = work.record, work.source
         headers = dead_letter_headers(source, reason, self._generation.name, record.headers)
         self._produce(
-            _Outgoing(self._dead_letters, record.key, record.value, headers, record.timestamp_ms)
+            _Outgoing(self._dead_letters, record.key, record.value, headers, source.timestamp_ms)
         )
 
     def deliver(self) -> None:
@@ -102,8 +94,8 @@ class Reporter:
 
     def _without_value(self, letter: "_Outgoing") -> "_Outgoing":
         value = letter.value or b""
-        uri = self._store.put_raw(f"dead-letters/{hashlib.sha256(value).hexdigest()}", value)
-        headers = [*letter.headers, ("pixtide-value-uri", uri.encode())]
+        uri = self._store.put_raw(f"{VALUES}/{hashlib.sha256(value).hexdigest()}", value)
+        headers = [*letter.headers, (VALUE_URI, uri.encode())]
         return replace(letter, value=None, headers=headers)
 
     def _produce(self, outgoing: "_Outgoing") -> None:

@@ -95,7 +95,12 @@ class Settings(BaseSettings):
     decode_timeout_s: float = Field(20.0, gt=0)
     decoders: int = Field(2, ge=1, description="decoding processes")
     in_flight_records: int = Field(256, ge=1)
-    in_flight_bytes: int = Field(128 * MiB, ge=1)
+    in_flight_bytes: int = Field(512 * MiB, ge=1)
+    breaker_window: int = Field(
+        200,
+        ge=0,
+        description="a worker stops when 95 % of its last so many became dead letters; 0: never",
+    )
     query_queue: int = Field(
         2048, ge=1, description="search requests that wait; more are refused, retryably"
     )

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from encoders.port import Encoder
     from streams.async_client import AsyncSearchClient
     from streams.client import SearchClient
+    from streams.dead_letters import DeadLetters
     from streams.fetch import Fetcher
     from streams.ingest import IngestWorker
     from streams.query import QueryConsumer
+    from streams.retrying import Retrier
 
 _LIVE_CACHED_S = 2.0
 
@@ -127,6 +129,7 @@ def ingest_worker(
     from streams.embedded_fetch import RestingConsumer
     from streams.ingest import IngestLimits, IngestParts, IngestWorker
     from streams.log_guard import LogGuard
+    from streams.originals import Originals
     from streams.reporter import Reporter
     from streams.retirement import stop_when_retired
     from streams.sibling import sibling_of
@@ -155,13 +158,17 @@ def ingest_worker(
             replay or (RestingConsumer if settings.embedded_log else Consumer),
         ),
         guard=guard,
+        retries=kafka.retries_of(client, settings.named(topics.RETRY), generation.log),
+        partitioner=settings.partitioner,
         fetcher=picture_fetcher(settings, store),
-        store=store,
+        originals=Originals(
+            store,
+            _cached(lambda: generation.is_same(catalog.live())),
+            keep_all=settings.keep_originals == "all",
+        ),
         decoders=decoders,
         encoder=encoder,
         index=catalog.open(generation),
-        generation=generation,
-        is_live=_cached(lambda: generation.is_same(catalog.live())),
         reporter=Reporter(
             kafka.producer(connection, linger_ms=5, max_bytes=largest + topics.DEAD_LETTER_ROOM),
             store,
@@ -176,17 +183,55 @@ def ingest_worker(
         IngestLimits(
             records=settings.in_flight_records,
             bytes=settings.in_flight_bytes,
+            picture_bytes=settings.max_picture_bytes,
             batch=settings.batch_size,
             fetchers=settings.fetchers,
             fetchers_per_host=settings.fetchers_per_host,
-            keep_all_originals=settings.keep_originals == "all",
-            partitioner=settings.partitioner,
+            breaker_window=0 if replay else settings.breaker_window,
             max_rate=max_rate,
             only_latest=replay is not None,
         ),
     )
     stop_when_retired(catalog, generation, worker.stop)
     return worker
+
+
+def dead_letters(settings: Settings) -> "DeadLetters":
+    """The dead letters; close them after use."""
+    from streams.dead_letters import DeadLetters
+
+    return DeadLetters(
+        connection=settings.kafka_connection(),
+        topic=settings.named(topics.DEAD_LETTERS),
+        catalog=open_catalog(settings),
+        store=ImageStore(settings.image_store_url),
+    )
+
+
+def retrier(settings: Settings, letters: "DeadLetters") -> "Retrier":
+    """What sends those letters to the retry topic."""
+    from streams.retrying import Retrier
+
+    connection = settings.kafka_connection()
+    largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
+    return Retrier(
+        letters,
+        kafka.producer(connection, linger_ms=5, max_bytes=largest),
+        connection=connection,
+        dead_letters_topic=settings.named(topics.DEAD_LETTERS),
+        retry_topic=settings.named(topics.RETRY),
+    )
+
+
+def thumbnail(settings: Settings, picture: bytes, side: int) -> bytes:
+    """A JPEG of that picture, decoded in a process of its own. Raises as `DecoderPool.decode`."""
+    from encoders.decoding import DecoderPool
+    from encoders.images import Limits
+
+    decoders = DecoderPool(1, settings.decode_timeout_s, Limits(max_pixels=settings.max_pixels))
+    decoders.start()
+    with contextlib.closing(decoders):
+        return decoders.thumbnail(picture, side)
 
 
 def query_consumer(settings: Settings) -> "QueryConsumer":

@@ -6,30 +6,50 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from encoders.images import Picture
+from encoders.port import Pixels
+from schemas.dead_letters import SourceRecord
 from schemas.errors import PoisonError, ReasonCode
-from schemas.events import ImageUploaded
+from schemas.events import ImageUploaded, PictureAt
 from schemas.identity import Version
 from schemas.outcomes import DeadLetterReason, OutcomeKind
 from search.port import RowState, StoredImage, Vector, Written
 from streams.kafka import Record
+
+#: What is wrong with a record that no row of its picture may say.
+_NO_ROW = (ReasonCode.WRONG_PARTITION, ReasonCode.INVALID_RETRY)
 
 
 @dataclass(eq=False)
 class Work:
     """A record, and the row that it asks for as far as that is known.
 
-    `row` is None where the record names no picture of this partition, or nothing is to be
-    written. `picture` is there while its vector is wanted.
+    `source` is the record of the log that it stands for: itself, or for a retry the one that is
+    tried again; with the generation's `epoch` it makes the version. `data` is there until `row`
+    is, and `twin` where the index holds the same content already. `row` is None where the record
+    names no picture of this partition, or nothing is to be written. `pixels` are there while a
+    vector is wanted. `reserved` is the memory set aside for it, in bytes.
     """
 
     record: Record
-    version: Version
+    source: SourceRecord
+    epoch: int
+    is_retry: bool = False
     image_id: str | None = None
-    picture: Picture | None = None
+    upload: ImageUploaded | None = None
+    data: bytes | None = field(default=None, repr=False)
+    sha256: str = ""
+    twin: StoredImage | None = None
+    pixels: Pixels | None = None
     row: StoredImage | None = None
     failure: DeadLetterReason | None = None
     superseded: bool = False
+    reserved: int = 0
     took_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def topic(self) -> str:
+        """The topic of its record."""
+        return self.record.topic
 
     @property
     def partition(self) -> int:
@@ -51,6 +71,26 @@ class Work:
         """The bytes of its record."""
         return self.record.size
 
+    @property
+    def version(self) -> Version:
+        """The version of its row: its source's place in the log."""
+        return Version(self.epoch, self.source.partition, self.source.offset)
+
+    @property
+    def wants_row(self) -> bool:
+        """Whether a row is to be written for it, as far as is known."""
+        return self.data is not None or self.row is not None
+
+    def has_content(self, stored: StoredImage | None) -> bool:
+        """Whether that row holds the vector of this very picture."""
+        return stored is not None and stored.vector is not None and stored.sha256 == self.sha256
+
+    @property
+    def original(self) -> str:
+        """Where the record itself says that its picture lies; empty where it doesn't."""
+        picture = self.upload.picture if self.upload else None
+        return picture.uri if isinstance(picture, PictureAt) else ""
+
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Note how long a stage took."""
@@ -64,37 +104,44 @@ class Work:
         """The row to write is a deleted one: no vector, no text."""
         self.row = StoredImage(image_id, RowState.DELETED, self.version)
 
-    def ask_live(
-        self, upload: ImageUploaded, picture: Picture, *, uri: str, sha256: str, size: int
-    ) -> None:
-        """The row to write is a live one; its vector is still wanted."""
-        self.picture = picture
+    def ask_live(self, upload: ImageUploaded, seen: Picture | StoredImage, uri: str) -> None:
+        """The row to write is a live one; its vector is the twin's, or still wanted."""
         self.row = StoredImage(
             image_id=upload.image_id,
             state=RowState.LIVE,
             version=self.version,
             uri=uri,
-            sha256=sha256,
-            width=picture.width,
-            height=picture.height,
-            format=picture.format,
-            orientation=picture.orientation,
-            bytes=size,
+            sha256=self.sha256,
+            width=seen.width,
+            height=seen.height,
+            format=seen.format,
+            orientation=seen.orientation,
+            bytes=len(self.data or b""),
             caption=upload.caption,
             tags=upload.tags,
             attributes=upload.attributes,
             uploaded_at=upload.uploaded_at,
         )
+        self.data = None
+        if isinstance(seen, Picture):
+            self.pixels = seen.pixels
+        elif seen.vector is not None:
+            self.give_vector(seen.vector)
 
     def ask_same(self, row: StoredImage) -> None:
         """The row to write is known whole, from a generation of the same model."""
-        self.row = row
+        self.row, self.upload = row, None
 
     def give_vector(self, vector: Vector) -> None:
         """The row to write is complete; the pixels are let go."""
-        self.picture = None
+        self.pixels = None
         if self.row is not None:
             self.row = replace(self.row, vector=vector)
+
+    def supersede(self) -> None:
+        """A newer record of its picture stands: nothing is to be written."""
+        self.superseded = True
+        self.data = self.pixels = self.row = None
 
     def fail(self, stage: str, error: PoisonError) -> None:
         """Poison: the record becomes a dead letter, and its picture's row says so.
@@ -108,17 +155,19 @@ class Work:
             exception=f"{cause.__module__}.{cause.__qualname__}",
             message=error.message,
         )
-        self.picture = self.row = None
-        if self.image_id is not None and error.code is not ReasonCode.WRONG_PARTITION:
+        self.data = self.pixels = self.row = None
+        if self.image_id is not None and error.code not in _NO_ROW:
             self.row = StoredImage(
                 self.image_id, RowState.DEAD_LETTERED, self.version, reason=error.code
             )
 
     def outcome(self, written: Written | None) -> OutcomeKind:
         """What became of the record, given what the index said of its row."""
+        if self.superseded:
+            return OutcomeKind.SUPERSEDED
         if self.row is None and self.failure is not None:
             return OutcomeKind.DEAD_LETTERED
-        if self.superseded or self.row is None or written is None or not written.applied:
+        if self.row is None or written is None or not written.applied:
             return OutcomeKind.SUPERSEDED
         if self.row.state is RowState.DEAD_LETTERED:
             return OutcomeKind.DEAD_LETTERED

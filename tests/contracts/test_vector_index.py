@@ -40,6 +40,26 @@ def test_the_emptiest_rows_come_back(index: VectorIndex) -> None:
     assert found["bad"].reason is ReasonCode.TRUNCATED_IMAGE
 
 
+def test_content_is_found_whatever_id_it_is_under(index: VectorIndex) -> None:
+    known, other, gone = (letter * 64 for letter in "abc")
+    rows = [
+        live("first", 1, towards(1, 2), sha256=known, width=7, format="PNG"),
+        live("second", 2, towards(1, 2), sha256=known),
+        live("other", 3, towards(2, 1), sha256=other),
+        live("gone", 4, sha256=gone),
+    ]
+    index.write(rows)
+    index.write([deleted("gone", 5)])
+    found = index.with_content([known, other, gone, "d" * 64])
+    assert set(found) == {known, other}
+    assert found[known].image_id in ("first", "second")
+    vector = found[known].vector
+    assert vector is not None
+    assert np.abs(vector - towards(1, 2)).max() < 1e-6
+    assert found[other] == rows[2]
+    assert index.with_content([]) == {}
+
+
 @pytest.mark.parametrize(
     "image_id", ["x" * 512, "猫" * 170, "' OR 1=1 --", '"; DROP', "a/b\\c", "%_", " ", "\t\x00"]
 )

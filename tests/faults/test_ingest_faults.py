@@ -1,13 +1,16 @@
 """Faults of the ingest path, on real servers, each ending in: the index is what the log says."""
 
 import contextlib
+import os
+import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Producer
 
 from schemas import topics
 from schemas.codec import decode_event, encode_event
@@ -16,9 +19,10 @@ from schemas.identity import Version, partition_of
 from schemas.outcomes import Outcome
 from search.port import RowState
 from streams import kafka as kafka_clients
-from streams.kafka import Record, record_of
+from streams.kafka import Record
 from streams.publish import Description, Publisher, Source
 from streams.reindex import lag_of
+from streams.topic_reading import records_of
 from streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import Deployment, OnServers
 from tests.models import tiny_clip
@@ -107,25 +111,16 @@ def wait_until_read(stack: OnServers, *, seconds: float = 120) -> None:
         time.sleep(0.2)
 
 
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def read_topic(stack: OnServers, name: str) -> list[Record]:
     """Everything that a topic holds now."""
-    connection, full = stack.settings().kafka_connection(), topic(stack, name)
-    client = kafka_clients.admin(connection)
-    numbers = range(kafka_clients.partitions_of(client, full))
-    first = kafka_clients.beginnings(client, full, numbers)
-    wanted = {p: e for p, e in kafka_clients.ends(client, full, numbers).items() if e > first[p]}
-    records: list[Record] = []
-    with contextlib.closing(kafka_clients.tail_consumer(connection)) as consumer:
-        consumer.assign([TopicPartition(full, p, first[p]) for p in wanted])
-        deadline = time.monotonic() + 30
-        while wanted and time.monotonic() < deadline:
-            for message in consumer.consume(500, timeout=0.2):
-                assert message.error() is None
-                records.append(record_of(message))
-                if records[-1].offset >= wanted.get(records[-1].partition, 0) - 1:
-                    wanted.pop(records[-1].partition, None)
-    assert not wanted
-    return records
+    return list(records_of(stack.settings().kafka_connection(), topic(stack, name)))
 
 
 def fold(stack: OnServers) -> dict[str, tuple[Version, bool]]:
@@ -179,6 +174,8 @@ def test_kill_9_in_the_middle_of_500_pictures(stack: OnServers) -> None:
 
 
 def test_an_upload_delivered_again_after_its_delete_leaves_it_deleted(stack: OnServers) -> None:
+    # with room for next to nothing: one picture after the other, and none waits for ever
+    stack.env |= {"PIXTIDE_IN_FLIGHT_BYTES": "1", "PIXTIDE_IN_FLIGHT_RECORDS": "1"}
     stack.start_process("ingest")
     publish(stack, {"kept": jpeg(1), "gone": jpeg(2)})
     publish(stack, {"gone": None})
@@ -246,6 +243,47 @@ def test_bad_records_reach_the_dead_letters_and_their_neighbours_the_index(
     stack.stop_process("ingest")
 
 
+def test_known_content_is_neither_decoded_nor_encoded_again(stack: OnServers) -> None:
+    stack.start_process("ingest")
+    publish(stack, {"first": jpeg(1)})
+    wait_until_read(stack)
+    publish(stack, {"first": jpeg(1), "second": jpeg(1), "other": jpeg(2)})
+    publish(stack, {f"same-{n}": jpeg(3) for n in range(8)})
+    wait_until_read(stack)
+    found = list(outcomes(stack).values())
+    worked = {o.image_id: set(o.took_ms) & {"decode", "encode"} for o in found}
+    assert worked.pop("first") == set(), "its own content under a newer version"
+    assert worked.pop("second") == set(), "content known under another id"
+    assert worked.pop("other") == {"decode", "encode"}
+    assert Counter(o.outcome for o in found) == {"indexed": 11, "unchanged": 1}
+    with stack.index() as index:
+        rows = index.get([o.image_id for o in found])
+    vectors = {image_id: row.vector for image_id, row in rows.items() if row.vector is not None}
+    assert len(vectors) == 11
+    assert np.abs(vectors["first"] - vectors["second"]).max() < 1e-5
+    assert np.abs(vectors["first"] - vectors["other"]).max() > 1e-3
+    for n in range(8):
+        assert np.abs(vectors["same-0"] - vectors[f"same-{n}"]).max() < 1e-5
+    first, second = rows["first"], rows["second"]
+    assert (first.sha256, first.width, first.format) == (second.sha256, 48, "JPEG")
+    assert (second.orientation, second.bytes) == ("square", len(jpeg(1)))
+    stack.stop_process("ingest")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dead_letters_everything_stops(stack: OnServers) -> None:
+    stack.env["PIXTIDE_BREAKER_WINDOW"] = "40"
+    publish(stack, {f"bad-{n}": b"no picture" for n in range(60)})
+    stack.spawn("ingest", "ingest")
+    assert stack.processes.pop("ingest").wait(90) == 1
+    log = stack.log("ingest")
+    assert "records became dead letters (UNIDENTIFIED_FORMAT" in log
+    assert "pixtide dlq retry" in log
+    found = outcomes(stack)
+    assert 38 <= len(found) <= 60
+    assert len(read_topic(stack, topics.DEAD_LETTERS)) == len(found)
+
+
 @pytest.mark.slow
 def test_nothing_is_lost_while_the_index_is_away(
     stack: OnServers, weaviate: WeaviateServer
@@ -264,6 +302,27 @@ def test_nothing_is_lost_while_the_index_is_away(
     assert read_topic(stack, topics.DEAD_LETTERS) == []
     check_against_the_log(stack)
     stack.stop_process("ingest")
+
+
+@pytest.mark.slow
+def test_a_worker_that_stood_still_past_its_session_overwrites_nothing(stack: OnServers) -> None:
+    stack.start_process("ingest")
+    publish(stack, {f"p-{n}": jpeg(n) for n in range(400)})
+    wait_until(lambda: len(outcomes(stack)) >= 30)
+    os.kill(stack.processes["ingest"].pid, signal.SIGSTOP)
+    assert len(outcomes(stack)) < 350, "it was meant to stop in the middle"
+    ready = stack.home / "ingest-2"
+    stack.spawn("ingest-2", "ingest", "--ready-file", str(ready), ready=ready)
+    publish(stack, {f"p-{n}": jpeg(1000 + n) if n % 3 else None for n in range(400)})
+    wait_until_read(stack)
+    check_against_the_log(stack)
+    os.kill(stack.processes["ingest"].pid, signal.SIGCONT)
+    wait_until(lambda: "the session expired" in stack.log("ingest"))
+    publish(stack, {"after": jpeg(1)})
+    wait_until_read(stack)
+    stack.stop_process("ingest")
+    stack.stop_process("ingest-2")
+    check_against_the_log(stack)
 
 
 @pytest.mark.slow
@@ -318,7 +377,12 @@ def test_only_the_original_of_the_latest_picture_is_kept(stack: OnServers) -> No
     wait_until_read(stack)
     assert originals() == [jpeg(3)]
     assert stack.rows()["x"].state is RowState.LIVE
-    publish(stack, {"x": None})
+    # a dead letter's original waits for a retry, and goes with the delete of its picture
+    send("z", b"torn")
+    wait_until_read(stack)
+    assert stack.rows()["z"].state is RowState.DEAD_LETTERED
+    assert originals() == sorted([jpeg(3), b"torn"])
+    publish(stack, {"x": None, "z": None})
     wait_until_read(stack)
     assert originals() == []
     stack.stop_process("ingest")

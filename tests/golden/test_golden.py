@@ -14,15 +14,10 @@ from typing import Any
 import pytest
 
 from schemas.codec import decode_event, encode_event
-from schemas.errors import QueryCode, ReasonCode, RequestError
+from schemas.dead_letters import SourceRecord, dead_letter_headers, retry_headers
+from schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError
 from schemas.events import ImageDeleted, ImageEvent, ImageUploaded, InlinePicture, PictureAt
-from schemas.outcomes import (
-    DeadLetterReason,
-    Outcome,
-    OutcomeKind,
-    SourceRecord,
-    dead_letter_headers,
-)
+from schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
 from schemas.queries import Filters, SearchReply, SearchRequest, SearchResult, read_request
 from schemas.topics import topics
 
@@ -55,15 +50,26 @@ def binary(event: ImageUploaded) -> Message:
     }
 
 
-def dead_letter() -> Message:
-    source = SourceRecord(topic="images.uploaded", partition=3, offset=42, timestamp_ms=1767323045)
+SOURCE = SourceRecord(
+    topic="images.uploaded",
+    topic_id="AAAAAAAAAAAAAAAAAAAAAQ",
+    partition=3,
+    offset=42,
+    timestamp_ms=1767323045000,
+)
+
+
+def letter_headers() -> list[tuple[str, bytes | None]]:
     reason = DeadLetterReason(
         code=ReasonCode.TRUNCATED_IMAGE,
         stage="decode",
         exception="builtins.OSError",
         message="image file is truncated",
     )
-    headers = dead_letter_headers(source, reason, "v1", [("ce_id", b"1")])
+    return dead_letter_headers(SOURCE, reason, "v1", [("ce_id", b"1")])
+
+
+def with_headers(headers: list[tuple[str, bytes | None]]) -> Message:
     return {"headers": {name: (value or b"").decode() for name, value in headers}}
 
 
@@ -106,7 +112,8 @@ MESSAGES: dict[str, Callable[[], Message]] = {
             took_ms={"fetch": 1.5, "decode": 3.25},
         ).to_json()
     ),
-    "dead-letter": dead_letter,
+    "dead-letter": lambda: with_headers(letter_headers()),
+    "retry": lambda: with_headers(retry_headers(SOURCE, letter_headers())),
     "search-request": lambda: json.loads(
         SearchRequest(
             text="a beach in the morning",
@@ -140,6 +147,20 @@ def test_golden_uploads_are_read(name: str) -> None:
     assert not isinstance(event, ImageDeleted)
     assert event == uploaded(event.picture)
     assert (event.picture == PINNED) == (name == "upload-pinned")
+
+
+def test_a_golden_retry_names_its_source() -> None:
+    golden = json.loads((FOLDER / "retry.json").read_text())["headers"]
+    assert SourceRecord.from_headers([(n, t.encode()) for n, t in golden.items()]) == SOURCE
+
+
+@pytest.mark.parametrize("missing", SourceRecord.model_fields)
+def test_a_retry_without_its_source_is_no_retry(missing: str) -> None:
+    name = f"pixtide-source-{missing.replace('_', '-')}"
+    headers = retry_headers(SOURCE, letter_headers())
+    assert name in dict(headers)
+    with pytest.raises(PoisonError, match="INVALID_RETRY"):
+        SourceRecord.from_headers([header for header in headers if header[0] != name])
 
 
 def test_golden_requests_and_replies_are_read() -> None:

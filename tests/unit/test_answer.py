@@ -84,6 +84,9 @@ class Index:
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
         raise NotImplementedError
 
+    def with_content(self, digests: Collection[str]) -> dict[str, StoredImage]:
+        raise NotImplementedError
+
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         raise NotImplementedError
 

@@ -12,6 +12,7 @@ COMMANDS = (
     *("web", "doctor", "config"),
     *("topics create", "index list", "index create", "index status", "index verify"),
     *("index promote", "index rollback", "index retire", "index compare", "reindex"),
+    *("dlq list", "dlq show", "dlq retry"),
 )
 
 
@@ -45,6 +46,10 @@ def test_every_command_explains_itself(command: str) -> None:
         (["search", "a cat"], {}, "pixtide up"),
         (["search", "a cat", "-k", "0"], {}, "limit"),
         (["search", "a cat", "--after", "soon"], {}, "uploaded_after"),
+        (["dlq", "retry"], {}, "--all"),
+        (["dlq", "retry", "--all", "--code", "TOO_LARGE"], {}, "--all"),
+        (["dlq", "list", "--code", "TOO_LARG"], {"PIXTIDE_KAFKA": "127.0.0.1:1"}, "no such code"),
+        (["dlq", "list"], {}, "pixtide up"),
         (["search"], {}, "say what to look for"),
         (["config"], {"PIXTIDE_MODLE": "x"}, "did you mean PIXTIDE_MODEL"),
         (["publish", "no-such-folder"], {"PIXTIDE_KAFKA": "127.0.0.1:1"}, "no such file"),

@@ -18,6 +18,7 @@ from encoders import decoding
 from encoders.decoding import DecoderPool
 from encoders.images import Limits, Picture, decode, render
 from encoders.port import Crop
+from encoders.reserve import Reserve
 from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
 
 CROP = Crop(size=16, resize=16)
@@ -170,7 +171,7 @@ def test_close_ends_those_who_wait() -> None:
 
 
 def test_pixels_in_flight_are_bounded_and_large_pictures_are_not_starved() -> None:
-    reserve = decoding._Reserve(10)
+    reserve = Reserve(10)
     order: list[str] = []
 
     def hold(name: str, pixels: int) -> None:
@@ -188,7 +189,7 @@ def test_pixels_in_flight_are_bounded_and_large_pictures_are_not_starved() -> No
     large.join()
     small.join()
     assert order == ["large", "small"]
-    assert reserve._free == 10
+    assert reserve.taken == 0
 
 
 PARENT = """

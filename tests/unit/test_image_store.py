@@ -63,3 +63,25 @@ def test_after_a_restart_the_records_time_decides(tmp_path: Path) -> None:
     uri = ImageStore(url).put("id", b"1", "jpg")
     ImageStore(url).remove(uri, obsolete_since=datetime.now(UTC) + timedelta(seconds=1))
     assert not path_of(uri).exists()
+
+
+def test_a_delete_erases_every_original_of_the_picture(store: ImageStore, tmp_path: Path) -> None:
+    for data in (b"1", b"2", b"3"):
+        store.put("id", data, "jpg")
+    neighbour = store.put("id2", b"1", "jpg")
+    kept = store.uri_of("id", b"2", "jpg")
+    store.remove_all("id", datetime.now(UTC), but=kept)
+    left = [p for p in (tmp_path / "a folder").rglob("*") if p.is_file()]
+    assert sorted(left) == sorted([path_of(kept), path_of(neighbour)])
+    store.remove_all("id", datetime.now(UTC))
+    store.remove_all("id", datetime.now(UTC))  # nothing left: no error
+    store.remove_all("never put", datetime.now(UTC))
+    assert [p for p in (tmp_path / "a folder").rglob("*") if p.is_file()] == [path_of(neighbour)]
+
+
+def test_an_erasure_leaves_what_a_later_record_has_put(tmp_path: Path) -> None:
+    url = (tmp_path / "store").as_uri()
+    later = ImageStore(url).put("id", b"later", "jpg")
+    deleted_at = datetime.now(UTC) - timedelta(seconds=5)
+    ImageStore(url).remove_all("id", deleted_at)
+    assert path_of(later).exists()

@@ -14,6 +14,7 @@ class Item:
     offset: int
     key: bytes | None = field(default=None)
     size: int = 1
+    topic: str = "log"
 
 
 def test_one_key_starts_one_after_the_other() -> None:
@@ -31,15 +32,15 @@ def test_only_what_is_finished_without_a_gap_may_be_committed() -> None:
     items = [Item(0, offset) for offset in (3, 7, 8)]  # a compacted log has holes
     for item in items:
         flight.admit(item)
-    assert flight.committable() == {0: 3}
+    assert flight.committable() == {("log", 0): 3}
     flight.finish(items[1])
-    assert flight.committable() == {0: 3}
+    assert flight.committable() == {("log", 0): 3}
     flight.finish(items[0])
-    assert flight.committable() == {0: 8}
-    flight.committed({0: 8})
+    assert flight.committable() == {("log", 0): 8}
+    flight.committed({("log", 0): 8})
     assert flight.committable() == {}
     flight.finish(items[2])
-    assert flight.committable() == {0: 9}
+    assert flight.committable() == {("log", 0): 9}
 
 
 def test_what_was_forgotten_is_no_longer_ours() -> None:
@@ -51,16 +52,33 @@ def test_what_was_forgotten_is_no_longer_ours() -> None:
     flight.admit(again)
     assert flight.finish(old) is None
     assert flight.holds(again)
-    assert flight.committable() == {1: 5}
+    assert flight.committable() == {("log", 1): 5}
+
+
+def test_a_key_keeps_its_order_across_the_log_and_the_retries() -> None:
+    flight: InFlight[Item] = InFlight()
+    retry, newer = Item(0, 7, b"a", topic="retry"), Item(0, 7, b"a")
+    assert [flight.admit(retry), flight.admit(newer)] == [True, False]
+    assert flight.holds(retry) and flight.holds(newer)
+    assert flight.finish(retry) is newer
+    assert flight.committable() == {("retry", 0): 8, ("log", 0): 7}
+    assert flight.committable([1]) == {}
+
+
+TOPICS = ("log", "retry")
 
 
 @given(
-    keys=st.lists(st.tuples(st.integers(0, 2), st.sampled_from([None, b"a", b"b"])), max_size=40),
+    records=st.lists(
+        st.tuples(st.sampled_from(TOPICS), st.integers(0, 2), st.sampled_from([None, b"a", b"b"])),
+        max_size=40,
+    ),
     data=st.data(),
 )
-def test_any_order(keys: list[tuple[int, bytes | None]], data: st.DataObject) -> None:
+def test_any_order(records: list[tuple[str, int, bytes | None]], data: st.DataObject) -> None:
+    """Admit, finish and let go in any order: keys in order, no gap committed, nothing left."""
     flight: InFlight[Item] = InFlight()
-    waiting = [Item(p, offset, key) for offset, (p, key) in enumerate(keys)]
+    waiting = [Item(p, offset, key, topic=t) for offset, (t, p, key) in enumerate(records)]
     admitted: list[Item] = []
     started: list[Item] = []
     finished: list[Item] = []
@@ -70,21 +88,40 @@ def test_any_order(keys: list[tuple[int, bytes | None]], data: st.DataObject) ->
             admitted.append(item)
             if flight.admit(item):
                 started.append(item)
+        elif data.draw(st.integers(0, 9)) == 0:
+            lost = data.draw(st.integers(0, 2))
+            flight.forget([lost])
+            gone = [item for item in admitted if item.partition == lost]
+            assert not any(map(flight.holds, gone))
+            for item in gone:
+                assert flight.finish(item) is None, "what was let go has started something"
+            admitted = [item for item in admitted if item.partition != lost]
+            started = [item for item in started if item.partition != lost]
         else:
             item = started.pop(data.draw(st.integers(0, len(started) - 1)))
             following = flight.finish(item)
             finished.append(item)
             if following is not None:
                 started.append(following)
-        running = [(i.partition, i.key) for i in started if i.key is not None]
-        assert len(running) == len(set(running)), "one key ran side by side with itself"
-        for partition, offset in flight.committable().items():
-            done = {i.offset for i in finished if i.partition == partition}
-            assert all(
-                i.offset in done for i in admitted if i.partition == partition and i.offset < offset
-            )
-    assert len(finished) == len(keys)
-    assert flight.bytes == 0
+        check_invariants(flight, admitted, started, finished)
+    assert (len(flight), flight.bytes) == (0, 0)
     for key in {(i.partition, i.key) for i in admitted if i.key}:
-        order = [i.offset for i in finished if (i.partition, i.key) == key]
+        order = [i.offset for i in finished if (i.partition, i.key) == key and i in admitted]
         assert order == sorted(order), "one key ran out of order"
+
+
+def check_invariants(
+    flight: InFlight[Item], admitted: list[Item], started: list[Item], finished: list[Item]
+) -> None:
+    running = [(item.partition, item.key) for item in started if item.key is not None]
+    assert len(running) == len(set(running)), "one key ran side by side with itself"
+    unfinished = [item for item in admitted if item not in finished]
+    assert set(map(id, flight)) == set(map(id, unfinished))
+    assert flight.bytes == len(unfinished)
+    for (topic, partition), offset in flight.committable().items():
+        ours = [i for i in admitted if (i.topic, i.partition) == (topic, partition)]
+        assert ours, "a partition that isn't ours would be committed"
+        assert all(i in finished for i in ours if i.offset < offset)
+        assert all(i.offset < offset for i in ours) or any(
+            i.offset == offset and i in unfinished for i in ours
+        ), "less is committed than could be"

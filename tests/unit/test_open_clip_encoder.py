@@ -174,9 +174,18 @@ OUT_OF_MEMORY = [
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
-def test_out_of_memory_halves_the_batch(error: Exception) -> None:
+def test_out_of_memory_halves_the_batch_and_is_remembered(error: Exception) -> None:
     device = Device.pick("cpu", "fp32", 8)
     np.testing.assert_array_equal(device.encode(13, 1, feign(2, error)), np.ones((13, 1)))
+    assert device.batch_size == 2
+    seen: list[int] = []
+
+    def forward(batch: slice) -> torch.Tensor:
+        seen.append(batch.stop - batch.start)
+        return torch.ones(seen[-1], 1)
+
+    device.encode(5, 1, forward)
+    assert seen == [2, 2, 1]
     with pytest.raises(TransientError, match="out of memory"):
         device.encode(13, 1, feign(0, error))
 

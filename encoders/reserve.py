@@ -1,0 +1,59 @@
+"""A bounded amount, such as bytes of memory, of which threads take some and give it back."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from schemas.errors import FatalError
+
+
+class Reserve:
+    """`total` units. Whoever asks for more than is free waits, in the order of asking.
+
+    In that order, since small amounts would else be served for ever before a large one.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._free = total
+        self._closed = False
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @property
+    def taken(self) -> int:
+        """How much is taken now."""
+        return self.total - self._free
+
+    def take(self, amount: int) -> None:
+        """Take this much, which is at most `total`; blocks until it is free.
+
+        Raises:
+            FatalError: the reserve is closed.
+        """
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: self._free >= amount or self._closed)
+            if self._closed:
+                raise FatalError("the reserve is closed")
+            self._free -= amount
+
+    def give_back(self, amount: int) -> None:
+        """Free this much again; from any thread."""
+        with self._changed:
+            self._free += amount
+            self._changed.notify()
+
+    @contextmanager
+    def of(self, amount: int) -> Iterator[None]:
+        """Have this much while inside."""
+        self.take(amount)
+        try:
+            yield
+        finally:
+            self.give_back(amount)
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()

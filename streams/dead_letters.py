@@ -1,0 +1,304 @@
+"""Dead letters, worked off: listed, looked at, and told apart by what has become of them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from schemas.codec import decode_event
+from schemas.dead_letters import (
+    EXCEPTION,
+    GENERATION,
+    MESSAGE,
+    REASON,
+    STAGE,
+    VALUE_URI,
+    SourceRecord,
+    original_headers,
+)
+from schemas.errors import PoisonError, UsageError
+from schemas.events import ImageEvent, ImageUploaded, InlinePicture
+from schemas.identity import Version
+from search.generations import Generation
+from search.port import GenerationCatalog, RowState, StoredImage
+from streams.image_store import ImageStore
+from streams.kafka import Headers, Record
+from streams.kafka_connection import KafkaConnection
+from streams.reporter import VALUES
+from streams.topic_reading import records_of
+
+_ROWS_AT_ONCE = 500
+#: More than Kafka takes in one record: values in the store came from there.
+_MOST_BYTES = 2**31
+
+
+class LetterState(StrEnum):
+    """What has become of a dead letter."""
+
+    WAITING = "waiting"
+    """Its record is still not indexed; it may be tried again."""
+    HEALED = "healed"
+    """It was tried again, and its record is indexed."""
+    SUPERSEDED = "superseded"
+    """A newer record of its picture has been indexed, deleted or dead-lettered since."""
+    ORPHANED = "orphaned"
+    """Its generation is gone, or it comes from no record of that generation's log."""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One letter without its value. `place` is where it lies: `partition@offset`.
+
+    `arrived_ms` is when, in epoch milliseconds; `size` is that of its value, in bytes. `code` and
+    the other reasons are empty where some other program wrote it.
+    """
+
+    place: str
+    arrived_ms: int
+    image_id: str
+    size: int
+    code: str
+    stage: str
+    exception: str
+    message: str
+    generation: str
+    source: SourceRecord | None
+    state: LetterState = LetterState.WAITING
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which letters are meant: of these codes and these image ids; an empty one means all."""
+
+    codes: frozenset[str] = frozenset()
+    image_ids: frozenset[str] = frozenset()
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Whether that letter is among them."""
+        return (not self.codes or letter.code in self.codes) and (
+            not self.image_ids or letter.image_id in self.image_ids
+        )
+
+
+EVERY_LETTER = Selection()
+
+
+@dataclass(frozen=True)
+class CodeGroup:
+    """The letters of one code: how many are in each state, and the latest few that wait."""
+
+    code: str
+    counts: dict[LetterState, int]
+    examples: tuple[DeadLetter, ...]
+
+
+@dataclass(frozen=True)
+class LetterContent:
+    """A letter with what is in it.
+
+    `value` is None for a delete, and where it can't be had: then `value_missing` says why.
+    `event` is what the record says, or None where `event_error` says what is wrong with it.
+    """
+
+    letter: DeadLetter
+    key: bytes | None
+    headers: Headers
+    value: bytes | None = field(repr=False)
+    value_missing: str = ""
+    event: ImageEvent | None = None
+    event_error: str = ""
+
+
+class DeadLetters:
+    """The letters of one dead-letter topic, beside the generations that they are about."""
+
+    def __init__(
+        self,
+        *,
+        connection: KafkaConnection,
+        topic: str,
+        catalog: GenerationCatalog,
+        store: ImageStore,
+    ) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._catalog = catalog
+        self._store = store
+
+    def close(self) -> None:
+        """Let connections go."""
+        self._catalog.close()
+
+    def letters(self, selection: Selection = EVERY_LETTER) -> list[DeadLetter]:
+        """The letters selected, with their states, in the order of their arrival.
+
+        Of those that one generation has written about one record, the latest.
+
+        Raises:
+            UsageError: there is no such topic.
+            TransientError: Kafka or the index can't be reached.
+        """
+        latest: dict[object, DeadLetter] = {}
+        for record in records_of(self._connection, self._topic):
+            letter = letter_of(record)
+            if selection.takes(letter):
+                about = (letter.generation, letter.source) if letter.source else letter.place
+                latest.pop(about, None)
+                latest[about] = letter
+        return sorted(self._with_states(latest.values()), key=lambda letter: letter.arrived_ms)
+
+    def find(self, which: str) -> LetterContent:
+        """The letter at `partition@offset`, or else the latest of that image id.
+
+        Raises:
+            UsageError: there is none.
+            TransientError: as `letters`.
+        """
+        by_place = re.fullmatch(r"\d+@\d+", which) is not None
+        found: Record | None = None
+        for record in records_of(self._connection, self._topic):
+            if which == (_place(record) if by_place else _text(record.key)) and (
+                found is None or record.timestamp_ms >= found.timestamp_ms
+            ):
+                found = record
+        if found is None:
+            raise UsageError(f"no dead letter {'at' if by_place else 'of'} {which}")
+        [letter] = self._with_states([letter_of(found)])
+        return self.content_of(found, letter)
+
+    def content_of(self, record: Record, letter: DeadLetter) -> LetterContent:
+        """What is in a letter; its value is fetched back from the image store if it lies there.
+
+        Raises:
+            TransientError: the store can't be reached.
+        """
+        headers = original_headers(record.headers)
+        content = LetterContent(letter, record.key, headers, record.value)
+        try:
+            content = replace(content, value=self._value(record))
+            event = decode_event(
+                record.key,
+                content.value,
+                headers,
+                letter.source.timestamp_ms if letter.source else record.timestamp_ms,
+            )
+        except _ValueMissingError as error:
+            return replace(content, value_missing=str(error))
+        except PoisonError as error:
+            return replace(content, event_error=str(error))
+        return replace(content, event=event)
+
+    def picture_of(self, content: LetterContent) -> bytes | None:
+        """The picture that a letter carries, or that lies in the image store; None elsewhere.
+
+        Raises:
+            PoisonError, TransientError: as `ImageStore.get`.
+        """
+        if not isinstance(content.event, ImageUploaded):
+            return None
+        picture = content.event.picture
+        if isinstance(picture, InlinePicture):
+            return picture.data
+        return self._store.get(picture.uri, _MOST_BYTES) if self._store.owns(picture.uri) else None
+
+    def _value(self, record: Record) -> bytes | None:
+        uri = _header(record, VALUE_URI)
+        if not uri:
+            return record.value
+        # the store's URL may have changed; what is kept under it has not
+        name = uri.rpartition("/")[2]
+        try:
+            value = self._store.get_raw(f"{VALUES}/{name}", _MOST_BYTES)
+        except PoisonError as error:
+            raise _ValueMissingError(f"its value can't be read from {uri}: {error}") from error
+        if value is None:
+            raise _ValueMissingError(f"its value is no longer at {uri}")
+        return value
+
+    def _with_states(self, letters: Iterable[DeadLetter]) -> Iterator[DeadLetter]:
+        by_generation: dict[str, list[DeadLetter]] = {}
+        for letter in letters:
+            by_generation.setdefault(letter.generation, []).append(letter)
+        for name, ours in by_generation.items():
+            generation = self._catalog.get(name) if name else None
+            if generation is None:
+                yield from (replace(letter, state=LetterState.ORPHANED) for letter in ours)
+                continue
+            index = self._catalog.open(generation)
+            for start in range(0, len(ours), _ROWS_AT_ONCE):
+                some = ours[start : start + _ROWS_AT_ONCE]
+                rows = index.get({letter.image_id for letter in some})
+                for letter in some:
+                    state = state_of(letter, generation, rows.get(letter.image_id))
+                    yield replace(letter, state=state)
+
+
+class _ValueMissingError(Exception):
+    pass
+
+
+def by_code(letters: Sequence[DeadLetter], examples: int = 3) -> list[CodeGroup]:
+    """The letters grouped by code, that with most letters first."""
+    groups: dict[str, list[DeadLetter]] = {}
+    for letter in letters:
+        groups.setdefault(letter.code, []).append(letter)
+    return [
+        CodeGroup(
+            code,
+            counts=dict(Counter(letter.state for letter in ours)),
+            examples=tuple(
+                [letter for letter in reversed(ours) if letter.state is LetterState.WAITING][
+                    :examples
+                ]
+            ),
+        )
+        for code, ours in sorted(groups.items(), key=lambda group: -len(group[1]))
+    ]
+
+
+def state_of(letter: DeadLetter, generation: Generation, row: StoredImage | None) -> LetterState:
+    """What has become of a letter, by the row of its picture in its generation."""
+    source, log = letter.source, generation.log
+    if source is None or (source.topic, source.topic_id) != (log.topic, log.topic_id):
+        return LetterState.ORPHANED
+    version = Version(log.epoch, source.partition, source.offset)
+    if row is None or row.version.partition != version.partition:
+        return LetterState.WAITING
+    if row.version.newer_than(version):
+        return LetterState.SUPERSEDED
+    if row.version == version and row.state is not RowState.DEAD_LETTERED:
+        return LetterState.HEALED
+    return LetterState.WAITING
+
+
+def letter_of(record: Record) -> DeadLetter:
+    """Read a record of the dead-letter topic; its state isn't known yet."""
+    try:
+        source = SourceRecord.from_headers(record.headers)
+    except PoisonError:  # some other program's, or one whose headers were cut
+        source = None
+    return DeadLetter(
+        place=_place(record),
+        arrived_ms=record.timestamp_ms,
+        image_id=_text(record.key),
+        size=len(record.value or b""),
+        code=_header(record, REASON),
+        stage=_header(record, STAGE),
+        exception=_header(record, EXCEPTION),
+        message=_header(record, MESSAGE),
+        generation=_header(record, GENERATION),
+        source=source,
+    )
+
+
+def _place(record: Record) -> str:
+    return f"{record.partition}@{record.offset}"
+
+
+def _header(record: Record, name: str) -> str:
+    return _text(dict(record.headers).get(name))
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode(errors="replace")

@@ -1,0 +1,55 @@
+"""Trying again what fails for now: pauses that grow, with jitter, until told to give up."""
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from schemas.errors import TransientError
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_FIRST_S, _LAST_S = 0.2, 10.0
+
+
+class StoppedError(Exception):
+    """The worker is stopping, and this work with it: it stays uncommitted."""
+
+
+class Patience:
+    """Shared by the threads of a worker; `give_up` ends every attempt."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `give_up` has been called."""
+        return self._over.is_set()
+
+    def give_up(self) -> None:
+        """Let nobody try again."""
+        self._over.set()
+
+    def rest(self, seconds: float) -> None:
+        """Wait so long. Raises StoppedError if `give_up` was called meanwhile."""
+        if self._over.wait(seconds):
+            raise StoppedError
+
+    def __call__(self, attempt: Callable[[], T]) -> T:
+        """Try until it succeeds or fails otherwise than transiently.
+
+        Raises:
+            StoppedError: `give_up` was called meanwhile.
+        """
+        pause = _FIRST_S
+        while True:
+            try:
+                return attempt()
+            except TransientError as error:
+                logger.warning("%s; trying again in about %.1f s", error, pause)
+            self.rest(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+            pause = min(pause * 2, _LAST_S)

@@ -1,0 +1,71 @@
+"""What a record says: which record of the log it stands for, of which picture, and what to do."""
+
+from schemas.codec import decode_event, image_id_of
+from schemas.dead_letters import LATEST_MS, SourceRecord
+from schemas.errors import PoisonError, ReasonCode
+from schemas.events import ImageDeleted
+from schemas.identity import Partitioner, partition_of
+from search.generations import LogIdentity
+from streams.kafka import Record
+from streams.log_guard import LogGuard
+from streams.patience import Patience
+from streams.work import Work
+
+
+class RecordReader:
+    """Reads records of the log and of the retry topic. Safe to share between threads."""
+
+    def __init__(
+        self, guard: LogGuard, retries: LogIdentity, partitioner: Partitioner, patiently: Patience
+    ) -> None:
+        self._guard = guard
+        self._log = guard.log
+        self._retries = retries
+        self._partitioner: Partitioner = partitioner
+        self._patiently = patiently
+
+    def begin(self, record: Record) -> Work:
+        """The work that a record asks for; not read yet, it stands for itself."""
+        is_retry = record.topic == self._retries.topic
+        place = SourceRecord(
+            topic=record.topic,
+            topic_id=(self._retries if is_retry else self._log).topic_id,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp_ms=min(max(record.timestamp_ms, 0), LATEST_MS),
+        )
+        return Work(record, place, self._log.epoch, is_retry=is_retry)
+
+    def read(self, work: Work) -> None:
+        """Find out its source, its picture, and whether that is uploaded or deleted.
+
+        Raises:
+            PoisonError: with the code that says what is wrong.
+            StoppedError: the worker stops while the broker can't be reached.
+        """
+        record = work.record
+        if work.is_retry:
+            self._trace(work)
+        work.image_id = image_id_of(record.key)
+        wanted = partition_of(record.key or b"", self._log.partitions, self._partitioner)
+        if wanted not in (None, work.source.partition):
+            raise PoisonError(
+                ReasonCode.WRONG_PARTITION,
+                f"the key belongs to partition {wanted}; set the producer's partitioner "
+                f"to {self._partitioner} (in librdkafka: murmur2_random)",
+            )
+        event = decode_event(record.key, record.value, record.headers, work.source.timestamp_ms)
+        if isinstance(event, ImageDeleted):
+            work.ask_delete(event.image_id)
+        else:
+            work.upload = event
+
+    def _trace(self, work: Work) -> None:
+        source = SourceRecord.from_headers(work.record.headers)
+        self._patiently(lambda: self._guard.check_source(source))
+        if source.partition != work.partition:
+            raise PoisonError(
+                ReasonCode.INVALID_RETRY,
+                f"it comes from partition {source.partition}, and so belongs there",
+            )
+        work.source = source

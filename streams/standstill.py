@@ -1,0 +1,39 @@
+"""Notices that this process stood still, so that its view of the group may be out of date."""
+
+import time
+from collections.abc import Callable
+
+from schemas.errors import TransientError
+
+#: Well below the session timeout: whoever stood still for less has kept its partitions.
+LONGEST_S = 10.0
+#: After that, how long to go on polling before the view is trusted: librdkafka finds an expired
+#: session at its next heartbeat, every 3 s.
+SETTLE_S = 4.0
+
+
+class Standstill:
+    """The main thread tells each of its polls; writers ask before each write.
+
+    A process that was stopped (SIGSTOP, a suspended machine) or starved goes on where it was,
+    with rows at hand for partitions that somebody else may own by now. Its writers then wait
+    until it has polled for a while, and has been told what it has lost.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._polled_at = clock()
+        self._trusted_from = self._polled_at
+
+    def polled(self) -> None:
+        """The group's events have just been served."""
+        now = self._clock()
+        if now - self._polled_at > LONGEST_S:
+            self._trusted_from = now + SETTLE_S
+        self._polled_at = now
+
+    def check(self) -> None:
+        """Raises TransientError while it isn't known whether partitions are still ours."""
+        now = self._clock()
+        if now - self._polled_at > LONGEST_S or now < self._trusted_from:
+            raise TransientError("this worker stood still: finding out what is still its own")

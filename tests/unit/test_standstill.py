@@ -1,0 +1,38 @@
+"""A worker that stood still writes nothing before it has heard what it lost meanwhile."""
+
+import pytest
+
+from schemas.errors import TransientError
+from streams.standstill import LONGEST_S, SETTLE_S, Standstill
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_whoever_polls_may_write() -> None:
+    clock = Clock()
+    standstill = Standstill(clock)
+    for _ in range(100):
+        clock.now += LONGEST_S * 0.9
+        standstill.check()
+        standstill.polled()
+        standstill.check()
+
+
+def test_after_a_stop_it_polls_for_a_while_first() -> None:
+    clock = Clock()
+    standstill = Standstill(clock)
+    clock.now += LONGEST_S + 1
+    with pytest.raises(TransientError):
+        standstill.check()  # a writer that goes on before the main thread does
+    standstill.polled()
+    for _ in range(4):
+        with pytest.raises(TransientError):
+            standstill.check()
+        clock.now += SETTLE_S / 4
+        standstill.polled()
+    standstill.check()
