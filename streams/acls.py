@@ -74,6 +74,8 @@ def grants(named: Callable[[str], str] = str) -> dict[str, tuple[Grant, ...]]:
             read(topics.REPLIES),
             write(topics.UPLOADED),
             read(topics.INDEXED),
+            read(topics.DEAD_LETTERS),
+            write(topics.RETRY),
             group("Describe", generations, prefixed=True),
             no_group,
         ),

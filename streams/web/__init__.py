@@ -13,6 +13,7 @@ pictures.py     rows, thumbnails and originals of what is indexed
 thumbnails.py   thumbnails, made when first asked for
 publishing.py   uploads and deletes, as events
 outcomes.py     the outcomes of events, as they come
+dead_letters.py what could not be indexed, and trying it again
 status.py       generations, counts and lag; liveness and readiness
 openapi.py      the description of all this
 static/         the page: HTML, CSS and ES modules, served as they are

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from schemas.errors import PixtideError
+from streams.web.dead_letters import DeadLetterApi
 from streams.web.guard import Access, Guard
 from streams.web.live_index import LiveIndex
 from streams.web.openapi import openapi_document
@@ -40,6 +41,7 @@ class SiteParts:
     publishing: Publishing
     outcomes: Outcomes
     status: StatusApi
+    dead_letters: DeadLetterApi
     session: Session
 
 
@@ -70,6 +72,7 @@ class Site:
             *parts.searches.routes(),
             *parts.outcomes.routes(),
             *parts.status.routes(),
+            *parts.dead_letters.routes(),
             *parts.publishing.routes(),
             *parts.pictures.routes(),
         ]
@@ -83,6 +86,7 @@ class Site:
         await parts.outcomes.close()
         await parts.searches.close()
         parts.pictures.close()
+        parts.dead_letters.close()
         parts.index.close()
 
 

@@ -13,6 +13,7 @@ from streams.publish import Publisher
 from streams.reindex import lag_of
 from streams.settings import Settings
 from streams.web.app import Site, SiteParts
+from streams.web.dead_letters import DeadLetterApi
 from streams.web.guard import Access
 from streams.web.live_index import LiveIndex
 from streams.web.outcomes import Outcomes
@@ -23,7 +24,13 @@ from streams.web.searching import Searches
 from streams.web.session import Session
 from streams.web.status import StatusApi
 from streams.web.thumbnails import Thumbnails
-from streams.wiring import async_search_client, open_catalog, picture_fetcher
+from streams.wiring import (
+    async_search_client,
+    dead_letters,
+    open_catalog,
+    picture_fetcher,
+    retrier,
+)
 
 #: Longer than any search takes; then the page says that nobody answers.
 _PATIENCE_S = 6.0
@@ -70,6 +77,13 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
             publishing=publishing,
             outcomes=outcomes,
             status=StatusApi(index, partial(lag_of, settings), outcomes.rate, read_only=read_only),
+            dead_letters=DeadLetterApi(
+                partial(dead_letters, settings),
+                partial(retrier, settings),
+                decoders,
+                Rate("retries", settings.web_uploads_per_minute),
+                read_only=read_only,
+            ),
             session=Session(access, Rate("attempts", _SIGN_INS_PER_MINUTE)),
         )
     )

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from schemas.base import Contract
 from schemas.outcomes import Outcome
 from schemas.queries import SearchReply, SearchRequest
+from streams.web.dead_letters import Letters, Retried, Retry
 from streams.web.pictures import SIDES, ImageView
 from streams.web.problems import Failure
 from streams.web.publishing import Accepted
@@ -18,7 +19,7 @@ from streams.web.status import Readiness, Status
 
 _MODELS = (
     *(SearchRequest, SearchReply, ImageView, Accepted, Outcome),
-    *(Status, Readiness, SignIn, Failure),
+    *(Status, Readiness, SignIn, Failure, Letters, Retry, Retried),
 )
 _JSON = "application/json"
 
@@ -76,6 +77,25 @@ def _paths() -> dict[str, Any]:
             )
         },
         "/api/status": {"get": _operation("Generations, counts, lag", "getStatus", 200, Status)},
+        "/api/dead-letters": {"get": _operation("Dead letters", "getLetters", 200, Letters)},
+        "/api/dead-letters/retry": {
+            "post": _operation(
+                "Try dead letters again",
+                "retry",
+                202,
+                Retried,
+                body={_JSON: {"schema": _ref(Retry)}},
+            )
+        },
+        "/api/dead-letters/{place}/thumbnail": {
+            "get": _operation(
+                "A JPEG of a letter's picture, where it can be decoded",
+                "getLetterThumbnail",
+                200,
+                "image/jpeg",
+                of=(_PLACE,),
+            )
+        },
         "/api/session": {
             "post": _operation(
                 "Show the token once, for a cookie",
@@ -105,6 +125,13 @@ _ID = (
         "schema": {"type": "string"},
     },
 )
+_PLACE = {
+    "name": "place",
+    "in": "path",
+    "required": True,
+    "description": "partition@offset in the dead-letter topic",
+    "schema": {"type": "string"},
+}
 _SIDE = {"name": "side", "in": "query", "schema": {"type": "integer", "enum": list(SIDES)}}
 _UPLOAD = {
     "multipart/form-data": {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, JSHandle, Page, expect
 
+from streams.publish import Description, Publisher, Source
 from tests.browser.axe import complaints
 from tests.browser.conftest import MARKUP, UPLOADED, Site
 
@@ -22,6 +23,9 @@ FIRST_PICTURE = """async () => {
         if (!columns.ariaBusy && image?.complete) return performance.now() - began;
     }
 }"""
+
+
+VIEWS = ("", "view=publish", "view=letters", "view=status")
 
 
 def search(page: Page, site: Site, query: str) -> None:
@@ -172,6 +176,21 @@ def test_what_is_no_picture_is_refused_with_a_reason(
     expect(page.locator("#uploads .state")).to_contain_text("no known picture format")
 
 
+def test_a_dead_letter_tells_why_and_is_tried_again(page: Page, site: Site) -> None:
+    late = site.stack.folder / "late.jpg"
+    publisher = Publisher(site.stack.settings())
+    publisher.upload(Source("late/late.jpg", late.as_uri()), Description())
+    publisher.flush()
+    page.goto(f"{site.url}/?view=letters")
+    row = page.locator("#letters li", has_text="late/late.jpg")
+    expect(row).to_contain_text("not indexed")
+    late.write_bytes((site.pictures / "things" / "stethoscope.jpg").read_bytes())
+    row.get_by_role("button").click()
+    expect(row).to_contain_text("indexed since")
+    search(page, site, "q=a+stethoscope")
+    assert ids(page)[0] == "late/late.jpg"
+
+
 def test_word_search_beside_and_markup_stays_text(page: Page, site: Site) -> None:
     search(page, site, "q=scissors+bold")
     page.check("#compare")
@@ -215,7 +234,7 @@ def test_axe_finds_nothing_serious(browser: Browser, site: Site, scheme: str) ->
     context = browser.new_context(color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
     page = context.new_page()
     found = []
-    for query in ("", "view=publish", "view=status", "q=a+castle&compare=1&not=people"):
+    for query in (*VIEWS, "q=a+castle&compare=1&not=people"):
         page.goto(f"{site.url}/?{query}")
         page.wait_for_load_state("networkidle")
         found += complaints(page)
@@ -234,7 +253,7 @@ def test_a_phone_scrolls_in_one_direction_only(browser: Browser, site: Site) -> 
         viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True
     )
     page = context.new_page()
-    for query in ("", "q=picture&all=1&compare=1", "view=publish", "view=status"):
+    for query in (*VIEWS, "q=picture&all=1&compare=1"):
         page.goto(f"{site.url}/?{query}")
         page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, query

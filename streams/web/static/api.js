@@ -35,6 +35,12 @@ export const status = () => call("api/status");
 export const remove = (id) =>
   call(`api/images/${encodeURIComponent(id)}`, { method: "DELETE" });
 
+export const letters = () => call("api/dead-letters");
+export const retry = (places) =>
+  call("api/dead-letters/retry", { method: "POST", body: JSON.stringify({ places }) });
+export const letterThumbnail = (letter) =>
+  `api/dead-letters/${encodeURIComponent(letter.place)}/thumbnail`;
+
 export function upload(file, tags) {
   const form = new FormData();
   form.set("picture", file);

@@ -3,13 +3,14 @@
 import { status } from "./api.js";
 import { $ } from "./dom.js";
 import { watchDrops } from "./drops.js";
+import { LettersView } from "./letters.js";
 import { Lightbox } from "./lightbox.js";
 import { PublishView } from "./publish.js";
 import { fromForm } from "./query.js";
 import { SearchView } from "./search.js";
 import { StatusView } from "./status.js";
 
-const VIEWS = ["search", "publish", "status"];
+const VIEWS = ["search", "publish", "letters", "status"];
 let shown = null;
 
 const parameters = () => new URLSearchParams(location.search);
@@ -40,6 +41,7 @@ const searchView = new SearchView({
   found: () => lightbox.refresh(),
 });
 const publishView = new PublishView();
+const lettersView = new LettersView({ notice });
 const statusView = new StatusView({ notice });
 const lightbox = new Lightbox({ view: searchView, show: showPicture, notice });
 
@@ -53,12 +55,14 @@ function render() {
       else link.removeAttribute("aria-current");
     }
     statusView.hide();
+    lettersView.hide();
     if (shown !== null) $("#main").focus({ preventScroll: true });
     shown = view;
     searchView.current = null;
   }
   if (view === "status") statusView.show();
   else if (view === "publish") publishView.show();
+  else if (view === "letters") lettersView.show();
   else searchView.show(params);
   lightbox.show(view === "search" ? params.get("image") : null);
 }
