@@ -152,18 +152,18 @@ def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
 @ready_option
 def ingest(generation: str | None, ready_file: Path | None) -> None:
     """Run an ingest worker: image events from the log into the index."""
-    from streams.process import log_to_stderr, readiness
+    from streams.vitals import seen_from_outside
     from streams.wiring import ingest_worker
 
     settings = _settings()
-    log_to_stderr()
     if settings.embedded_log:
         os.nice(5)  # searches go first where they share the processor
-    worker = ingest_worker(settings, generation)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
-    with readiness(ready_file) as ready:
-        worker.run(on_ready=ready)
+    unproven = {"encoder": "is being loaded", "log": "is not read yet"}
+    with seen_from_outside(settings, unproven, ready_file) as vitals:
+        worker = ingest_worker(settings, generation, vitals)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        worker.run()
 
 
 @cli.command()
@@ -172,13 +172,13 @@ def query(ready_file: Path | None) -> None:
     """Run a query consumer: text searches answered over their reply topic."""
     import asyncio
 
-    from streams.process import log_to_stderr, readiness
+    from streams.vitals import seen_from_outside
     from streams.wiring import query_consumer
 
-    log_to_stderr()
-    consumer = query_consumer(_settings())
-    with readiness(ready_file) as ready:
-        asyncio.run(consumer.run(on_ready=ready))
+    settings = _settings()
+    unproven = {"index": "is not read yet", "log": "is not read yet"}
+    with seen_from_outside(settings, unproven, ready_file) as vitals:
+        asyncio.run(query_consumer(settings, vitals).run())
 
 
 @cli.command()

@@ -43,8 +43,10 @@ from search.port import VectorIndex, Written
 from streams.fetch import Fetcher, OriginalGoneError
 from streams.host_lanes import HostLanes
 from streams.image_store import ImageStore
+from streams.ingest_watch import IngestWatch, Step
 from streams.kafka import record_of, verdict
 from streams.log_guard import LogGuard
+from streams.logs import about
 from streams.offsets import InFlight
 from streams.reporter import Reporter
 from streams.work import Work
@@ -91,6 +93,7 @@ class IngestParts:
     generation: Generation
     is_live: Callable[[], bool]
     reporter: Reporter
+    watch: IngestWatch
 
 
 class IngestWorker:
@@ -115,7 +118,7 @@ class IngestWorker:
         """Finish what is in flight, commit, and return from `run`. Safe in a signal handler."""
         self._stopping.set()
 
-    def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    def run(self) -> None:
         """Work until stopped.
 
         Raises:
@@ -130,7 +133,6 @@ class IngestWorker:
             on_revoke=self._revoked,
             on_lost=self._lost,
         )
-        on_ready()
         deadline: float | None = None
         try:
             while True:
@@ -141,6 +143,7 @@ class IngestWorker:
                     if not self._flight or time.monotonic() > deadline:
                         break
                 self._poll()
+                parts.watch.turned(len(self._flight), self._flight.bytes)
                 self._commit()
                 parts.guard.check_now_and_then()
         finally:
@@ -186,6 +189,8 @@ class IngestWorker:
             consumer = self._parts.consumer
             (consumer.pause if full else consumer.resume)(consumer.assignment())
             self._paused = full
+        stopping = self._stopping.is_set()
+        self._parts.watch.paused("stopping" if stopping else "full" if full else None)
 
     # 2. fetch, 3. decode
 
@@ -205,7 +210,8 @@ class IngestWorker:
     def _prepare(self, work: Work) -> None:
         try:
             if self._flight.holds(work):
-                self._fetch_and_decode(work)
+                with about(**work.names(), generation=self._parts.generation.name):
+                    self._fetch_and_decode(work)
             self._ready.put(work)
         except _StoppedError:
             pass
@@ -213,7 +219,7 @@ class IngestWorker:
             self._broken = error
 
     def _fetch_and_decode(self, work: Work) -> None:
-        stage = "read"
+        stage: Step = "read"
         try:
             event = self._read_event(work)
             if isinstance(event, ImageDeleted):
@@ -221,7 +227,7 @@ class IngestWorker:
                 return
             stage = "fetch"
             with work.timed(stage):
-                data = self._patiently(lambda: self._parts.fetcher.fetch(event.picture))
+                data = self._patiently(stage, lambda: self._parts.fetcher.fetch(event.picture))
                 sha256 = hashlib.sha256(data).hexdigest()
                 if event.sha256 not in (None, sha256):
                     raise PoisonError(
@@ -230,8 +236,8 @@ class IngestWorker:
             stage = "decode"
             with work.timed(stage):
                 crop = self._parts.encoder.crop
-                picture = self._patiently(lambda: self._parts.decoders.decode(data, crop))
-            uri = self._patiently(lambda: self._keep_original(event, picture.format, data))
+                picture = self._patiently(stage, lambda: self._parts.decoders.decode(data, crop))
+            uri = self._patiently("store", lambda: self._keep_original(event, picture.format, data))
             work.ask_live(event, picture, uri=uri, sha256=sha256, size=len(data))
         except OriginalGoneError:
             work.superseded = True
@@ -284,7 +290,7 @@ class IngestWorker:
 
     def _index(self, batch: Sequence[Work]) -> None:
         ids = [work.row.image_id for work in batch if work.row]
-        known = self._patiently(lambda: self._parts.index.get(ids))
+        known = self._patiently("look_up", lambda: self._parts.index.get(ids))
         for work in batch:
             stored = known.get(work.row.image_id) if work.row else None
             if work.row is None or stored is None:
@@ -304,8 +310,9 @@ class IngestWorker:
             return
         started = time.perf_counter()
         pixels = np.stack([picture.pixels for _, picture in wanted])
-        vectors = self._patiently(lambda: self._parts.encoder.encode_pictures(pixels))
+        vectors = self._patiently("encode", lambda: self._parts.encoder.encode_pictures(pixels))
         took_ms = round((time.perf_counter() - started) * 1000 / len(wanted), 2)
+        self._parts.watch.encoded(len(wanted))
         for (work, _), vector in zip(wanted, vectors, strict=True):
             work.took_ms["encode"] = took_ms
             if np.isfinite(vector).all():
@@ -318,18 +325,20 @@ class IngestWorker:
 
     def _write(self, batch: Sequence[Work]) -> None:
         started = time.perf_counter()
-        results = self._patiently(lambda: self._write_ours(batch))
+        results = self._patiently("write", lambda: self._write_ours(batch))
         refused = [(work, result.error) for work, result in results.items() if result.error]
         for work, message in refused:
             work.fail("write", PoisonError(ReasonCode.REJECTED_BY_INDEX, message))
         if refused:
-            results |= self._patiently(lambda: self._write_ours([work for work, _ in refused]))
+            results |= self._patiently(
+                "write", lambda: self._write_ours([work for work, _ in refused])
+            )
         took_ms = round((time.perf_counter() - started) * 1000 / len(batch), 2)
         for work in batch:
             work.took_ms["write"] = took_ms
-        self._patiently(lambda: self._remove_obsolete(results))
+        self._patiently("store", lambda: self._remove_obsolete(results))
         self._report(batch, results)
-        self._patiently(self._parts.reporter.deliver)
+        self._patiently("report", self._parts.reporter.deliver)
 
     def _write_ours(self, batch: Sequence[Work]) -> dict[Work, Written]:
         with self._lock:  # so that no partition is let go while its rows are being written
@@ -357,11 +366,13 @@ class IngestWorker:
             kind = work.outcome(results.get(work))
             if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
                 where = f"{work.record.partition}@{work.record.offset} {work.image_id or ''}"
-                logger.warning(
-                    "dead letter %s: %s: %s", where, work.failure.code, work.failure.message
-                )
+                with about(**work.names(), generation=self._parts.generation.name):
+                    logger.warning(
+                        "dead letter %s: %s: %s", where, work.failure.code, work.failure.message
+                    )
                 self._parts.reporter.dead_letter(work.record, work.failure)
             self._parts.reporter.outcome(work, kind)
+            self._parts.watch.finished(work, kind)
 
     # 7. commit
 
@@ -407,17 +418,19 @@ class IngestWorker:
         with self._lock:
             self._flight.forget([p.partition for p in partitions])
 
-    def _patiently(self, attempt: Callable[[], T]) -> T:
+    def _patiently(self, step: Step, attempt: Callable[[], T]) -> T:
         """Try until it succeeds; only a stop ends it. The main thread goes on polling."""
         pause = _RETRY_FIRST_S
-        while True:
-            try:
-                return attempt()
-            except TransientError as error:
-                logger.warning("%s; trying again in about %.1f s", error, pause)
-            if self._abandon.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311  # jitter
-                raise _StoppedError
-            pause = min(pause * 2, _RETRY_LAST_S)
+        with self._parts.watch.trying(step) as failed:
+            while True:
+                try:
+                    return attempt()
+                except TransientError as error:
+                    failed(error)
+                    logger.warning("%s; trying again in about %.1f s", error, pause)
+                if self._abandon.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311  # jitter
+                    raise _StoppedError
+                pause = min(pause * 2, _RETRY_LAST_S)
 
 
 _END: Any = object()

@@ -43,7 +43,7 @@ class Reporter:
         self._failed: list[tuple[KafkaError, _Outgoing]] = []
 
     def outcome(self, work: Work, kind: OutcomeKind) -> None:
-        """Queue the outcome of one record."""
+        """Queue the outcome of one record, in the record's trace where it has one."""
         record = work.record
         failure = work.failure if kind is OutcomeKind.DEAD_LETTERED else None
         outcome = Outcome(
@@ -60,7 +60,8 @@ class Reporter:
             took_ms=work.took_ms,
         )
         now_ms = int(time.time() * 1000)
-        self._produce(_Outgoing(self._outcomes, record.key, outcome.to_json(), [], now_ms))
+        headers: Headers = [work.trace.header()] if work.trace else []
+        self._produce(_Outgoing(self._outcomes, record.key, outcome.to_json(), headers, now_ms))
 
     def dead_letter(self, record: Record, reason: DeadLetterReason) -> None:
         """Queue the record as it came, with the reason in its headers.

@@ -12,9 +12,14 @@ from search.text_cache import CachedTexts
 
 logger = logging.getLogger(__name__)
 
+NONE_LIVE = "no generation is live yet: run `pixtide index create v1`"
+
 
 class Snapshots:
-    """Follows the alias. `current` changes in one step, and only to what is loaded."""
+    """Follows the alias. `current` changes in one step, and only to what is loaded.
+
+    `problem` says why nothing can be served, or that the index did not answer the last look.
+    """
 
     def __init__(
         self, catalog: GenerationCatalog, load_encoder: Callable[[Generation], Encoder]
@@ -24,6 +29,12 @@ class Snapshots:
         self._encoders: dict[str, Encoder] = {}
         self._texts: dict[str, CachedTexts] = {}
         self.current: Snapshot | None = None
+        self.problem: str | None = "is not read yet"
+
+    @property
+    def texts_cached(self) -> int:
+        """How many texts have their vectors remembered, of all encoders together."""
+        return sum(len(texts) for texts in self._texts.values())
 
     def encoder(self, fingerprint: str) -> Encoder:
         """The encoder of a snapshot that is or was current."""
@@ -38,6 +49,7 @@ class Snapshots:
         """
         try:
             live = self._catalog.live()
+            self.problem = None if live or self.current else NONE_LIVE
             if live is None or (self.current and self.current.generation == live):
                 return
             if live.fingerprint not in self._encoders:
@@ -48,4 +60,5 @@ class Snapshots:
             self.current = Snapshot(live, self._catalog.open(live), self._texts[live.fingerprint])
             logger.info("serving generation %s", live.name)
         except TransientError as error:
+            self.problem = str(error)
             logger.warning("the live generation can't be looked up: %s", error)

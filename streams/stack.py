@@ -179,6 +179,7 @@ class Stack:
             "PIXTIDE_HOME": str(settings.home),
             "PIXTIDE_KAFKA": settings.bootstrap(),
             "PIXTIDE_MODEL": settings.model,
+            "PIXTIDE_HEALTH_PORT": "0",  # one port can't be both workers'
         }
 
     def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streams.fetch import Fetcher
     from streams.ingest import IngestWorker
     from streams.query import QueryConsumer
+    from streams.vitals import Vitals
 
 _LIVE_CACHED_S = 2.0
 
@@ -81,14 +82,20 @@ def generation_to_work_for(catalog: GenerationCatalog, name: str | None) -> Gene
     return generation
 
 
-def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWorker":
+def ingest_worker(
+    settings: Settings, generation_name: str | None, vitals: "Vitals"
+) -> "IngestWorker":
     """An ingest worker, its decoding processes started before its Kafka clients."""
     from encoders.decoding import DecoderPool
     from encoders.images import Limits
     from streams.embedded_fetch import RestingConsumer
     from streams.ingest import IngestLimits, IngestParts, IngestWorker
+    from streams.ingest_watch import IngestWatch
     from streams.log_guard import LogGuard
+    from streams.membership import Membership
+    from streams.metrics import IngestMetrics
     from streams.reporter import Reporter
+    from streams.standing import Statistics
 
     connection = settings.kafka_connection()
     decoders = DecoderPool(
@@ -100,6 +107,8 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
     encoder = load_encoder(settings, generation.model)
     check_fingerprint(encoder, generation)
     encoder.warm_up()
+    vitals.health.report("encoder", None)
+    watch = IngestWatch(vitals.health, IngestMetrics(vitals.instruments), generation.name)
     store = ImageStore(settings.image_store_url)
     client = kafka.admin(connection)
     guard = LogGuard(client, generation.log)
@@ -108,9 +117,21 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
         kafka.partitions_of(client, settings.named(topic))  # or it would wait for it, full
     kafka.require_group(client, generation.group)
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
+    vitals.health.check("index", lambda: _look_at(catalog))
+    statistics = Statistics(generation.log.topic)
+    membership = Membership(
+        client,
+        generation.log.topic,
+        look=lambda: statistics.standing(idle=watch.idle),
+        on_lags=watch.lags,
+    )
+    vitals.health.check("log", membership.check)
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
-            connection, generation.group, RestingConsumer if settings.embedded_log else Consumer
+            connection,
+            generation.group,
+            RestingConsumer if settings.embedded_log else Consumer,
+            **statistics.configuration(),
         ),
         guard=guard,
         fetcher=_fetcher(settings, store),
@@ -127,6 +148,7 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
             outcomes_topic=settings.named(topics.INDEXED),
             dead_letters_topic=settings.named(topics.DEAD_LETTERS),
         ),
+        watch=watch,
     )
     return IngestWorker(
         parts,
@@ -142,14 +164,17 @@ def ingest_worker(settings: Settings, generation_name: str | None) -> "IngestWor
     )
 
 
-def query_consumer(settings: Settings) -> "QueryConsumer":
+def query_consumer(settings: Settings, vitals: "Vitals") -> "QueryConsumer":
     """A query consumer that follows the alias."""
     from encoders.decoding import DecoderPool
     from encoders.images import Limits
     from streams.answers import Answers
     from streams.embedded_fetch import rest_between_fetches
+    from streams.membership import Membership
+    from streams.metrics import QueryMetrics
     from streams.query import QueryConsumer, QueryParts
     from streams.query_pictures import QueryPictures
+    from streams.query_watch import GroupOffsets, QueryWatch
     from streams.reply_cache import ReplyCache
     from streams.snapshots import Snapshots
 
@@ -169,6 +194,13 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
     prefix = f"{settings.namespace}\\." if settings.namespace else ""
     pictures = QueryPictures(_fetcher(settings, ImageStore(settings.image_store_url)), decoders)
     snapshots = Snapshots(open_catalog(settings), load)
+    metrics = QueryMetrics(vitals.instruments)
+    watch = QueryWatch(vitals.health, metrics)
+    committed = GroupOffsets(connection, group, topic)
+    membership = Membership(
+        client, topic, look=lambda: watch.standing(committed), on_lags=watch.lags
+    )
+    vitals.health.check("log", membership.check)
     return QueryConsumer(
         QueryParts(
             connection=connection,
@@ -176,10 +208,11 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
             topic=topic,
             reply_topics=f"{prefix}({settings.reply_topics})",
             snapshots=snapshots,
-            answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes)),
+            answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes), metrics),
             producer=kafka.reply_producer(connection),
             queue=settings.query_queue,
             on_started=rest_between_fetches if settings.embedded_log else lambda _: None,
+            watch=watch,
         )
     )
 
@@ -226,6 +259,12 @@ def _extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed: pip install 'pixtide[{name}]'") from error
+
+
+def _look_at(catalog: GenerationCatalog) -> str | None:
+    """Whether the index answers; what it doesn't is told by the error."""
+    catalog.live()
+    return None
 
 
 def _cached(look: Callable[[], bool]) -> Callable[[], bool]:

@@ -17,6 +17,7 @@ def test_what_is_generated_is_current() -> None:
     spec.loader.exec_module(generate)
     for page, wanted in {
         "settings.md": generate.settings_page(),
+        "metrics.md": generate.metrics_page(),
         "security.md": generate.security_page(),
     }.items():
         assert (DOCS / page).read_text() == wanted, "run: python docs/generate.py"
