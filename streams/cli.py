@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from schemas.errors import PixtideError, UsageError
+from schemas.errors import PixtideError, TransientError, UsageError
+from streams.cli_help import Sectioned, completion, quiet_option
 from streams.cli_index import index, json_option, topics
 from streams.cli_search import search
 
@@ -32,11 +33,12 @@ Exit codes: 0 fine, 1 the work failed, 2 wrong usage.
 ready_option = click.option(
     "--ready-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Exists while this process is ready; for supervisors and probes.",
+    help="Exists while this process is ready, as /ready says it; for supervisors.",
 )
 
 
 @click.group(
+    cls=Sectioned,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXAMPLES,
 )
@@ -49,6 +51,7 @@ def cli() -> None:
     """
 
 
+cli.add_command(completion)
 cli.add_command(index)
 cli.add_command(topics)
 cli.add_command(search)
@@ -103,6 +106,7 @@ def up() -> None:
 @click.option("--tag", "tags", multiple=True, help="Stored and filterable; may be repeated.")
 @click.option("--inline", is_flag=True, help="Send the picture in the event where it is small.")
 @click.option("--prefix", help="Stands for the folder's name in the image ids.")
+@quiet_option
 @json_option
 def publish(
     names: tuple[str, ...],
@@ -117,6 +121,10 @@ def publish(
 
     A file's image id is its folder's name and the path within it; publishing an id again
     replaces its picture.
+
+    \b
+    pixtide publish ~/Pictures --wait
+    pixtide publish https://example.org/a.jpg --tag web --caption "Found there"
     """
     from streams.publish import Description, find_sources
     from streams.publishing import publish_all
@@ -137,6 +145,7 @@ def publish(
 @cli.command()
 @click.argument("image_ids", metavar="IMAGE_ID...", nargs=-1, required=True)
 @click.option("--wait", is_flag=True, help="Wait until the deletes are in the index.")
+@quiet_option
 @json_option
 def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
     """Delete pictures: from the index, and their originals from the image store."""
@@ -151,7 +160,12 @@ def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
 @click.option("--generation", metavar="NAME", help="Build this generation; default: the live one.")
 @ready_option
 def ingest(generation: str | None, ready_file: Path | None) -> None:
-    """Run an ingest worker: image events from the log into the index."""
+    """Run an ingest worker: image events from the log into the index.
+
+    As many as the topic has partitions share the work of one generation. SIGTERM lets one finish
+    what it has begun. PIXTIDE_HEALTH_PORT serves /live, /ready and /metrics, PIXTIDE_LOG=json
+    writes log lines for machines.
+    """
     from streams.vitals import seen_from_outside
     from streams.wiring import ingest_worker
 
@@ -169,7 +183,11 @@ def ingest(generation: str | None, ready_file: Path | None) -> None:
 @cli.command()
 @ready_option
 def query(ready_file: Path | None) -> None:
-    """Run a query consumer: text searches answered over their reply topic."""
+    """Run a query consumer: searches answered over the reply topics that they name.
+
+    It follows the live generation. PIXTIDE_HEALTH_PORT serves /live, /ready and /metrics,
+    PIXTIDE_LOG=json writes log lines for machines.
+    """
     import asyncio
 
     from streams.vitals import seen_from_outside
@@ -182,12 +200,18 @@ def query(ready_file: Path | None) -> None:
 
 
 @cli.command()
+@click.option("-q", "--quiet", is_flag=True, help="Say only what isn't well.")
 @json_option
-def doctor(as_json: bool) -> None:
-    """Look for what is likely wrong, and say how to mend it."""
+def doctor(quiet: bool, as_json: bool) -> None:
+    """Look for the likeliest mistakes, and say how to mend each.
+
+    Broker, advertised listeners, topics, message size, clocks, index, model and its fingerprint,
+    workers, image store, disk. Also says which model is in use, and how to change it. Exits 1
+    where something isn't well.
+    """
     from streams.doctor import examine
 
-    sys.exit(0 if examine(_settings(), as_json=as_json) else 1)
+    sys.exit(0 if examine(_settings(), as_json=as_json, quiet=quiet) else 1)
 
 
 @cli.command()
@@ -224,10 +248,13 @@ def _live_name(settings: "Settings") -> str:
 def main() -> None:
     """Run a command; expected failures end with one line that says what to do."""
     try:
-        cli.main(standalone_mode=True)
+        cli.main(prog_name="pixtide")
     except UsageError as error:
         click.echo(f"pixtide: {error}", err=True)
         sys.exit(2)
+    except TransientError as error:
+        click.echo(f"pixtide: {error}\nwhat is wrong, and how to mend it: pixtide doctor", err=True)
+        sys.exit(1)
     except PixtideError as error:
         click.echo(f"pixtide: {error}", err=True)
         sys.exit(1)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import click
 
 from schemas.errors import UsageError
+from streams.cli_help import quiet_option
 
 json_option = click.option("--json", "as_json", is_flag=True, help="For machines: JSON lines.")
 
@@ -16,6 +17,7 @@ def topics() -> None:
 
 
 @topics.command("create")
+@quiet_option
 @json_option
 def topics_create(as_json: bool) -> None:
     """Create the topics that are missing; existing ones stay as they are."""
@@ -60,6 +62,7 @@ def index() -> None:
     metavar="NAME:TYPE",
     help="Store this attribute typed (text, number, boolean, date); repeatable.",
 )
+@quiet_option
 @json_option
 def index_create(
     name: str,

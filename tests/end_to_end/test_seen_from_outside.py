@@ -71,7 +71,7 @@ def publish(seen: OnServers) -> None:
     head += [("ce_type", b"pixtide.image.uploaded.v1"), ("content-type", b"image/jpeg"), TRACED]
     values = {f"{n}.jpg": jpeg(n) for n in range(3)} | {"text.jpg": b"this is text"}
     settings = seen.settings()
-    producer = kafka_clients.producer(settings.bootstrap(), linger_ms=5)
+    producer = kafka_clients.producer(settings.kafka_connection(), linger_ms=5)
     for key, value in values.items():
         producer.produce(settings.named(topics.UPLOADED), value, key.encode(), headers=list(head))
     producer.produce(settings.named(topics.UPLOADED), None, b"0.jpg")

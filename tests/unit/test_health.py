@@ -13,6 +13,7 @@ from schemas.errors import TransientError, UsageError
 from streams import kafka
 from streams.health import LIVE_S, Health
 from streams.health_server import serving
+from streams.kafka_connection import KafkaConnection
 from streams.membership import Membership
 from streams.metrics import Instruments
 from streams.settings import Settings
@@ -124,7 +125,7 @@ class Member:
         monkeypatch.setattr(kafka, "beginnings", lambda *_: self.begins)
         monkeypatch.setattr(kafka, "ends", lambda *_: self.ends)
         self.membership = Membership(
-            kafka.admin("127.0.0.1:1"),
+            kafka.admin(KafkaConnection("127.0.0.1:1")),
             "t",
             look=lambda: self.standing,
             on_lags=lambda lags: setattr(self, "lags", lags),
