@@ -1,4 +1,4 @@
-"""Writes docs/settings.md, and the grants in docs/security.md, from the code itself.
+"""Writes docs/settings.md, docs/metrics.md and the grants in docs/security.md from the code.
 
 Run `python docs/generate.py`.
 """
@@ -6,9 +6,11 @@ Run `python docs/generate.py`.
 from pathlib import Path
 
 from streams.acls import grants
+from streams.metrics import Described, IngestMetrics, Instruments, QueryMetrics
 from streams.settings import PREFIX, Settings
 
 PAGE = Path(__file__).parent / "settings.md"
+METRICS_PAGE = Path(__file__).parent / "metrics.md"
 SECURITY_PAGE = Path(__file__).parent / "security.md"
 _GRANTS_BEGIN, _GRANTS_END = "<!-- grants: written by docs/generate.py -->\n", "<!-- end -->\n"
 
@@ -47,6 +49,38 @@ def security_page() -> str:
     return before + _GRANTS_BEGIN + block + _GRANTS_END + after
 
 
+def metrics_page() -> str:
+    """The page, as it should be."""
+    ingest, query = Instruments(), Instruments()
+    IngestMetrics(ingest)
+    QueryMetrics(query)
+    lines = [
+        "# Metrics",
+        "",
+        "Written by `python docs/generate.py`. A worker serves them to Prometheus at `/metrics` of",
+        "`PIXTIDE_HEALTH_PORT`; times are in seconds, sizes in bytes. Counters begin at 0 with",
+        "their process: look at their `rate` or `increase`.",
+        "",
+        "## `pixtide ingest`",
+        "",
+        *_metrics_table(ingest.described),
+        "",
+        "## `pixtide query`",
+        "",
+        *_metrics_table(query.described),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _metrics_table(described: list[Described]) -> list[str]:
+    rows = [
+        f"| `{each.name}` | {each.kind} | {', '.join(f'`{x}`' for x in each.labels)} "
+        f"| {each.meaning} |"
+        for each in described
+    ]
+    return ["| metric | kind | labels | meaning |", "|---|---|---|---|", *rows]
+
+
 def _written(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -70,4 +104,5 @@ _MEANINGS = {
 
 if __name__ == "__main__":
     PAGE.write_text(settings_page())
+    METRICS_PAGE.write_text(metrics_page())
     SECURITY_PAGE.write_text(security_page())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.errors import QueryCode, RequestError
+from schemas.trace import Trace, trace_of
 
 REPLY_TOPIC = "kafka_replyTopic"
 REPLY_PARTITION = "kafka_replyPartition"
@@ -32,12 +33,14 @@ class ReplyAddress:
     partition: int | None
     correlation_id: bytes
     smallrye: bool
+    trace: Trace | None = None
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """The reply's headers; the correlation id is echoed untouched."""
+        """The reply's headers; the correlation id and the trace are echoed untouched."""
+        traced = [self.trace.header()] if self.trace else []
         if self.smallrye:
-            return [(SMALLRYE_CORRELATION_ID, self.correlation_id)]
-        return [(CORRELATION_ID, self.correlation_id), (NEST_IS_DISPOSED, b"\x00")]
+            return [(SMALLRYE_CORRELATION_ID, self.correlation_id), *traced]
+        return [(CORRELATION_ID, self.correlation_id), (NEST_IS_DISPOSED, b"\x00"), *traced]
 
 
 def reply_address(headers: Sequence[tuple[str, bytes]], allowed: re.Pattern[str]) -> ReplyAddress:
@@ -64,6 +67,7 @@ def reply_address(headers: Sequence[tuple[str, bytes]], allowed: re.Pattern[str]
         partition=_partition(named.get(names[1])),
         correlation_id=named.get(names[2], b""),
         smallrye=smallrye,
+        trace=trace_of(headers),
     )
 
 

@@ -27,6 +27,10 @@ class CachedTexts:
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        """How many texts are remembered."""
+        return len(self._vectors)
+
     @property
     def fingerprint(self) -> str:
         """That of the encoder."""

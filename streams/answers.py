@@ -8,9 +8,10 @@ from schemas.errors import QueryCode, RequestError, TransientError
 from schemas.queries import SearchReply, SearchRequest
 from search.answer import Snapshot, answer
 from search.port import CollectionGoneError
+from streams.metrics import QueryMetrics
 from streams.query_pictures import QueryPictures
 from streams.reply_cache import Encoded, ReplyCache
-from streams.snapshots import Snapshots
+from streams.snapshots import NONE_LIVE, Snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +19,17 @@ logger = logging.getLogger(__name__)
 class Answers:
     """Safe to share between threads."""
 
-    def __init__(self, snapshots: Snapshots, pictures: QueryPictures, cache: ReplyCache) -> None:
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        pictures: QueryPictures,
+        cache: ReplyCache,
+        metrics: QueryMetrics,
+    ) -> None:
         self._snapshots = snapshots
         self._pictures = pictures
         self._cache = cache
+        self._metrics = metrics
 
     def to(self, asked: Sequence[SearchRequest | RequestError]) -> list[Encoded]:
         """One reply for each, in order, whatever happens; an error is its own reply."""
@@ -32,7 +40,7 @@ class Answers:
     def _found(self, requests: Sequence[SearchRequest]) -> list[Encoded]:
         snapshot = self._snapshots.current
         if snapshot is None:
-            problem = RequestError(QueryCode.INDEX_UNAVAILABLE, "no generation is live yet")
+            problem = RequestError(QueryCode.INDEX_UNAVAILABLE, NONE_LIVE)
             return [_failed(problem)] * len(requests)
 
         try:
@@ -57,12 +65,26 @@ class Answers:
     def _answered_from(
         self, snapshot: Snapshot, requests: Sequence[SearchRequest]
     ) -> list[Encoded]:
+        new = 0
         encoder = self._snapshots.encoder(snapshot.generation.fingerprint)
 
         def ask(some: Sequence[SearchRequest]) -> list[SearchReply]:
-            return answer(some, snapshot, partial(self._pictures.read, encoder=encoder))
+            nonlocal new
+            new = len(some)
+            replies = answer(some, snapshot, partial(self._pictures.read, encoder=encoder))
+            self._note_times(replies, snapshot)
+            return replies
 
-        return self._cache.answer(requests, snapshot, ask)
+        replies = self._cache.answer(requests, snapshot, ask)
+        self._metrics.cached.inc(len(set(requests)) - new)
+        return replies
+
+    def _note_times(self, replies: Sequence[SearchReply], snapshot: Snapshot) -> None:
+        """Those of the batch, which each of its replies without an error tells."""
+        took_ms = next((reply.took_ms for reply in replies if reply.error is None), {})
+        for stage, milliseconds in took_ms.items():
+            timed = self._metrics.stage_seconds.labels(snapshot.generation.name, stage)
+            timed.observe(milliseconds / 1000)
 
 
 def _failed(error: RequestError) -> Encoded:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from schemas.errors import PixtideError, UsageError
+from schemas.errors import PixtideError, TransientError, UsageError
 from streams.cli_dlq import dlq
+from streams.cli_help import Sectioned, completion, quiet_option
 from streams.cli_index import index, json_option, max_rate_option, topics
 from streams.cli_reindex import reindex
 from streams.cli_search import search
@@ -34,11 +35,12 @@ Exit codes: 0 fine, 1 the work failed, 2 wrong usage.
 ready_option = click.option(
     "--ready-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Exists while this process is ready; for supervisors and probes.",
+    help="Exists while this process is ready, as /ready says it; for supervisors.",
 )
 
 
 @click.group(
+    cls=Sectioned,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXAMPLES,
 )
@@ -52,6 +54,7 @@ def cli() -> None:
 
 
 cli.add_command(dlq)
+cli.add_command(completion)
 cli.add_command(index)
 cli.add_command(topics)
 cli.add_command(search)
@@ -108,6 +111,7 @@ def up() -> None:
 @click.option("--tag", "tags", multiple=True, help="Stored and filterable; may be repeated.")
 @click.option("--inline", is_flag=True, help="Send the picture in the event where it is small.")
 @click.option("--prefix", help="Stands for the folder's name in the image ids.")
+@quiet_option
 @json_option
 def publish(
     names: tuple[str, ...],
@@ -122,6 +126,10 @@ def publish(
 
     A file's image id is its folder's name and the path within it; publishing an id again
     replaces its picture.
+
+    \b
+    pixtide publish ~/Pictures --wait
+    pixtide publish https://example.org/a.jpg --tag web --caption "Found there"
     """
     from streams.publish import Description, find_sources
     from streams.publishing import publish_all
@@ -142,6 +150,7 @@ def publish(
 @cli.command()
 @click.argument("image_ids", metavar="IMAGE_ID...", nargs=-1, required=True)
 @click.option("--wait", is_flag=True, help="Wait until the deletes are in the index.")
+@quiet_option
 @json_option
 def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
     """Delete pictures: from the index, and their originals from the image store."""
@@ -164,34 +173,42 @@ def ingest(
 
     One deployment for each generation that isn't retired; without --generation it stays with
     the one that was live when it started. It ends when its generation is retired.
+
+    As many as the topic has partitions share the work of one generation. SIGTERM lets one finish
+    what it has begun. PIXTIDE_HEALTH_PORT serves /live, /ready and /metrics, PIXTIDE_LOG=json
+    writes log lines for machines.
     """
-    from streams.process import log_to_stderr, readiness
+    from streams.vitals import seen_from_outside
     from streams.wiring import ingest_worker
 
     settings = _settings()
-    log_to_stderr()
     if background or settings.embedded_log:
         os.nice(19 if background else 5)  # searches go first where they share the processor
-    worker = ingest_worker(settings, generation, max_rate=max_rate)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
-    with readiness(ready_file) as ready:
-        worker.run(on_ready=ready)
+    unproven = {"encoder": "is being loaded", "log": "is not read yet"}
+    with seen_from_outside(settings, unproven, ready_file) as vitals:
+        worker = ingest_worker(settings, generation, vitals, max_rate=max_rate)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        worker.run()
 
 
 @cli.command()
 @ready_option
 def query(ready_file: Path | None) -> None:
-    """Run a query consumer: text searches answered over their reply topic."""
+    """Run a query consumer: searches answered over the reply topics that they name.
+
+    It follows the live generation. PIXTIDE_HEALTH_PORT serves /live, /ready and /metrics,
+    PIXTIDE_LOG=json writes log lines for machines.
+    """
     import asyncio
 
-    from streams.process import log_to_stderr, readiness
+    from streams.vitals import seen_from_outside
     from streams.wiring import query_consumer
 
-    log_to_stderr()
-    consumer = query_consumer(_settings())
-    with readiness(ready_file) as ready:
-        asyncio.run(consumer.run(on_ready=ready))
+    settings = _settings()
+    unproven = {"index": "is not read yet", "log": "is not read yet"}
+    with seen_from_outside(settings, unproven, ready_file) as vitals:
+        asyncio.run(query_consumer(settings, vitals).run())
 
 
 @cli.command()
@@ -208,7 +225,7 @@ def web(ready_file: Path | None) -> None:
         from streams.web.serve import listen, serve
 
     settings = _settings()
-    log_to_stderr()
+    log_to_stderr(settings.log)
     with (
         listen(settings.web_host, settings.web_port) as listener,
         tempfile.TemporaryDirectory(prefix="pixtide-thumbnails-") as thumbnails,
@@ -217,16 +234,22 @@ def web(ready_file: Path | None) -> None:
         site = build_site(settings, Path(thumbnails))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # the server's to heed; it tells us afterwards
-        serve(site, listener, proxies=settings.web_proxies, on_ready=ready)
+        serve(site, listener, proxies=settings.web_proxies, on_ready=lambda: ready(True))
 
 
 @cli.command()
+@click.option("-q", "--quiet", is_flag=True, help="Say only what isn't well.")
 @json_option
-def doctor(as_json: bool) -> None:
-    """Look for what is likely wrong, and say how to mend it."""
+def doctor(quiet: bool, as_json: bool) -> None:
+    """Look for the likeliest mistakes, and say how to mend each.
+
+    Broker, advertised listeners, topics, message size, clocks, index, model and its fingerprint,
+    workers, image store, disk. Also says which model is in use, and how to change it. Exits 1
+    where something isn't well.
+    """
     from streams.doctor import examine
 
-    sys.exit(0 if examine(_settings(), as_json=as_json) else 1)
+    sys.exit(0 if examine(_settings(), as_json=as_json, quiet=quiet) else 1)
 
 
 @cli.command()
@@ -263,10 +286,13 @@ def _live_name(settings: "Settings") -> str:
 def main() -> None:
     """Run a command; expected failures end with one line that says what to do."""
     try:
-        cli.main(standalone_mode=True)
+        cli.main(prog_name="pixtide")
     except UsageError as error:
         click.echo(f"pixtide: {error}", err=True)
         sys.exit(2)
+    except TransientError as error:
+        click.echo(f"pixtide: {error}\nwhat is wrong, and how to mend it: pixtide doctor", err=True)
+        sys.exit(1)
     except PixtideError as error:
         click.echo(f"pixtide: {error}", err=True)
         sys.exit(1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from schemas.errors import UsageError
+from streams.cli_help import quiet_option
 
 if TYPE_CHECKING:
     from search.generations import Compression
@@ -37,6 +38,7 @@ def topics() -> None:
 
 
 @topics.command("create")
+@quiet_option
 @json_option
 def topics_create(as_json: bool) -> None:
     """Create the topics that are missing; existing ones stay as they are."""
@@ -75,6 +77,7 @@ def index() -> None:
     metavar="NAME:TYPE",
     help="Store this attribute typed (text, number, boolean, date); repeatable.",
 )
+@quiet_option
 @json_option
 def index_create(
     name: str,

@@ -32,8 +32,23 @@ messages = Console(stderr=True, highlight=False)
 output = Console(highlight=False)
 
 
+_hushed = False
+
+
+def hush() -> None:
+    """From now on no news and no progress: only what was asked for, and what went wrong."""
+    global _hushed  # as the terminal it speaks to
+    _hushed = True
+
+
 def say(message: str) -> None:
-    """One line for the person at the terminal."""
+    """One line of news for the person at the terminal."""
+    if not _hushed:
+        complain(message)
+
+
+def complain(message: str) -> None:
+    """One line that is said however quiet we are to be."""
     messages.print(message, markup=False, soft_wrap=True)
 
 
@@ -50,7 +65,7 @@ class _Rate(ProgressColumn):
 
 def tracked(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """Pass items through under a progress bar with count, rate and time left."""
-    with Progress(*_columns(), console=messages) as progress:
+    with Progress(*_columns(), console=messages, disable=_hushed) as progress:
         yield from progress.track(items, total=total, description=what)
 
 
@@ -70,7 +85,7 @@ def show_reply(query: str, reply: SearchReply) -> None:
     """A reply as a table, or its error as a sentence."""
     shown = repr(query if len(query) <= 60 else query[:59] + "…") if query else "by picture"
     if reply.error is not None:
-        say(f"{shown}: {reply.error.code}: {reply.error.message}")
+        complain(f"{shown}: {reply.error.code}: {reply.error.message}")
         return
     took = sum(reply.took_ms.values())
     table = Table(

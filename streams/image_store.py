@@ -34,13 +34,19 @@ class ImageStore:
         """Open it; a folder is created.
 
         Raises:
-            UsageError: the environment lacks what it takes to open a bucket.
+            UsageError: the folder can't be made, or the environment lacks what it takes to open
+                a bucket.
         """
         self._url = url
         parts = urlsplit(url)
         if parts.scheme == "file":
             folder = Path(unquote(parts.path))
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(
+                    f"PIXTIDE_IMAGE_STORE: {folder} can't be made: {error.strerror}"
+                ) from error
             self._store: ObjectStore = LocalStore(folder)
         else:
             try:

@@ -48,6 +48,7 @@ from streams.assignment import Assignment
 from streams.breaker import Breaker
 from streams.fetch import Fetcher, OriginalGoneError
 from streams.host_lanes import HostLanes
+from streams.ingest_watch import IngestWatch
 from streams.log_guard import LogGuard
 from streams.offsets import InFlight
 from streams.originals import Originals
@@ -102,6 +103,7 @@ class IngestParts:
     encoder: Encoder
     index: VectorIndex
     reporter: Reporter
+    watch: IngestWatch
     sibling: Sibling | None = None
 
 
@@ -119,7 +121,7 @@ class IngestWorker:
             retry_topic=parts.retries.topic,
             settle=self._finish_done,
         )
-        self._patiently = Patience()
+        self._patiently = Patience(parts.watch)
         self._reader = RecordReader(parts.guard, parts.retries, parts.partitioner, self._patiently)
         self._crop = parts.encoder.crop
         self._crop_bytes = 3 * self._crop.size**2
@@ -143,7 +145,7 @@ class IngestWorker:
         """Finish what is in flight, commit, and return from `run`. Safe in a signal handler."""
         self._stopping.set()
 
-    def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    def run(self) -> None:
         """Work until stopped.
 
         Raises:
@@ -151,7 +153,6 @@ class IngestWorker:
         """
         threads = self._start()
         self._assignment.join()
-        on_ready()
         deadline: float | None = None
         try:
             while True:
@@ -164,6 +165,7 @@ class IngestWorker:
                 self._poll()
                 self._assignment.commit_now_and_then()  # 7. commit
                 self._breaker.check()
+                self._parts.watch.turned(len(self._flight), self._flight.bytes)
                 self._parts.guard.check_now_and_then()
         finally:
             self._end(threads)
@@ -217,7 +219,10 @@ class IngestWorker:
     # 1. poll
 
     def _poll(self) -> None:
-        self._assignment.pause(wanted=self._is_full())
+        full = self._is_full()
+        self._assignment.pause(wanted=full)
+        stopping = self._stopping.is_set()
+        self._parts.watch.paused("stopping" if stopping else "full" if full else None)
         record = self._assignment.poll(0 if self._done.qsize() else _POLL_S)
         self._standstill.polled()
         if record is not None:
@@ -253,8 +258,9 @@ class IngestWorker:
         host = None
         try:
             if self._flight.holds(work):
-                self._reader.read(work)
-                self._copy_known(work)
+                with self._parts.watch.about(work):
+                    self._reader.read(work)
+                    self._copy_known(work)
                 if work.upload is not None:
                     host = self._parts.fetcher.host_of(work.upload.picture)
         except PoisonError as error:
@@ -266,14 +272,15 @@ class IngestWorker:
         sibling, upload = self._parts.sibling, work.upload
         if sibling is None or upload is None:
             return
-        row = self._patiently(lambda: sibling.row_of(upload.image_id, work.version))
+        row = self._patiently("look_up", lambda: sibling.row_of(upload.image_id, work.version))
         if row is not None:
             work.ask_same(row)
 
     def _fetch(self, work: Work) -> None:
         try:
             if work.upload is not None and work.failure is None and self._flight.holds(work):
-                self._fetch_picture(work, work.upload)
+                with self._parts.watch.about(work):
+                    self._fetch_picture(work, work.upload)
         except OriginalGoneError as error:
             if self._limits.only_latest:
                 work.fail("fetch", PoisonError(ReasonCode.SOURCE_GONE, str(error)))
@@ -290,7 +297,7 @@ class IngestWorker:
         work.reserved = max(min(known, most), self._crop_bytes)
         self._memory.take(work.reserved)
         with work.timed("fetch"):
-            data = self._patiently(lambda: self._parts.fetcher.fetch(picture))
+            data = self._patiently("fetch", lambda: self._parts.fetcher.fetch(picture))
         work.data, work.sha256 = data, hashlib.sha256(data).hexdigest()
         if upload.sha256 not in (None, work.sha256):
             raise PoisonError(ReasonCode.DIGEST_MISMATCH, f"the picture's sha256 is {work.sha256}")
@@ -310,9 +317,9 @@ class IngestWorker:
     def _look_up(self, batch: Sequence[Work]) -> None:
         index = self._parts.index
         asking = {work: work.image_id for work in batch if work.image_id and work.wants_row}
-        known = self._patiently(lambda: index.get(set(asking.values())))
+        known = self._patiently("look_up", lambda: index.get(set(asking.values())))
         contents = {w.sha256 for w in asking if w.data and not w.has_content(known.get(asking[w]))}
-        twins = self._patiently(lambda: index.with_content(contents)) if contents else {}
+        twins = self._patiently("look_up", lambda: index.with_content(contents)) if contents else {}
         for work, image_id in asking.items():
             stored = known.get(image_id)
             if stored is not None and stored.version.newer_than(work.version):
@@ -335,10 +342,12 @@ class IngestWorker:
                 if seen is None:
                     with work.timed("decode"):
                         seen = self._patiently(
-                            lambda: self._parts.decoders.decode(data, self._crop)
+                            "decode", lambda: self._parts.decoders.decode(data, self._crop)
                         )
                 kind = seen.format
-                uri = self._patiently(lambda: self._parts.originals.keep(upload, kind, data))
+                uri = self._patiently(
+                    "store", lambda: self._parts.originals.keep(upload, kind, data)
+                )
                 work.ask_live(upload, seen, uri)
         except PoisonError as error:
             work.fail("decode", error)
@@ -359,8 +368,9 @@ class IngestWorker:
             return
         started = time.perf_counter()
         pixels = np.stack(list(pictures.values()))
-        vectors = self._patiently(lambda: encode_each(self._parts.encoder, pixels))
+        vectors = self._patiently("encode", lambda: encode_each(self._parts.encoder, pixels))
         took_ms = round((time.perf_counter() - started) * 1000 / len(wanted), 2)
+        self._parts.watch.encoded(len(pictures))
         by_content = dict(zip(pictures, vectors, strict=True))
         for work in wanted:
             work.took_ms["encode"] = took_ms
@@ -375,18 +385,19 @@ class IngestWorker:
 
     def _write(self, batch: Sequence[Work]) -> None:
         started = time.perf_counter()
-        results = self._patiently(lambda: self._write_ours(batch))
+        results = self._patiently("write", lambda: self._write_ours(batch))
         refused = [(work, result.error) for work, result in results.items() if result.error]
         for work, message in refused:
             work.fail("write", PoisonError(ReasonCode.REJECTED_BY_INDEX, message))
         if refused:
-            results |= self._patiently(lambda: self._write_ours([work for work, _ in refused]))
+            again = [work for work, _ in refused]
+            results |= self._patiently("write", lambda: self._write_ours(again))
         took_ms = round((time.perf_counter() - started) * 1000 / len(batch), 2)
         for work in batch:
             work.took_ms["write"] = took_ms
-        self._patiently(lambda: self._parts.originals.remove_obsolete(results))
+        self._patiently("store", lambda: self._parts.originals.remove_obsolete(results))
         self._report(batch, results)
-        self._patiently(self._parts.reporter.deliver)
+        self._patiently("report", self._parts.reporter.deliver)
 
     def _write_ours(self, batch: Iterable[Work]) -> dict[Work, Written]:
         with self._assignment.lock:  # no partition is let go while its rows are being written
@@ -402,11 +413,13 @@ class IngestWorker:
             kind = work.outcome(results.get(work))
             if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
                 where = f"{work.source.partition}@{work.source.offset} {work.image_id or ''}"
-                logger.warning(
-                    "dead letter %s: %s: %s", where, work.failure.code, work.failure.message
-                )
+                with self._parts.watch.about(work):
+                    logger.warning(
+                        "dead letter %s: %s: %s", where, work.failure.code, work.failure.message
+                    )
                 self._parts.reporter.dead_letter(work, work.failure)
             self._parts.reporter.outcome(work, kind)
+            self._parts.watch.finished(work, kind)
 
 
 _END: Any = object()

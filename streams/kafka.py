@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupState,
     ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
@@ -120,8 +121,12 @@ def ingest_consumer(
     connection: KafkaConnection,
     group: str,
     kind: Callable[[dict[str, Any]], Consumer] = Consumer,
+    **more: Any,
 ) -> Consumer:
-    """A consumer that never resets its position by itself and commits only when told."""
+    """A consumer that never resets its position by itself and commits only when told.
+
+    `more` is configuration besides, in librdkafka's names.
+    """
     return kind(
         {
             **connection.librdkafka(),
@@ -136,6 +141,7 @@ def ingest_consumer(
             "queued.max.messages.kbytes": 32 * 1024,
             "fetch.message.max.bytes": 4 * 2**20,
             **_QUIET,
+            **more,
         }
     )
 
@@ -238,6 +244,18 @@ def ends(client: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int
     return _offsets(client, topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
 
+def newest_timestamp(client: AdminClient, topic: str) -> int:
+    """The latest timestamp of a topic's records, epoch milliseconds; -1 where it has none.
+
+    Raises as `partitions_of`.
+    """
+    numbers = range(partitions_of(client, topic))
+    wanted = {TopicPartition(topic, p): OffsetSpec.max_timestamp() for p in numbers}  # type: ignore[no-untyped-call]
+    with translated(client):
+        found = client.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S)
+        return max(int(each.result().timestamp) for each in found.values())
+
+
 def _offsets(
     client: AdminClient, topic: str, partitions: Iterable[int], spec: OffsetSpec
 ) -> dict[int, int]:
@@ -277,6 +295,14 @@ def committed_offsets(
             [TopicPartition(topic, p) for p in partitions], timeout=REQUEST_TIMEOUT_S
         )
     return {where.partition: where.offset for where in found if where.offset >= 0}
+
+
+def groups_with_members(client: AdminClient) -> frozenset[str]:
+    """The consumer groups that somebody is in. Raises TransientError where no broker answers."""
+    with translated(client):
+        found = client.list_consumer_groups(request_timeout=REQUEST_TIMEOUT_S).result()
+    without = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
+    return frozenset(group.group_id for group in found.valid if group.state not in without)
 
 
 def create_topics(

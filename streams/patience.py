@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from schemas.errors import TransientError
+from streams.ingest_watch import IngestWatch, Step
 
 T = TypeVar("T")
 
@@ -22,7 +23,8 @@ class StoppedError(Exception):
 class Patience:
     """Shared by the threads of a worker; `give_up` ends every attempt."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: IngestWatch) -> None:
+        self._watch = watch
         self._over = threading.Event()
 
     @property
@@ -39,17 +41,19 @@ class Patience:
         if self._over.wait(seconds):
             raise StoppedError
 
-    def __call__(self, attempt: Callable[[], T]) -> T:
+    def __call__(self, step: Step, attempt: Callable[[], T]) -> T:
         """Try until it succeeds or fails otherwise than transiently.
 
         Raises:
             StoppedError: `give_up` was called meanwhile.
         """
         pause = _FIRST_S
-        while True:
-            try:
-                return attempt()
-            except TransientError as error:
-                logger.warning("%s; trying again in about %.1f s", error, pause)
-            self.rest(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
-            pause = min(pause * 2, _LAST_S)
+        with self._watch.trying(step) as failed:
+            while True:
+                try:
+                    return attempt()
+                except TransientError as error:
+                    failed(error)
+                    logger.warning("%s; trying again in about %.1f s", error, pause)
+                self.rest(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+                pause = min(pause * 2, _LAST_S)

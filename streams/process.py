@@ -6,30 +6,33 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from streams.logs import LogFormat, handler_of
 
-def log_to_stderr() -> None:
+
+def log_to_stderr(written_as: LogFormat = "text") -> None:
     """Our own words from INFO on, libraries' from WARNING on."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler_of(written_as)])
     for package in ("streams", "search", "encoders", "pixtide"):
         logging.getLogger(package).setLevel(logging.INFO)
 
 
 @contextlib.contextmanager
-def readiness(file: Path | None) -> Iterator[Callable[[], None]]:
-    """A callback that says that we are ready, and takes it back in the end."""
+def readiness(file: Path | None) -> Iterator[Callable[[bool], None]]:
+    """A callback that says whether we are ready; in the end we aren't."""
 
-    def ready() -> None:
-        logging.getLogger("pixtide").info("ready")
-        if file is not None:
+    def keep(ready: bool = True) -> None:
+        if ready:
+            logging.getLogger("pixtide").info("ready")
+        if file is not None and ready:
             file.touch()
-
-    try:
-        yield ready
-    finally:
-        if file is not None:
+        elif file is not None:
             file.unlink(missing_ok=True)
+
+    keep(False)  # a file that a killed process has left says nothing of this one
+    try:
+        yield keep
+    finally:
+        keep(False)
 
 
 def interrupt_on_signals() -> None:

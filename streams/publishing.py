@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from schemas.outcomes import Outcome, OutcomeKind
@@ -64,11 +64,10 @@ class Summary:
             f"{self.published} events published in {self.took_s:.1f} s ({rate:.0f}/s)"
             + (f": {said}" if said else "")
         )
-        _show_some("files could not be read", self.unreadable)
-        _show_some("replaced another picture", self.replaced)
-        _show_some(
-            "dead letters", [f"{o.image_id}  {o.reason}: {o.message}" for o in self.dead_letters]
-        )
+        _show_some(console.complain, "files could not be read", self.unreadable)
+        _show_some(console.say, "replaced another picture", self.replaced)
+        letters = [f"{o.image_id}  {o.reason}: {o.message}" for o in self.dead_letters]
+        _show_some(console.complain, "dead letters", letters)
 
 
 def publish_all(
@@ -120,11 +119,11 @@ def _finish(publisher: Publisher, watch: OutcomeWatch | None, started: float, wh
     return Summary(len(publisher.positions), took_s, watch is not None, outcomes)
 
 
-def _show_some(what: str, lines: Sequence[str]) -> None:
+def _show_some(say: Callable[[str], None], what: str, lines: Sequence[str]) -> None:
     if not lines:
         return
-    console.say(f"{len(lines)} {what}:")
+    say(f"{len(lines)} {what}:")
     for shown in lines[:_SHOWN]:
-        console.say(f"  {shown}")
+        say(f"  {shown}")
     if len(lines) > _SHOWN:
-        console.say(f"  … and {len(lines) - _SHOWN} more (--json lists all)")
+        say(f"  … and {len(lines) - _SHOWN} more (--json lists all)")

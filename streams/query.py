@@ -18,7 +18,6 @@ import logging
 import re
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,12 +34,15 @@ from schemas.reply_address import (
     deadline_ms,
     reply_address,
 )
+from schemas.trace import Trace, trace_of
 from streams.acknowledgements import InOrder
 from streams.answers import Answers
 from streams.fair_queue import FairQueue
 from streams.faust_app import faust_app
 from streams.kafka_connection import KafkaConnection
+from streams.logs import about
 from streams.outbox import Outbox
+from streams.query_watch import QueryWatch
 from streams.reply_cache import Encoded
 from streams.snapshots import Snapshots
 
@@ -52,6 +54,7 @@ _ANSWERERS = 2
 #: Requests with pictures that are in work, and more of them that wait.
 _PICTURES, _PICTURES_WAITING = 4, 32
 _REFRESH_S = 1.0
+_BEAT_S = 1.0
 _DELIVER_S = 5.0
 #: How long a stopping consumer takes leave of the broker.
 _LEAVE_S = 5.0
@@ -59,13 +62,17 @@ _LEAVE_S = 5.0
 
 @dataclass(frozen=True)
 class Pending:
-    """A request that can be replied to: what it asks, or why it can't be served."""
+    """A request that can be replied to: what it asks, or why it can't be served.
+
+    `names` are what log lines call it.
+    """
 
     address: ReplyAddress
     key: bytes | None
     expires_ms: int
     asked: SearchRequest | RequestError
     acknowledge: Callable[[], None]
+    names: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class QueryParts:
     producer: Outbox
     queue: int
     on_started: Callable[[Any], None]
+    watch: QueryWatch
 
 
 class QueryConsumer:
@@ -98,7 +106,7 @@ class QueryConsumer:
         self._answerers = ThreadPoolExecutor(_ANSWERERS, thread_name_prefix="answer")
         self._aside = ThreadPoolExecutor(_PICTURES, thread_name_prefix="picture")
         self._aside_waiting: set[asyncio.Future[None]] = set()
-        self.counts: Counter[str] = Counter()
+        self._watch = parts.watch
         self._app = faust_app(parts.connection, parts.group, buffered=MAX_BATCH * 4)
         requests = self._app.topic(
             parts.topic,
@@ -108,8 +116,9 @@ class QueryConsumer:
             value_type=bytes,
         )
         self._app.agent(requests, concurrency=1, name="search")(self._take)
+        self._app.on_partitions_assigned.connect(self._assigned)
 
-    async def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
 
         Raises:
@@ -119,14 +128,14 @@ class QueryConsumer:
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
-        await loop.run_in_executor(self._answerers, self._parts.snapshots.refresh)
-        working = [asyncio.create_task(self._keep_fresh())]
+        await loop.run_in_executor(self._answerers, self._refresh)
+        working = [asyncio.create_task(self._beat()), asyncio.create_task(self._keep_fresh())]
         working += [asyncio.create_task(self._answer_forever()) for _ in range(_ANSWERERS)]
         await self._app.start()
         self._parts.on_started(self._app)
-        on_ready()
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait([stopped, *working], return_when=asyncio.FIRST_COMPLETED)
+        self._watch.stopping()
         try:
             await asyncio.wait_for(self._app.stop(), _LEAVE_S)
         except TimeoutError:  # the broker is away; it will find out by itself that we left
@@ -139,16 +148,29 @@ class QueryConsumer:
             if task.done() and not task.cancelled():
                 task.result()  # what broke it is fatal
 
+    async def _assigned(self, _: Any, assigned: Any, **__: Any) -> None:
+        self._watch.assigned(where.partition for where in assigned)
+
+    async def _beat(self) -> None:
+        while True:
+            self._watch.turned()
+            await asyncio.sleep(_BEAT_S)
+
     async def _keep_fresh(self) -> None:
         """Notice a moved alias; loading its encoder doesn't hold up the answers."""
         while True:
             await asyncio.sleep(_REFRESH_S)
-            await asyncio.to_thread(self._parts.snapshots.refresh)
+            await asyncio.to_thread(self._refresh)
+
+    def _refresh(self) -> None:
+        self._parts.snapshots.refresh()
+        self._watch.looked(self._parts.snapshots)
 
     # 1. take
 
     async def _take(self, stream: Any) -> None:
         async for event in stream.noack().events():
+            self._watch.took(event.message.partition, event.message.offset)
             acknowledge = self._unacknowledged.take(event.message.partition, event.ack)
             pending = self._read(event.message, acknowledge)
             event.value = event.message.value = None  # one held back keeps no picture in memory
@@ -169,8 +191,9 @@ class QueryConsumer:
         try:
             address = reply_address(headers, self._allowed)
         except PermissionError as error:
-            logger.warning("request without reply: %s", error)
-            self.counts["reply_topic_refused"] += 1
+            with about(**_names(message, trace_of(headers))):
+                logger.warning("request without reply: %s", error)
+            self._watch.metrics.forbidden.inc()
             return None
         asked: SearchRequest | RequestError
         expires_ms = default_ms = int(message.timestamp * 1000) + DEFAULT_DEADLINE_MS
@@ -180,7 +203,8 @@ class QueryConsumer:
             asked = read_request(message.value)
         except RequestError as error:
             asked = error
-        return Pending(address, message.key, expires_ms, asked, acknowledge)
+        names = _names(message, address.trace)
+        return Pending(address, message.key, expires_ms, asked, acknowledge, names)
 
     # 3. answer
 
@@ -188,6 +212,7 @@ class QueryConsumer:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
+            self._watch.metrics.queue.set(len(self._queue))
             if batch := self._queue.take(MAX_BATCH):
                 await loop.run_in_executor(self._answerers, self._serve, batch)
                 for pending in batch:
@@ -209,7 +234,8 @@ class QueryConsumer:
     def _serve(self, batch: Sequence[Pending]) -> None:
         now = time.time() * 1000
         pending = [each for each in batch if each.expires_ms > now]
-        self.counts[QueryCode.EXPIRED] += len(batch) - len(pending)
+        self._watch.metrics.expired.inc(len(batch) - len(pending))
+        self._watch.metrics.batch_requests.observe(len(pending))
         self._reply(pending, self._parts.answers.to([each.asked for each in pending]))
 
     # 4. reply
@@ -227,7 +253,7 @@ class QueryConsumer:
         pending.acknowledge()
 
     def _send(self, one: Pending, reply: Encoded) -> None:
-        self.counts[reply.code] += 1
+        self._watch.metrics.replies.labels(reply.code).inc()
         try:
             self._parts.producer.produce(
                 one.address.topic,
@@ -238,7 +264,7 @@ class QueryConsumer:
                 on_delivery=lambda error, _: self._delivered(one, reply, error),
             )
         except BufferError:
-            self._undelivered("too many wait for the broker")
+            self._undelivered(one, "too many wait for the broker")
         except KafkaException as error:
             self._delivered(one, reply, error.args[0])
 
@@ -251,8 +277,17 @@ class QueryConsumer:
             too_large = RequestError(QueryCode.REPLY_TOO_LARGE, message)
             self._send(one, Encoded.of(SearchReply.failed(too_large)))
         else:
-            self._undelivered(error.str())
+            self._undelivered(one, error.str())
 
-    def _undelivered(self, why: str) -> None:
-        self.counts["reply_undelivered"] += 1
-        logger.warning("a reply was not delivered: %s", why)
+    def _undelivered(self, one: Pending, why: str) -> None:
+        self._watch.metrics.undelivered.inc()
+        with about(**one.names):
+            logger.warning("a reply was not delivered: %s", why)
+
+
+def _names(message: Any, trace: Trace | None) -> dict[str, object]:
+    return {
+        "partition": message.partition,
+        "offset": message.offset,
+        **(trace.names() if trace else {}),
+    }

@@ -62,7 +62,7 @@ class RecordReader:
 
     def _trace(self, work: Work) -> None:
         source = SourceRecord.from_headers(work.record.headers)
-        self._patiently(lambda: self._guard.check_source(source))
+        self._patiently("read", lambda: self._guard.check_source(source))
         if source.partition != work.partition:
             raise PoisonError(
                 ReasonCode.INVALID_RETRY,

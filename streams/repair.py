@@ -15,9 +15,11 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from search.generations import Generation
 from search.port import VectorIndex
 from streams.acls import NO_GROUP
+from streams.health import Health
 from streams.ledger import Kind, Ledger
 from streams.settings import Settings
 from streams.verify import Verification, Verifier
+from streams.vitals import Vitals
 from streams.wiring import ingest_worker
 
 _IN_THE_WAY = (Kind.EXTRA, Kind.AHEAD, Kind.WRONG_STATE, Kind.WRONG_CONTENT)
@@ -60,6 +62,7 @@ def _replay(settings: Settings, generation: Generation, ledger: Ledger) -> None:
     worker = ingest_worker(
         settings,
         generation.name,
+        Vitals(Health({})),
         replay=lambda config: ReplayConsumer(
             config, generation.log.topic, places, lambda: worker.stop()
         ),

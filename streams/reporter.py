@@ -40,7 +40,7 @@ class Reporter:
         self._failed: list[tuple[KafkaError, _Outgoing]] = []
 
     def outcome(self, work: Work, kind: OutcomeKind) -> None:
-        """Queue the outcome of one record; that of a retry names its source."""
+        """Queue the outcome of one record, in its trace; that of a retry names its source."""
         record, source = work.record, work.source
         failure = work.failure if kind is OutcomeKind.DEAD_LETTERED else None
         outcome = Outcome(
@@ -57,7 +57,8 @@ class Reporter:
             took_ms=work.took_ms,
         )
         now_ms = int(time.time() * 1000)
-        self._produce(_Outgoing(self._outcomes, record.key, outcome.to_json(), [], now_ms))
+        headers: Headers = [work.trace.header()] if work.trace else []
+        self._produce(_Outgoing(self._outcomes, record.key, outcome.to_json(), headers, now_ms))
 
     def dead_letter(self, work: Work, reason: DeadLetterReason) -> None:
         """Queue the record as it came, with its source and the reason in its headers.

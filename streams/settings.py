@@ -107,6 +107,13 @@ class Settings(BaseSettings):
     reply_cache_bytes: int = Field(
         64 * MiB, ge=0, description="of replies kept while the index stays the same; 0: none"
     )
+    log: Literal["text", "json"] = Field(
+        "text", description="text or json: how the workers write their log lines to stderr"
+    )
+    health_host: str = Field("127.0.0.1", description="address that PIXTIDE_HEALTH_PORT is on")
+    health_port: int = Field(
+        0, ge=0, le=65535, description="where a worker serves /live, /ready, /metrics; 0: nowhere"
+    )
 
     web_host: str = Field("127.0.0.1", description="address that the page listens on")
     web_port: int = Field(8080, ge=1, le=65535)

@@ -17,9 +17,14 @@ from search.text_cache import CachedTexts
 
 logger = logging.getLogger(__name__)
 
+NONE_LIVE = "no generation is live yet: run `pixtide index create v1`"
+
 
 class Snapshots:
-    """Follows the alias. `current` changes in one step, and only to what is loaded."""
+    """Follows the alias. `current` changes in one step, and only to what is loaded.
+
+    `problem` says why nothing can be served, or that the index did not answer the last look.
+    """
 
     def __init__(
         self, catalog: GenerationCatalog, load_encoder: Callable[[Generation], Encoder]
@@ -32,6 +37,12 @@ class Snapshots:
         self._loading: threading.Thread | None = None
         self._unloadable: set[str] = set()
         self.current: Snapshot | None = None
+        self.problem: str | None = "is not read yet"
+
+    @property
+    def texts_cached(self) -> int:
+        """How many texts have their vectors remembered, of all encoders together."""
+        return sum(len(texts) for texts in self._texts.values())
 
     def encoder(self, fingerprint: str) -> Encoder:
         """The encoder of a snapshot that is or was current."""
@@ -63,6 +74,7 @@ class Snapshots:
     def _refresh(self) -> None:
         try:
             live = self._catalog.live()
+            self.problem = None if live or self.current else NONE_LIVE
             if live is None:
                 return
             wanted = [live, *self._next(live)]
@@ -72,6 +84,7 @@ class Snapshots:
                 self._serve(live)
             self._load_ahead(wanted)
         except TransientError as error:
+            self.problem = str(error)
             logger.warning("the live generation can't be looked up: %s", error)
 
     def _next(self, live: Generation) -> list[Generation]:

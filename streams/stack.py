@@ -237,6 +237,7 @@ class Stack:
             "PIXTIDE_KAFKA": settings.bootstrap(),
             "PIXTIDE_MODEL": settings.model,
             "PIXTIDE_WEB_PORT": str(settings.web_port),
+            "PIXTIDE_HEALTH_PORT": "0",  # one port can't be both workers'
         }
 
     def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from streams.ingest import IngestWorker
     from streams.query import QueryConsumer
     from streams.retrying import Retrier
+    from streams.vitals import Vitals
 
 _LIVE_CACHED_S = 2.0
 
@@ -110,6 +111,7 @@ def generation_to_work_for(catalog: GenerationCatalog, name: str | None) -> Gene
 def ingest_worker(
     settings: Settings,
     generation_name: str | None,
+    vitals: "Vitals",
     *,
     max_rate: float | None = None,
     replay: Callable[[dict[str, Any]], Consumer] | None = None,
@@ -126,9 +128,13 @@ def ingest_worker(
     """
     from encoders.decoding import DecoderPool
     from encoders.images import Limits
+    from streams.consumer_standing import Statistics
     from streams.embedded_fetch import RestingConsumer
     from streams.ingest import IngestLimits, IngestParts, IngestWorker
+    from streams.ingest_watch import IngestWatch
     from streams.log_guard import LogGuard
+    from streams.membership import Membership
+    from streams.metrics import IngestMetrics
     from streams.originals import Originals
     from streams.reporter import Reporter
     from streams.retirement import stop_when_retired
@@ -143,6 +149,8 @@ def ingest_worker(
     generation = generation_to_work_for(catalog, generation_name)
     encoder = encoder_of(settings, generation)
     encoder.warm_up()
+    vitals.health.report("encoder", None)
+    watch = IngestWatch(vitals.health, IngestMetrics(vitals.instruments), generation.name)
     store = ImageStore(settings.image_store_url)
     client = kafka.admin(connection)
     guard = LogGuard(client, generation.log)
@@ -151,11 +159,21 @@ def ingest_worker(
         kafka.partitions_of(client, settings.named(topic))  # or it would wait for it, full
     kafka.require_group(client, generation.group)
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
+    vitals.health.check("index", lambda: _look_at(catalog))
+    statistics = Statistics(generation.log.topic)
+    membership = Membership(
+        client,
+        generation.log.topic,
+        look=lambda: statistics.standing(idle=watch.idle),
+        on_lags=watch.lags,
+    )
+    vitals.health.check("log", membership.check)
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
             connection,
             generation.group,
             replay or (RestingConsumer if settings.embedded_log else Consumer),
+            **statistics.configuration(),
         ),
         guard=guard,
         retries=kafka.retries_of(client, settings.named(topics.RETRY), generation.log),
@@ -176,6 +194,7 @@ def ingest_worker(
             outcomes_topic=settings.named(topics.INDEXED),
             dead_letters_topic=settings.named(topics.DEAD_LETTERS),
         ),
+        watch=watch,
         sibling=sibling_of(generation, catalog),
     )
     worker = IngestWorker(
@@ -234,15 +253,18 @@ def thumbnail(settings: Settings, picture: bytes, side: int) -> bytes:
         return decoders.thumbnail(picture, side)
 
 
-def query_consumer(settings: Settings) -> "QueryConsumer":
+def query_consumer(settings: Settings, vitals: "Vitals") -> "QueryConsumer":
     """A query consumer that follows the alias."""
     from encoders.decoding import DecoderPool
     from encoders.images import Limits
     from streams.answers import Answers
     from streams.embedded_fetch import rest_between_fetches
+    from streams.membership import Membership
+    from streams.metrics import QueryMetrics
     from streams.outbox import Outbox
     from streams.query import QueryConsumer, QueryParts
     from streams.query_pictures import QueryPictures
+    from streams.query_watch import GroupOffsets, QueryWatch
     from streams.reply_cache import ReplyCache
     from streams.snapshots import Snapshots
 
@@ -259,6 +281,13 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
         picture_fetcher(settings, ImageStore(settings.image_store_url)), decoders
     )
     snapshots = Snapshots(open_catalog(settings), partial(encoder_of, settings))
+    metrics = QueryMetrics(vitals.instruments)
+    watch = QueryWatch(vitals.health, metrics)
+    committed = GroupOffsets(connection, group, topic)
+    membership = Membership(
+        client, topic, look=lambda: watch.standing(committed), on_lags=watch.lags
+    )
+    vitals.health.check("log", membership.check)
     return QueryConsumer(
         QueryParts(
             connection=connection,
@@ -266,13 +295,14 @@ def query_consumer(settings: Settings) -> "QueryConsumer":
             topic=topic,
             reply_topics=f"{prefix}({settings.reply_topics})",
             snapshots=snapshots,
-            answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes)),
+            answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes), metrics),
             producer=Outbox(
                 proven=kafka.reply_producer(connection),
                 untried=kafka.reply_producer(connection, max_waiting_kib=_UNTRIED_KIB),
             ),
             queue=settings.query_queue,
             on_started=rest_between_fetches if settings.embedded_log else lambda _: None,
+            watch=watch,
         )
     )
 
@@ -355,6 +385,12 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed: pip install 'pixtide[{name}]'") from error
+
+
+def _look_at(catalog: GenerationCatalog) -> str | None:
+    """Whether the index answers; what it doesn't is told by the error."""
+    catalog.live()
+    return None
 
 
 def _cached(look: Callable[[], bool]) -> Callable[[], bool]:

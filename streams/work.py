@@ -12,6 +12,7 @@ from schemas.errors import PoisonError, ReasonCode
 from schemas.events import ImageUploaded, PictureAt
 from schemas.identity import Version
 from schemas.outcomes import DeadLetterReason, OutcomeKind
+from schemas.trace import Trace, trace_of
 from search.port import RowState, StoredImage, Vector, Written
 from streams.kafka import Record
 
@@ -90,6 +91,21 @@ class Work:
         """Where the record itself says that its picture lies; empty where it doesn't."""
         picture = self.upload.picture if self.upload else None
         return picture.uri if isinstance(picture, PictureAt) else ""
+
+    @property
+    def trace(self) -> Trace | None:
+        """The trace that its record belongs to."""
+        return trace_of(self.record.headers)
+
+    def names(self) -> dict[str, object]:
+        """What a log line calls it."""
+        return {
+            "image_id": self.image_id or (self.record.key or b"").decode(errors="replace"),
+            "partition": self.source.partition,
+            "offset": self.source.offset,
+            "code": self.failure.code.value if self.failure else None,
+            **(self.trace.names() if self.trace else {}),
+        }
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:

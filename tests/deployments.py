@@ -55,13 +55,17 @@ class Deployment:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    def spawn(self, name: str, *arguments: str, ready: Path | None = None) -> None:
-        """Start one process; with `ready`, wait for that file."""
+    def spawn(self, name: str, *arguments: str, ready: Path | None = None, **settings: str) -> None:
+        """Start one process, with settings of its own; with `ready`, wait for that file."""
         if ready is not None:
             ready.unlink(missing_ok=True)
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*PIXTIDE, *arguments], env=self.env, stdout=log, stderr=log, cwd=self.folder
+                [*PIXTIDE, *arguments],
+                env=self.env | settings,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
             )
         deadline = time.monotonic() + READY_S
         while ready is not None and not ready.exists():

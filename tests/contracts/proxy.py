@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 from types import TracebackType
+from typing import Self
 
 _CHUNK = 65536
 
@@ -19,7 +20,7 @@ class Proxy:
         self._listener = self._listen(0)
         self.port: int = self._listener.getsockname()[1]
 
-    def __enter__(self) -> "Proxy":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -69,5 +70,23 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK):
                 self._flowing.wait()
-                sink.sendall(data)
+                sink.sendall(self._passed(data))
             sink.shutdown(socket.SHUT_RDWR)
+
+    def _passed(self, data: bytes) -> bytes:
+        """What becomes of data on its way, in either direction."""
+        return data
+
+
+class BrokerProxy(Proxy):
+    """In front of the one broker of a Kafka, which then advertises another port.
+
+    By default that of the proxy, so that clients stay with it.
+    """
+
+    def __init__(self, broker_port: int, *, advertised: int | None = None):
+        super().__init__(("127.0.0.1", broker_port))
+        self._ports = (broker_port.to_bytes(4, "big"), (advertised or self.port).to_bytes(4, "big"))
+
+    def _passed(self, data: bytes) -> bytes:
+        return data.replace(*self._ports)

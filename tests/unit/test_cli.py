@@ -1,6 +1,8 @@
 """The command line by itself: help, exit codes, and what it costs to start."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pytest
 PIXTIDE = (sys.executable, "-m", "streams.cli")
 COMMANDS = (
     *("", "demo", "up", "publish", "delete", "search", "ingest", "query"),
-    *("web", "doctor", "config"),
+    *("web", "doctor", "config", "completion"),
     *("topics create", "index list", "index create", "index status", "index verify"),
     *("index promote", "index rollback", "index retire", "index compare", "reindex"),
     *("dlq list", "dlq show", "dlq retry"),
@@ -69,3 +71,43 @@ def test_a_broker_out_of_reach_is_1_and_says_so(tmp_path: object) -> None:
     assert done.returncode == 1
     assert "is the broker running" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_broker_out_of_reach_leads_to_the_doctor(tmp_path: object) -> None:
+    done = run("topics", "create", PIXTIDE_HOME=str(tmp_path), PIXTIDE_KAFKA="127.0.0.1:1")
+    assert done.stderr.splitlines()[-1].endswith("pixtide doctor")
+
+
+def test_the_doctor_looks_even_where_there_is_nothing(tmp_path: object) -> None:
+    done = run("doctor", "--json", PIXTIDE_HOME=str(tmp_path))
+    assert done.returncode == 1
+    found = {line["what"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert "pixtide up" in found["broker"]["mend"]
+    assert found["index"]["seen"] == "bad" and found["model"]["seen"] == "unseen"
+    assert found["disk"]["seen"] == "well"
+
+
+def test_help_lists_every_command_once() -> None:
+    from streams.cli import cli
+
+    listed = re.findall(r"^  ([a-z]+)  +[A-Z]", run("--help").stdout, re.MULTILINE)
+    assert sorted(listed) == sorted(cli.commands)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_be_made_to_complete(shell: str) -> None:
+    script = run("completion", shell)
+    assert f"_PIXTIDE_COMPLETE={shell}_complete" in script.stdout
+    words = {"bash": ("pixtide pub", "1"), "zsh": ("pixtide pub", "1"), "fish": ("pixtide", "pub")}
+    line, current = words[shell]
+    done = run(_PIXTIDE_COMPLETE=f"{shell}_complete", COMP_WORDS=line, COMP_CWORD=current)
+    assert "publish" in done.stdout and "search" not in done.stdout
+
+
+def test_quiet_is_silent_but_for_what_goes_wrong() -> None:
+    code = (
+        "from streams import console; console.hush(); console.say('news'); "
+        "list(console.tracked([1, 2], 'work', 2)); console.complain('wrong'); console.line('asked')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("asked\n", "wrong\n")

@@ -123,6 +123,15 @@ def test_every_variable_of_the_workers_is_a_setting(
         assert Settings().kafka == "kafka:9092"
 
 
+@pytest.mark.parametrize("name", ["ingest", "query"])
+def test_workers_are_healthy_while_they_say_that_they_are_ready(name: str) -> None:
+    assert "healthcheck" not in GPU["services"][name], "the image's holds"
+    environment = dict(_dockerfile_environment("cuda"))
+    [check] = [rest for kind, rest in _instructions() if kind == "HEALTHCHECK"]
+    assert f"http://127.0.0.1:{environment['PIXTIDE_HEALTH_PORT']}/ready" in check
+    assert environment["PIXTIDE_HEALTH_HOST"] == "0.0.0.0"  # the scraper is elsewhere
+
+
 def test_images_are_of_the_versions_that_the_tests_run_against() -> None:
     from tests.servers import kafka, weaviate
 

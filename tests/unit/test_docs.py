@@ -30,6 +30,7 @@ def test_what_is_generated_is_current() -> None:
     generate = generator("generate")
     for page, wanted in {
         "settings.md": generate.settings_page(),
+        "metrics.md": generate.metrics_page(),
         "security.md": generate.security_page(),
     }.items():
         assert (DOCS / page).read_text() == wanted, "run: python docs/generate.py"

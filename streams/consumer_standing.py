@@ -1,0 +1,66 @@
+"""Where a consumer stands, by its own account: its partitions, and how far it has come in each."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_EVERY_S = 1.0
+#: librdkafka tells where a consumer stands when it polls; one that is silent for so long is stuck.
+_SILENT_S = 30.0
+#: How long a group may take to share out its partitions anew, which is as long as its slowest
+#: member may take to notice; meanwhile a member is one.
+_REBALANCED_WITHIN_S = 150.0
+#: The states of a partition that is fetched, or will be.
+_ASSIGNED = ("offset-query", "offset-wait", "active")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A consumer, seen from within.
+
+    `partitions` is None where it is in no group. `read` is the offset up to which a partition has
+    been read, `committed` that which its group has committed. `idle` is false while it has work,
+    so that it needn't read on.
+    """
+
+    partitions: frozenset[int] | None = None
+    committed: Mapping[int, int] = field(default_factory=dict)
+    read: Mapping[int, int] = field(default_factory=dict)
+    idle: bool = True
+
+
+class Statistics:
+    """What librdkafka tells of a consumer of one topic, once a second."""
+
+    def __init__(self, topic: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._topic = topic
+        self._clock = clock
+        self._told_at = self._settled_at = float("-inf")
+        self._last = Standing()
+
+    def configuration(self) -> dict[str, Any]:
+        """To add to the consumer's."""
+        return {"statistics.interval.ms": int(_EVERY_S * 1000), "stats_cb": self.take}
+
+    def take(self, statistics: str) -> None:
+        """Read a report, in the JSON of librdkafka's STATISTICS.md."""
+        told = json.loads(statistics)
+        now = self._told_at = self._clock()
+        if told.get("cgrp", {}).get("join_state") == "steady":
+            self._settled_at = now
+        partitions = told["topics"].get(self._topic, {}).get("partitions", {})
+        ours = {int(n): p for n, p in partitions.items() if p["fetch_state"] in _ASSIGNED}
+        self._last = Standing(
+            frozenset(ours),
+            {number: p["committed_offset"] for number, p in ours.items()},
+            {number: p["next_offset"] for number, p in ours.items()},
+        )
+
+    def standing(self, *, idle: bool) -> Standing:
+        """Where it stands now. A rebalance that goes on doesn't change that for a while."""
+        now, last = self._clock(), self._last
+        if now - self._told_at > _SILENT_S or now - self._settled_at > _REBALANCED_WITHIN_S:
+            return Standing()
+        return Standing(last.partitions, last.committed, last.read, idle)

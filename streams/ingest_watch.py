@@ -1,0 +1,106 @@
+"""What an ingest worker tells of itself: its metrics and its health, at the steps that know."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Literal, get_args
+
+from schemas.errors import TransientError
+from schemas.outcomes import OutcomeKind
+from streams.health import Health
+from streams.logs import about
+from streams.metrics import IngestMetrics
+from streams.work import Work
+
+Step = Literal["read", "fetch", "decode", "store", "look_up", "encode", "write", "report"]
+Pause = Literal["full", "stopping"]
+_SECONDS_PER_MS = 0.001
+
+
+class IngestWatch:
+    """Safe to share between the worker's threads; `turned` and `paused` are for the main one."""
+
+    def __init__(self, health: Health, metrics: IngestMetrics, generation: str) -> None:
+        self._health = health
+        self._metrics = metrics
+        self._generation = generation
+        self._failing: Counter[Step] = Counter()
+        self._lock = threading.Lock()
+        self._paused: Pause | None = None
+        self._lagging: set[int] = set()
+        self.idle = True
+        for kind in OutcomeKind:  # so that there is a 0 before there is a 1
+            metrics.outcomes.labels(generation, kind)
+        for reason in get_args(Pause):
+            metrics.paused.labels(generation, reason)
+        for step in get_args(Step):
+            metrics.retrying.labels(generation, step)
+
+    def turned(self, records: int, size: int) -> None:
+        """The main loop has turned, with so much in flight."""
+        self._health.beat()
+        self.idle = records == 0
+        self._metrics.in_flight_records.labels(self._generation).set(records)
+        self._metrics.in_flight_bytes.labels(self._generation).set(size)
+
+    def lags(self, lags: dict[int, int]) -> None:
+        """How far behind the log each partition is that this worker has, and no other."""
+        for partition in self._lagging - lags.keys():
+            self._metrics.lag.remove(self._generation, str(partition))
+        for partition, lag in lags.items():
+            self._metrics.lag.labels(self._generation, str(partition)).set(lag)
+        self._lagging = set(lags)
+
+    def paused(self, reason: Pause | None) -> None:
+        """No more records are taken on for now, or they are again."""
+        if reason == self._paused:
+            return
+        self._paused = reason
+        for each in get_args(Pause):
+            self._metrics.paused.labels(self._generation, each).set(each == reason)
+        self._health.report("worker", "is stopping" if reason == "stopping" else None)
+
+    @contextlib.contextmanager
+    def trying(self, step: Step) -> Iterator[Callable[[TransientError], None]]:
+        """Around a step that is tried until it succeeds; yields what each failure is told to."""
+        failed = False
+
+        def fail(error: TransientError) -> None:
+            nonlocal failed
+            self._metrics.retries.labels(self._generation, step).inc()
+            if not failed:
+                self._count_failing(step, 1)
+            failed = True
+            self._health.report(step, str(error))
+
+        try:
+            yield fail
+        finally:
+            if failed:
+                self._count_failing(step, -1)
+
+    def _count_failing(self, step: Step, change: int) -> None:
+        with self._lock:
+            self._failing[step] += change
+            self._metrics.retrying.labels(self._generation, step).set(self._failing[step])
+            if not self._failing[step]:
+                self._health.report(step, None)
+
+    def encoded(self, pictures: int) -> None:
+        """So many pictures went through the model at once."""
+        self._metrics.batch_pictures.labels(self._generation).observe(pictures)
+
+    def finished(self, work: Work, kind: OutcomeKind) -> None:
+        """This became of a record."""
+        self._metrics.outcomes.labels(self._generation, kind).inc()
+        if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
+            self._metrics.dead_letters.labels(self._generation, work.failure.code).inc()
+        for stage, took_ms in work.took_ms.items():
+            seconds = took_ms * _SECONDS_PER_MS
+            self._metrics.stage_seconds.labels(self._generation, stage).observe(seconds)
+
+    def about(self, work: Work) -> AbstractContextManager[None]:
+        """Around what is done for one record: log lines of this thread name it meanwhile."""
+        return about(**work.names(), generation=self._generation)

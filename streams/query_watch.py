@@ -1,0 +1,83 @@
+"""What a query consumer tells of itself: its metrics and its health."""
+
+from collections.abc import Iterable
+
+from confluent_kafka import TopicPartition
+
+from search.generations import Generation
+from streams import kafka
+from streams.consumer_standing import Standing
+from streams.health import Health
+from streams.kafka_connection import KafkaConnection
+from streams.metrics import QueryMetrics
+from streams.snapshots import Snapshots
+
+
+class QueryWatch:
+    """Safe to share between the consumer's threads."""
+
+    def __init__(self, health: Health, metrics: QueryMetrics) -> None:
+        self._health = health
+        self.metrics = metrics
+        self._lagging: set[int] = set()
+        self._serving: Generation | None = None
+        self._partitions: frozenset[int] | None = None
+        self._taken: dict[int, int] = {}
+
+    def took(self, partition: int, offset: int) -> None:
+        """A request has come from the log."""
+        self._taken = self._taken | {partition: offset + 1}
+
+    def assigned(self, partitions: Iterable[int]) -> None:
+        """The group has given these partitions to this consumer, and no others."""
+        self._partitions = frozenset(partitions)
+
+    def standing(self, group: "GroupOffsets") -> Standing:
+        """Where the consumer stands; it reads on even while it has work."""
+        if self._partitions is None:
+            return Standing()
+        return Standing(self._partitions, group.committed(self._partitions), self._taken)
+
+    def turned(self) -> None:
+        """The event loop has turned."""
+        self._health.beat()
+
+    def looked(self, snapshots: Snapshots) -> None:
+        """It has been looked where the alias points."""
+        self._health.report("index", snapshots.problem)
+        self.metrics.texts.set(snapshots.texts_cached)
+        if snapshots.current is not None and snapshots.current.generation != self._serving:
+            of = self._serving = snapshots.current.generation
+            self.metrics.snapshot.clear()
+            self.metrics.snapshot.labels(of.name, of.model, of.fingerprint).set(1)
+
+    def lags(self, lags: dict[int, int]) -> None:
+        """How far behind the log each partition is that this consumer has, and no other."""
+        for partition in self._lagging - lags.keys():
+            self.metrics.lag.remove(str(partition))
+        for partition, lag in lags.items():
+            self.metrics.lag.labels(str(partition)).set(lag)
+        self._lagging = set(lags)
+
+    def stopping(self) -> None:
+        """No more requests are taken."""
+        self._health.report("consumer", "is stopping")
+
+
+class GroupOffsets:
+    """What a group has committed of a topic, asked over a connection that is kept."""
+
+    def __init__(self, connection: KafkaConnection, group: str, topic: str) -> None:
+        self._topic = topic
+        self._consumer = kafka.ingest_consumer(connection, group)  # it never joins
+
+    def committed(self, partitions: Iterable[int]) -> dict[int, int]:
+        """By partition; those without a commit are left out.
+
+        Raises:
+            TransientError: the broker can't be reached.
+        """
+        wanted = [TopicPartition(self._topic, partition) for partition in partitions]
+        with kafka.translated():
+            found = self._consumer.committed(wanted, timeout=kafka.REQUEST_TIMEOUT_S)
+        return {where.partition: where.offset for where in found if where.offset >= 0}

@@ -1,0 +1,41 @@
+"""A worker process as it is seen from outside: its health, its metrics, and who asks for them."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streams.health import Health
+from streams.health_server import serving
+from streams.metrics import Instruments
+from streams.process import log_to_stderr, readiness
+from streams.settings import Settings
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """By what a process is looked at from outside."""
+
+    health: Health
+    instruments: Instruments = field(default_factory=Instruments)
+
+
+@contextlib.contextmanager
+def seen_from_outside(
+    settings: Settings, unproven: Mapping[str, str], ready_file: Path | None
+) -> Iterator[Vitals]:
+    """Log as the settings say, answer probes and scrapes, and keep a file there while ready.
+
+    Args:
+        unproven: the parts that the process isn't ready before, and why they aren't yet.
+    """
+    log_to_stderr(settings.log)
+    with contextlib.ExitStack() as stack:
+        vitals = Vitals(Health(unproven, stack.enter_context(readiness(ready_file))))
+        if settings.health_port:
+            registry = vitals.instruments.registry
+            stack.enter_context(
+                serving(settings.health_host, settings.health_port, vitals.health, registry)
+            )
+        stack.enter_context(vitals.health.checked())
+        yield vitals

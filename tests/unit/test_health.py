@@ -1,0 +1,221 @@
+"""Readiness, liveness, and how they are served."""
+
+import json
+import logging
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import TransientError, UsageError
+from streams import kafka
+from streams.consumer_standing import Standing, Statistics
+from streams.health import LIVE_S, Health
+from streams.health_server import serving
+from streams.kafka_connection import KafkaConnection
+from streams.membership import Membership
+from streams.metrics import Instruments
+from streams.settings import Settings
+from streams.vitals import seen_from_outside
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_ready_when_all_is_proven_and_nothing_is_wrong() -> None:
+    changes: list[bool] = []
+    health = Health({"encoder": "is being loaded", "log": "is not read yet"}, changes.append)
+    health.report("encoder", None)
+    assert health.problems == {"log": "is not read yet"} and changes == []
+    health.report("log", None)
+    assert health.problems == {} and changes == [True]
+    health.report("index", "Weaviate is away")
+    health.report("write", "refused")
+    health.report("index", None)
+    assert health.problems == {"write": "refused"} and changes == [True, False]
+    health.report("write", None)
+    assert changes == [True, False, True]
+
+
+def test_live_while_the_main_loop_turns() -> None:
+    clock = Clock()
+    health = Health({}, clock=clock)
+
+    def after(seconds: float) -> tuple[str | None, dict[str, str]]:
+        clock.now += seconds
+        health.ask_checks()
+        return health.stuck, health.problems
+
+    assert after(1000) == (None, {}), "it hasn't begun: a model may take its time to load"
+    health.beat()
+    assert after(LIVE_S) == (None, {})
+    stuck = "has not turned for 121 s"
+    assert after(1) == (stuck, {"main loop": stuck})
+    health.beat()
+    assert after(0) == (None, {})
+
+
+def test_checks_report_what_they_return_and_what_they_raise() -> None:
+    answers = iter(["no member", None])
+    health = Health({"log": "is not read yet"})
+    health.check("log", lambda: next(answers))
+
+    def away() -> None:
+        raise TransientError("Weaviate is away")
+
+    health.check("index", away)
+    health.ask_checks()
+    assert health.problems == {"log": "no member", "index": "Weaviate is away"}
+    health.check("index", lambda: None)
+    health.ask_checks()
+    assert health.problems == {}
+
+
+def test_the_endpoints_and_the_file_say_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port, file = free_port(), tmp_path / "ready"
+    file.touch()
+    caplog.set_level(logging.INFO, "pixtide")
+    with seen_from_outside(Settings(health_port=port), {"log": "is not read yet"}, file) as vitals:
+        vitals.instruments.counter("met", "How often.").inc()
+        assert get(port, "/ready") == (
+            503,
+            b'{"ready": false, "problems": {"log": "is not read yet"}}\n',
+        )
+        assert not file.exists(), "one left over from a killed process says nothing"
+        vitals.health.report("log", None)
+        assert get(port, "/ready") == (200, b'{"ready": true, "problems": {}}\n')
+        assert file.exists()
+        assert get(port, "/live") == (200, b'{"live": true, "main loop": "turns"}\n')
+        assert b"met_total 1.0" in get(port, "/metrics")[1]
+        assert get(port, "/")[0] == 404
+        vitals.health.report("index", "is away")
+        assert json.loads(get(port, "/ready")[1])["problems"] == {"index": "is away"}
+        assert not file.exists()
+        vitals.health.report("index", None)
+    assert not file.exists()
+    assert caplog.messages == ["ready", "not ready: index: is away", "ready"]
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        health, registry = Health({}), Instruments().registry
+        with (
+            pytest.raises(UsageError, match="PIXTIDE_HEALTH_PORT"),
+            serving("127.0.0.1", port, health, registry),
+        ):
+            pass
+
+
+class Member:
+    """A consumer and its broker, both answered from here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock, self.standing = Clock(), Standing()
+        self.begins, self.ends, self.lags = {0: 0}, {0: 0}, {9: 9}
+        monkeypatch.setattr(kafka, "partitions_of", lambda *_: 1)
+        monkeypatch.setattr(kafka, "beginnings", lambda *_: self.begins)
+        monkeypatch.setattr(kafka, "ends", lambda *_: self.ends)
+        self.membership = Membership(
+            kafka.admin(KafkaConnection("127.0.0.1:1")),
+            "t",
+            look=lambda: self.standing,
+            on_lags=lambda lags: setattr(self, "lags", lags),
+            clock=self.clock,
+        )
+
+    def stands(self, committed: int, read: int, *, idle: bool = True) -> None:
+        self.standing = Standing(frozenset({0}), {0: committed}, {0: read}, idle)
+
+    def after(self, seconds: float) -> str | None:
+        self.clock.now += seconds
+        return self.membership.check()
+
+
+@pytest.fixture
+def member(monkeypatch: pytest.MonkeyPatch) -> Member:
+    return Member(monkeypatch)
+
+
+def test_only_a_member_is_ready_even_one_without_partitions(member: Member) -> None:
+    assert member.after(0) == "the group has not let this consumer in"
+    member.standing = Standing(frozenset())
+    assert member.after(1) is None and member.lags == {}
+
+
+def test_a_consumer_that_died_without_a_word_is_found_out(member: Member) -> None:
+    member.ends = {0: 10}
+    member.stands(10, 10)
+    assert member.after(0) is None
+    member.ends = {0: 14}
+    assert member.after(5) is None
+    assert member.lags == {0: 4}
+    assert member.after(31) == "records of partition 0 do not come, for 30 s by now"
+    member.stands(10, 12)
+    assert member.after(5) is None, "it moves"
+    member.stands(10, 12, idle=False)
+    assert member.after(100) is None, "it has enough to do"
+    assert member.lags == {0: 4}
+    member.stands(10, 12)
+    assert member.after(5) is None
+    assert member.after(31) is not None
+
+
+def test_what_is_never_delivered_is_not_waited_for(member: Member) -> None:
+    member.ends = {0: 11}
+    member.stands(10, 10)
+    assert [member.after(31) for _ in range(3)] == [None] * 3, "a transaction's marker"
+    member.ends = {0: 50}
+    member.stands(10, 50)
+    assert [member.after(31) for _ in range(3)] == [None] * 3, "the log was compacted there"
+    assert member.lags == {0: 0}
+    member.begins, member.ends = {0: 90}, {0: 90}
+    member.stands(-1001, -1001)
+    assert [member.after(31) for _ in range(3)] == [None] * 3, "all of it is past its retention"
+
+
+def test_where_a_consumer_stands_by_what_librdkafka_tells() -> None:
+    clock = Clock()
+    statistics = Statistics("t", clock)
+
+    def told(join_state: str) -> Standing:
+        partition = {"next_offset": 7, "committed_offset": 5, "fetch_state": "active"}
+        other = {"next_offset": 0, "committed_offset": -1001, "fetch_state": "none"}
+        partitions = {"3": partition, "4": partition | {"fetch_state": "stopped"}, "-1": other}
+        report = {"cgrp": {"join_state": join_state}, "topics": {"t": {"partitions": partitions}}}
+        statistics.take(json.dumps(report))
+        return statistics.standing(idle=False)
+
+    assert statistics.standing(idle=True) == Standing(), "it has told nothing yet"
+    assert told("wait-join") == Standing()
+    settled = Standing(frozenset({3}), {3: 5}, {3: 7}, idle=False)
+    assert told("steady") == settled
+    clock.now += 100
+    assert told("wait-sync") == settled, "others come and go"
+    clock.now += 51
+    assert told("wait-sync") == Standing(), "for too long"
+    assert told("steady") == settled
+    clock.now += 31
+    assert statistics.standing(idle=False) == Standing(), "it tells nothing any more"
+
+
+def get(port: int, path: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])

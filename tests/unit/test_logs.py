@@ -1,0 +1,53 @@
+"""Log lines for machines."""
+
+import json
+import subprocess
+import sys
+
+from schemas.dead_letters import SourceRecord
+from schemas.errors import PoisonError, ReasonCode
+from streams.kafka import Record
+from streams.work import Work
+
+
+def test_lines_about_a_record_carry_its_names() -> None:
+    code = """
+import logging
+from streams.logs import about
+from streams.process import log_to_stderr
+log_to_stderr("json")
+log = logging.getLogger("streams.ingest")
+with about(image_id="a.jpg", partition=3, code=None):
+    with about(code="EMPTY_IMAGE"):
+        log.warning("dead letter: %s", "a\\nb")
+    log.info("on")
+log.info("off")
+logging.getLogger("weaviate").info("chatter")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second, third = map(json.loads, done.stderr.splitlines())
+    assert first.pop("timestamp").startswith("20")
+    assert first == {
+        "level": "WARNING",
+        "logger": "streams.ingest",
+        "message": "dead letter: a\nb",
+        "image_id": "a.jpg",
+        "partition": 3,
+        "code": "EMPTY_IMAGE",
+    }
+    assert second["image_id"] == "a.jpg" and "code" not in second
+    assert "image_id" not in third
+
+
+def test_a_work_names_its_trace_and_its_failure() -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    record = Record("images.uploaded", 2, 7, 0, b"a.jpg", b"", [("traceparent", trace.encode())])
+    source = SourceRecord(
+        topic=record.topic, topic_id="id", partition=2, offset=7, timestamp_ms=record.timestamp_ms
+    )
+    work = Work(record, source, epoch=1)
+    names = {"image_id": "a.jpg", "partition": 2, "offset": 7, "code": None}
+    traced = {"trace_id": trace[3:35], "span_id": trace[36:52]}
+    assert work.names() == names | traced
+    work.fail("decode", PoisonError(ReasonCode.EMPTY_IMAGE, "empty"))
+    assert work.names() == names | traced | {"code": "EMPTY_IMAGE"}
