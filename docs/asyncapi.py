@@ -14,9 +14,10 @@ from pydantic.json_schema import models_json_schema
 from schemas import reply_address as address
 from schemas import topics
 from schemas.codec import CloudEventAttributes
+from schemas.dead_letters import REASON, VALUE_URI, SourceRecord, dead_letter_headers
 from schemas.errors import ReasonCode
 from schemas.events import DELETED_V1, UPLOADED_V1, UploadData
-from schemas.outcomes import DeadLetterReason, Outcome, SourceRecord, dead_letter_headers
+from schemas.outcomes import DeadLetterReason, Outcome
 from schemas.queries import AttributeFilter, Filters, SearchReply, SearchRequest
 
 PAGE = Path(__file__).with_name("asyncapi.yaml")
@@ -48,10 +49,13 @@ def document() -> Node:
     }
 
 
+_SOURCE = SourceRecord(topic="", topic_id="", partition=0, offset=0, timestamp_ms=0)
+_SOURCE_NAMES = [name for name, _ in _SOURCE.headers()]
+
 #: The messages of each topic.
 _MESSAGES_OF = {
     topics.UPLOADED: ("Upload", "UploadedPicture", "StructuredEvent", "Delete", "Tombstone"),
-    topics.RETRY: ("DeadLetter",),
+    topics.RETRY: ("Retry",),
     topics.DEAD_LETTERS: ("DeadLetter",),
     topics.INDEXED: ("Outcome",),
     topics.REQUESTS: ("SearchRequest",),
@@ -88,8 +92,8 @@ def _channels() -> Node:
 def _configuration(topic: topics.Topic) -> Node:
     """Numbers and lists, as the bindings have them."""
     config: Node = topic.config()
-    policy = {"cleanup.policy": [config.pop("cleanup.policy")]}
-    return policy | {name: int(value) for name, value in config.items()}
+    numbers = {name: int(value) for name, value in config.items() if value.isdigit()}
+    return config | {"cleanup.policy": [config["cleanup.policy"]]} | numbers
 
 
 def _operations() -> Node:
@@ -106,6 +110,7 @@ def _operations() -> Node:
         "followOutcomes": _operation("publisher", "receive", topics.INDEXED),
         "ingestPictures": _operation("ingest", "receive", topics.UPLOADED),
         "ingestRetries": _operation("ingest", "receive", topics.RETRY),
+        "retryDeadLetters": _operation("operator", "send", topics.RETRY),
         "reportOutcomes": _operation("ingest", "send", topics.INDEXED),
         "deadLetter": _operation("ingest", "send", topics.DEAD_LETTERS),
         "answerSearches": _operation("query", "receive", topics.REQUESTS) | {"reply": reply},
@@ -148,6 +153,11 @@ def _messages() -> Node:
         "DeadLetter": _message(
             "a record as it came, and why it can't be indexed", {}, headers=_dead_letter_headers()
         ),
+        "Retry": _message(
+            "a dead letter's record as it came, to be applied under the version of its source",
+            {},
+            headers=_headers({name: _text() for name in _SOURCE_NAMES}, _SOURCE_NAMES),
+        ),
         "SearchRequest": _message(
             "what is searched for, and where the reply goes",
             _ref(SearchRequest),
@@ -185,12 +195,11 @@ def _event_headers(kind: str, content_type: Node | None = None) -> Node:
 
 
 def _dead_letter_headers() -> Node:
-    source = SourceRecord(topic="", partition=0, offset=0, timestamp_ms=0)
     reason = DeadLetterReason(code=ReasonCode.NO_SOURCE, stage="", exception="", message="")
-    ours = [name for name, _ in dead_letter_headers(source, reason, "", [])]
+    ours = [name for name, _ in dead_letter_headers(_SOURCE, reason, "", [])]
     headers: Node = {name: _text() for name in ours}
-    headers["pixtide-reason"] = {"type": "string", "enum": [str(code) for code in ReasonCode]}
-    headers["pixtide-value-uri"] = _text("where the value lies that the topic doesn't take")
+    headers[REASON] = {"type": "string", "enum": [str(code) for code in ReasonCode]}
+    headers[VALUE_URI] = _text("where the value lies that the topic doesn't take")
     return _headers(headers, ours)
 
 
