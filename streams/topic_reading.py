@@ -1,18 +1,21 @@
-"""Reading a whole topic, as it is now, from its beginning to its end."""
+"""Reading a topic, or a stretch of it, once and in no group."""
 
 import contextlib
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
-from schemas.errors import TransientError
+from schemas.errors import FatalError, TransientError
 from streams import kafka
 from streams.kafka import Record, record_of
 from streams.kafka_connection import KafkaConnection
+from streams.kafka_errors import verdict
 
-_AT_ONCE = 200
-_STALLED_S = 30.0
+#: Records taken at once; one may be a picture of a megabyte.
+_TAKEN = 64
+_POLL_S = 0.5
+#: How often nothing may come, though there is something to read.
+_EMPTY_POLLS = 60
 
 
 def records_of(connection: KafkaConnection, topic: str) -> Iterator[Record]:
@@ -25,19 +28,38 @@ def records_of(connection: KafkaConnection, topic: str) -> Iterator[Record]:
     client = kafka.admin(connection)
     numbers = range(kafka.partitions_of(client, topic))
     first, ends = (ask(client, topic, numbers) for ask in (kafka.beginnings, kafka.ends))
-    left = {p: end for p, end in ends.items() if end > first[p]}
-    with contextlib.closing(kafka.tail_consumer(connection)) as consumer:
-        consumer.assign([TopicPartition(topic, p, first[p]) for p in left])
-        heard_at = time.monotonic()
-        while left:
-            for message in consumer.consume(_AT_ONCE, timeout=0.2):
-                heard_at = time.monotonic()
-                if (error := message.error()) is not None:
-                    raise TransientError(f"reading {topic}: {error.str()}")
-                record = record_of(message)
-                if record.offset < ends[record.partition]:
-                    yield record
-                if record.offset >= ends[record.partition] - 1:
-                    left.pop(record.partition, None)
-            if time.monotonic() - heard_at > _STALLED_S:
-                raise TransientError(f"reading {topic}: nothing came for {_STALLED_S:g} s")
+    try:
+        yield from records_between(connection, topic, first, ends)
+    except FatalError as error:  # of the log it would mean a change; here it is retention
+        raise TransientError(f"reading {topic}: {error}") from error
+
+
+def records_between(
+    connection: KafkaConnection, topic: str, first: Mapping[int, int], ends: Mapping[int, int]
+) -> Iterator[Record]:
+    """Every record that is left of each partition's offsets from `first` up to `ends`.
+
+    Raises:
+        TransientError: the broker stops answering.
+        FatalError: the topic doesn't hold these offsets any more.
+    """
+    open_partitions = {p: end for p, end in ends.items() if first.get(p, 0) < end}
+    empty = 0
+    with contextlib.closing(kafka.tail_consumer(connection, tells_ends=True)) as consumer:
+        consumer.assign([TopicPartition(topic, p, first.get(p, 0)) for p in open_partitions])
+        while open_partitions:
+            messages = consumer.consume(_TAKEN, timeout=_POLL_S)
+            empty = 0 if messages else empty + 1
+            if empty > _EMPTY_POLLS:
+                raise TransientError(f"the broker gives nothing of {topic}")
+            for message in messages:
+                partition = message.partition() or 0
+                error, offset = message.error(), message.offset() or 0
+                if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                    raise verdict(error)
+                end = open_partitions.get(partition, 0)
+                if error is None and offset < end:
+                    yield record_of(message)
+                # the end itself, or a gap that compaction has left there
+                if error is not None or offset >= end - 1:
+                    open_partitions.pop(partition, None)

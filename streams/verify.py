@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 from search.generations import Generation
 from search.port import VectorIndex
 from streams import kafka
+from streams.expectation import expected_row
 from streams.group import Tell, await_group
 from streams.kafka import Record
 from streams.ledger import Difference, Expected, Kind, Ledger
 from streams.log_guard import LogGuard
-from streams.log_reading import expected_row, read_log
 from streams.settings import Settings
+from streams.topic_reading import records_between
 
 T = TypeVar("T")
 
@@ -129,7 +130,7 @@ class Verifier:
     def _fold_up_to(self, ends: dict[int, int], wanted: Callable[[str], bool] = _all) -> None:
         total = sum(end - self._read_to.get(p, 0) for p, end in ends.items())
         topic = self._generation.log.topic
-        records = read_log(self._settings.kafka_connection(), topic, self._read_to, ends)
+        records = records_between(self._settings.kafka_connection(), topic, self._read_to, ends)
         asked = self._asked(told(records, "reading the log", total, self._tell))
         self.ledger.note_log(each for each in asked if wanted(each.image_id))
         self._read_to = ends

@@ -1,0 +1,28 @@
+"""What a record of the log asks of the index."""
+
+from schemas.codec import decode_event, image_id_of
+from schemas.errors import PoisonError
+from schemas.events import ImageUploaded
+from schemas.identity import Partitioner, Version, partition_of
+from search.generations import LogIdentity
+from search.port import RowState
+from streams.kafka import Record
+from streams.ledger import Expected
+
+
+def expected_row(record: Record, log: LogIdentity, partitioner: Partitioner) -> Expected | None:
+    """The row that it asks for, read as the ingest path reads it; None where it asks for none."""
+    version = Version(log.epoch, record.partition, record.offset)
+    try:
+        image_id = image_id_of(record.key)
+    except PoisonError:
+        return None
+    if partition_of(record.key or b"", log.partitions, partitioner) not in (None, record.partition):
+        return None
+    try:
+        event = decode_event(record.key, record.value, record.headers, record.timestamp_ms)
+    except PoisonError:
+        return Expected(image_id, version, RowState.DEAD_LETTERED)
+    if isinstance(event, ImageUploaded):
+        return Expected(image_id, version, RowState.LIVE, event.sha256 or "")
+    return Expected(image_id, version, RowState.DELETED)
