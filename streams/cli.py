@@ -179,7 +179,7 @@ def ingest(
     writes log lines for machines.
     """
     from streams.vitals import seen_from_outside
-    from streams.wiring import ingest_worker
+    from streams.workers import ingest_worker
 
     settings = _settings()
     if background or settings.embedded_log:
@@ -203,7 +203,7 @@ def query(ready_file: Path | None) -> None:
     import asyncio
 
     from streams.vitals import seen_from_outside
-    from streams.wiring import query_consumer
+    from streams.workers import query_consumer
 
     settings = _settings()
     unproven = {"index": "is not read yet", "log": "is not read yet"}

@@ -85,7 +85,7 @@ def dlq_show(which: str, thumbnail_file: Path | None, as_json: bool) -> None:
     """Show one dead letter: why it is one, its event, headers and value."""
     from streams import console
     from streams.settings import load_settings
-    from streams.wiring import dead_letters, thumbnail
+    from streams.wiring import dead_letters, decoder_pool
 
     settings = load_settings()
     with contextlib.closing(dead_letters(settings)) as source:
@@ -94,7 +94,8 @@ def dlq_show(which: str, thumbnail_file: Path | None, as_json: bool) -> None:
     shown = _content(content)
     if thumbnail_file is not None and picture is not None:
         try:
-            thumbnail_file.write_bytes(thumbnail(settings, picture, _THUMBNAIL_SIDE))
+            with contextlib.closing(decoder_pool(settings, 1)) as decoders:
+                thumbnail_file.write_bytes(decoders.thumbnail(picture, _THUMBNAIL_SIDE))
             shown["thumbnail"] = str(thumbnail_file)
         except PoisonError as error:
             shown["thumbnail_error"] = str(error)

@@ -20,7 +20,7 @@ from streams.ledger import Kind, Ledger
 from streams.settings import Settings
 from streams.verify import Verification, Verifier
 from streams.vitals import Vitals
-from streams.wiring import ingest_worker
+from streams.workers import ingest_worker
 
 _IN_THE_WAY = (Kind.EXTRA, Kind.AHEAD, Kind.WRONG_STATE, Kind.WRONG_CONTENT)
 _CHUNK = 500

@@ -3,8 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-from encoders.decoding import DecoderPool
-from encoders.images import Limits
 from schemas import topics
 from search.port import StoredImage
 from streams.fetch import Fetcher
@@ -27,6 +25,7 @@ from streams.web.thumbnails import Thumbnails
 from streams.wiring import (
     async_search_client,
     dead_letters,
+    decoder_pool,
     open_catalog,
     picture_fetcher,
     retrier,
@@ -49,10 +48,7 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
     """
     connection, read_only = settings.kafka_connection(), settings.web_read_only
     # before any Kafka client: see encoders/decoding.py
-    decoders = DecoderPool(
-        _DECODERS, settings.decode_timeout_s, Limits(max_pixels=settings.max_pixels)
-    )
-    decoders.start()
+    decoders = decoder_pool(settings, _DECODERS)
     access = _access(settings)
     index = LiveIndex(open_catalog(settings))
     fetcher = picture_fetcher(settings, ImageStore(settings.image_store_url))
