@@ -88,5 +88,5 @@ def test_a_part_that_ends_by_itself_ends_the_stack_with_an_error(stack: Embedded
     os.kill(pids[1], signal.SIGKILL)
     process = stack.processes.pop("up")
     assert process.wait(60) == 1
-    assert "ingest ended with code -9" in stack.log("up")
+    assert "ingest-v1 ended with code -9" in stack.log("up")
     assert not any(running(pid, stack) for pid in pids)
