@@ -23,6 +23,8 @@ _SAMPLE = 512
 #: Of fewer rows no distribution can be told.
 _FEWEST = 16
 _REFRESH_S = 60.0
+#: A picture as the query may resemble all others so much that the statistic asks for more.
+_AS_GOOD_AS_EQUAL = 0.98
 #: The lower quartile of a normal distribution is this many standard deviations below its middle.
 _QUARTILE = 0.6745
 
@@ -56,7 +58,7 @@ class Background:
         lower, middle = np.quantile(sample.vectors @ direction, [0.25, 0.5])
         spread = (middle - lower) / _QUARTILE
         reach = NormalDist().inv_cdf(1 - 1 / max(sample.live, _FEWEST))
-        return float(middle + reach * spread)
+        return min(float(middle + reach * spread), _AS_GOOD_AS_EQUAL)
 
     def _fresh(self) -> _Sample:
         sample, now = self._sample, self._clock()

@@ -1,0 +1,196 @@
+"""The two workers, put together from the settings."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from confluent_kafka import Consumer
+
+from schemas import topics
+from search.port import GenerationCatalog
+from streams import kafka
+from streams.answers import Answers
+from streams.consumer_standing import Statistics
+from streams.embedded_fetch import RestingConsumer, rest_between_fetches
+from streams.image_store import ImageStore
+from streams.ingest import IngestLimits, IngestParts, IngestWorker
+from streams.ingest_watch import IngestWatch
+from streams.log_guard import LogGuard
+from streams.membership import Membership
+from streams.metrics import IngestMetrics, QueryMetrics
+from streams.originals import Originals
+from streams.outbox import Outbox
+from streams.query import QueryConsumer, QueryParts
+from streams.query_pictures import QueryPictures
+from streams.query_watch import GroupOffsets, QueryWatch
+from streams.reply_cache import ReplyCache
+from streams.reporter import Reporter
+from streams.retirement import stop_when_retired
+from streams.settings import Settings
+from streams.sibling import sibling_of
+from streams.snapshots import Snapshots
+from streams.vitals import Vitals
+from streams.wiring import (
+    decoder_pool,
+    encoder_of,
+    generation_to_work_for,
+    open_catalog,
+    picture_fetcher,
+)
+
+_LIVE_CACHED_S = 2.0
+#: Replies that wait to see whether their topic exists.
+_UNTRIED_KIB = 32 * 1024
+
+
+def ingest_worker(
+    settings: Settings,
+    generation_name: str | None,
+    vitals: Vitals,
+    *,
+    max_rate: float | None = None,
+    replay: Callable[[dict[str, Any]], Consumer] | None = None,
+) -> IngestWorker:
+    """An ingest worker, its decoding processes started before its Kafka clients.
+
+    Args:
+        max_rate: records a second, and no more.
+        replay: makes a consumer that gives certain latest records instead of the log.
+
+    Raises:
+        UsageError: there is no such generation, it is retired, or its model can't be loaded.
+        FatalError: its model or its log isn't what it was created with.
+    """
+
+    connection = settings.kafka_connection()
+    decoders = decoder_pool(settings, settings.decoders)
+    catalog = open_catalog(settings)
+    generation = generation_to_work_for(catalog, generation_name)
+    encoder = encoder_of(settings, generation)
+    encoder.warm_up()
+    vitals.health.report("encoder", None)
+    watch = IngestWatch(vitals.health, IngestMetrics(vitals.instruments), generation.name)
+    store = ImageStore(settings.image_store_url)
+    client = kafka.admin(connection)
+    guard = LogGuard(client, generation.log)
+    guard.check()
+    for topic in (topics.INDEXED, topics.DEAD_LETTERS):
+        kafka.partitions_of(client, settings.named(topic))  # or it would wait for it, full
+    kafka.require_group(client, generation.group)
+    largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
+    vitals.health.check("index", lambda: _look_at(catalog))
+    statistics = Statistics(generation.log.topic)
+    membership = Membership(
+        client,
+        generation.log.topic,
+        look=lambda: statistics.standing(idle=watch.idle),
+        on_lags=watch.lags,
+    )
+    vitals.health.check("log", membership.check)
+    parts = IngestParts(
+        consumer=kafka.ingest_consumer(
+            connection,
+            generation.group,
+            replay or (RestingConsumer if settings.embedded_log else Consumer),
+            **statistics.configuration(),
+        ),
+        guard=guard,
+        retries=kafka.retries_of(client, settings.named(topics.RETRY), generation.log),
+        partitioner=settings.partitioner,
+        fetcher=picture_fetcher(settings, store),
+        originals=Originals(
+            store,
+            _cached(lambda: generation.is_same(catalog.live())),
+            keep_all=settings.keep_originals == "all",
+        ),
+        decoders=decoders,
+        encoder=encoder,
+        index=catalog.open(generation),
+        reporter=Reporter(
+            kafka.producer(connection, linger_ms=5, max_bytes=largest + topics.DEAD_LETTER_ROOM),
+            store,
+            generation,
+            outcomes_topic=settings.named(topics.INDEXED),
+            dead_letters_topic=settings.named(topics.DEAD_LETTERS),
+        ),
+        watch=watch,
+        sibling=sibling_of(generation, catalog),
+    )
+    worker = IngestWorker(
+        parts,
+        IngestLimits(
+            records=settings.in_flight_records,
+            bytes=settings.in_flight_bytes,
+            picture_bytes=settings.max_picture_bytes,
+            batch=settings.batch_size,
+            fetchers=settings.fetchers,
+            fetchers_per_host=settings.fetchers_per_host,
+            breaker_window=0 if replay else settings.breaker_window,
+            max_rate=max_rate,
+            only_latest=replay is not None,
+        ),
+    )
+    stop_when_retired(catalog, generation, worker.stop)
+    return worker
+
+
+def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
+    """A query consumer that follows the alias."""
+
+    connection = settings.kafka_connection()
+    decoders = decoder_pool(settings, 1)
+    topic = settings.named(topics.REQUESTS)
+    client, group = kafka.admin(connection), settings.named("query")
+    kafka.partitions_of(client, topic)  # a clear error where it is missing
+    kafka.require_group(client, group)
+
+    prefix = f"{settings.namespace}\\." if settings.namespace else ""
+    pictures = QueryPictures(
+        picture_fetcher(settings, ImageStore(settings.image_store_url)), decoders
+    )
+    snapshots = Snapshots(open_catalog(settings), partial(encoder_of, settings))
+    metrics = QueryMetrics(vitals.instruments)
+    watch = QueryWatch(vitals.health, metrics)
+    committed = GroupOffsets(connection, group, topic)
+    membership = Membership(
+        client, topic, look=lambda: watch.standing(committed), on_lags=watch.lags
+    )
+    vitals.health.check("log", membership.check)
+    return QueryConsumer(
+        QueryParts(
+            connection=connection,
+            group=group,
+            topic=topic,
+            reply_topics=f"{prefix}({settings.reply_topics})",
+            snapshots=snapshots,
+            answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes), metrics),
+            producer=Outbox(
+                proven=kafka.reply_producer(connection),
+                untried=kafka.reply_producer(connection, max_waiting_kib=_UNTRIED_KIB),
+            ),
+            queue=settings.query_queue,
+            on_started=rest_between_fetches if settings.embedded_log else lambda _: None,
+            watch=watch,
+        )
+    )
+
+
+def _look_at(catalog: GenerationCatalog) -> str | None:
+    """Whether the index answers; what it doesn't is told by the error."""
+    catalog.live()
+    return None
+
+
+def _cached(look: Callable[[], bool]) -> Callable[[], bool]:
+    """Ask again only when the answer is 2 s old: it changes once in a promotion."""
+    asked_at, answer = 0.0, False
+
+    def cached() -> bool:
+        nonlocal asked_at, answer
+        if time.monotonic() - asked_at > _LIVE_CACHED_S:
+            answer = look()
+            asked_at = time.monotonic()
+        return answer
+
+    return cached
