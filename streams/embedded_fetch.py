@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 from typing import Any
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-_REST_S = 0.05
+#: Of an idle consumer's time: so long it fetches, then it rests.
+_LISTEN_S, _REST_S = 0.025, 0.1
 _SHORT_REST_S = 0.01
+_WAKE_S = 0.2
 
 
 class RestingConsumer(Consumer):
@@ -34,12 +36,23 @@ class RestingConsumer(Consumer):
 
     def poll(self, timeout: float = -1) -> Message | None:
         """Poll; where nothing came, let fetching rest while group events are still served."""
-        message = super().poll(timeout)
-        if message is None and not self._paused_by_caller:
-            super().pause(self.assignment())
+        if self._paused_by_caller:
+            return super().poll(timeout)
+        message = super().poll(_LISTEN_S if timeout < 0 else min(timeout, _LISTEN_S))
+        if message is None and (partitions := self.assignment()):
+            super().pause(partitions)
             message = super().poll(_REST_S)
-            super().resume(self.assignment())
+            # anew: that poll may have served a rebalance
+            partitions = self.assignment()
+            super().resume(partitions)
+            if partitions:
+                self._wake(partitions[0].topic)
         return message
+
+    def _wake(self, topic: str) -> None:
+        """Have librdkafka fetch now: of itself it looks for what is resumed once a second."""
+        with contextlib.suppress(KafkaException):  # the broker is away: nothing to fetch either
+            self.list_topics(topic, timeout=_WAKE_S)
 
 
 def rest_between_fetches(faust_app: Any) -> None:

@@ -24,6 +24,7 @@ _OPERATIONS = {
     "Write": AclOperation.WRITE,
     "Create": AclOperation.CREATE,
     "Describe": AclOperation.DESCRIBE,
+    "Delete": AclOperation.DELETE,
     "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS,
 }
 
