@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 )
 
 from schemas import topics
-from schemas.errors import UsageError
+from schemas.errors import TransientError, UsageError
 from search.generations import Generation
 from streams import kafka
 from streams.image_store import ImageStore
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from encoders.port import Encoder
 
 _DIAL_S = 3.0
+_ASK_S, _ASKED_AGAIN = 3.0, 2
 _LEAST_FREE = 2**30
 #: Clocks that differ by more make deadlines pass too early, or too late.
 _CLOCKS_S = 5.0
@@ -71,9 +72,20 @@ class Patient:
 
     @cached_property
     def brokers(self) -> list[BrokerMetadata]:
-        """Each as it advertises itself. Raises TransientError where none answers."""
-        with kafka.translated(self.admin):
-            return list(self.admin.list_topics(timeout=5).brokers.values())
+        """Each as it advertises itself. Raises TransientError where none answers.
+
+        A client that has heard of an advertised address may ask there, in vain, what only the
+        bootstrap address answers; one that begins anew asks the latter first.
+        """
+        for _ in range(_ASKED_AGAIN):
+            with contextlib.suppress(TransientError):
+                return self._advertised()
+        return self._advertised()
+
+    def _advertised(self) -> list[BrokerMetadata]:
+        asking = kafka.admin(self.settings.kafka_connection())
+        with kafka.translated(asking):
+            return list(asking.list_topics(timeout=_ASK_S).brokers.values())
 
     @cached_property
     def live(self) -> Generation:

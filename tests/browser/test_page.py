@@ -176,6 +176,7 @@ def test_what_is_no_picture_is_refused_with_a_reason(
     expect(page.locator("#uploads .state")).to_contain_text("no known picture format")
 
 
+@pytest.mark.slow
 def test_a_dead_letter_tells_why_and_is_tried_again(page: Page, site: Site) -> None:
     late = site.stack.folder / "late.jpg"
     publisher = Publisher(site.stack.settings())

@@ -55,6 +55,7 @@ def test_ctrl_c_ends_everything_and_the_next_start_finds_everything(stack: Embed
     assert [r["image_id"] for r in stack.search("anything")] == ["p/a.jpg"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_stack_left_over_is_ended_by_the_next(stack: Embedded) -> None:
     stack.start()
     publish_one(stack, "a.jpg")

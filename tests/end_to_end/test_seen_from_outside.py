@@ -26,6 +26,8 @@ TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACED = ("traceparent", f"00-{TRACE_ID}-{SPAN_ID}-01".encode())
 PORTS = dict(zip(("ingest", "query"), map(str, free_ports(2)), strict=True))
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def way_to_kafka(kafka: KafkaServer) -> Iterator[BrokerProxy]:

@@ -21,6 +21,7 @@ def topic(kafka: KafkaServer) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_kafka_keeps_what_was_sent_through_a_restart_and_a_kill(
     kafka: KafkaServer, topic: str
 ) -> None:
@@ -57,6 +58,7 @@ def test_weaviate_is_the_pinned_version_and_keeps_its_schema_through_a_restart_a
     assert _json(weaviate, "GET", f"/v1/schema/{name}")["class"] == name
 
 
+@pytest.mark.slow
 def test_servers_that_a_test_left_killed_or_frozen_serve_the_next_one(
     servers: Servers, kafka: KafkaServer, weaviate: WeaviateServer, topic: str
 ) -> None:

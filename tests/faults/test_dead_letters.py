@@ -239,6 +239,7 @@ def test_a_retry_of_no_record_of_this_log_changes_nothing(stack: OnServers) -> N
     assert stack.rows() == before
 
 
+@pytest.mark.slow
 def test_a_letter_shows_its_picture_small(stack: OnServers) -> None:
     mismatch = {"sha256": "0" * 64}
     publish_events(stack, [upload("another", jpeg(7, 600)).model_copy(update=mismatch)])
@@ -254,6 +255,7 @@ def test_a_letter_shows_its_picture_small(stack: OnServers) -> None:
     assert shown["thumbnail_error"].startswith("TRUNCATED_IMAGE")
 
 
+@pytest.mark.slow
 def test_a_value_too_large_for_a_letter_is_tried_again_whole(stack: OnServers) -> None:
     client = kafka_clients.admin(stack.settings().kafka_connection())
     largest = topics.topics(embedded=False)[0].max_message_bytes + topics.DEAD_LETTER_ROOM

@@ -243,6 +243,7 @@ def test_bad_records_reach_the_dead_letters_and_their_neighbours_the_index(
     stack.stop_process("ingest")
 
 
+@pytest.mark.slow
 def test_known_content_is_neither_decoded_nor_encoded_again(stack: OnServers) -> None:
     stack.start_process("ingest")
     publish(stack, {"first": jpeg(1)})
@@ -344,6 +345,7 @@ def test_a_topic_made_anew_stops_the_worker(stack: OnServers) -> None:
     assert "create a generation" in stack.log("ingest")
 
 
+@pytest.mark.slow
 def test_only_the_original_of_the_latest_picture_is_kept(stack: OnServers) -> None:
     """Published through our store: replaced on update, removed on delete, put again and kept."""
     settings = stack.settings()

@@ -53,6 +53,7 @@ def moved(row: StoredImage, by: int, **changes: Any) -> StoredImage:
     return replace(row, version=version, **changes)
 
 
+@pytest.mark.slow
 def test_every_kind_of_difference_is_found_and_mended(stack: OnServers) -> None:
     stack.start_process("ingest")
     names = [f"picture-{n}" for n in range(30)]

@@ -66,15 +66,11 @@ def test_wrong_usage_is_2_and_says_what_to_do(
     assert "Traceback" not in done.stderr
 
 
-def test_a_broker_out_of_reach_is_1_and_says_so(tmp_path: object) -> None:
+def test_a_broker_out_of_reach_is_1_says_so_and_leads_to_the_doctor(tmp_path: object) -> None:
     done = run("topics", "create", PIXTIDE_HOME=str(tmp_path), PIXTIDE_KAFKA="127.0.0.1:1")
     assert done.returncode == 1
     assert "is the broker running" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_broker_out_of_reach_leads_to_the_doctor(tmp_path: object) -> None:
-    done = run("topics", "create", PIXTIDE_HOME=str(tmp_path), PIXTIDE_KAFKA="127.0.0.1:1")
     assert done.stderr.splitlines()[-1].endswith("pixtide doctor")
 
 
