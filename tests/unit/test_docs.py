@@ -94,3 +94,14 @@ def test_links_lead_somewhere() -> None:
     for page in [root / "README.md", *DOCS.rglob("*.md"), *(root / "deploy").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_tests_that_promises_name_exist() -> None:
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (DOCS / "promises.md").read_text())
+    assert len(named) > 20
+    for file, test in named:
+        sources = [path.read_text() for path in (DOCS.parent / "tests").rglob(file)]
+        assert any(f"def {test}(" in source for source in sources) if test else sources, (
+            file,
+            test,
+        )
