@@ -83,10 +83,11 @@ def grants(named: Callable[[str], str] = str) -> dict[str, tuple[Grant, ...]]:
             *(Grant(_LOOK_AFTER, "topic", named(topic)) for topic in every),
             read(topics.UPLOADED),
             read(topics.DEAD_LETTERS),
-            write(topics.RETRY),
+            Grant(("Read", "Write"), "topic", named(topics.RETRY)),  # a generation starts there
             write(topics.DEAD_LETTERS),  # a repair runs a worker
             write(topics.INDEXED),
             Grant(("Read", "Delete"), "group", generations, prefixed=True),
+            group("Describe", named("query")),  # whether it has members
             no_group,
         ),
     }
