@@ -1,5 +1,6 @@
 """Fixtures for the whole suite: a real Kafka and a real Weaviate, shared by one run's tests."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,8 +16,11 @@ _started = pytest.StashKey[Servers]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marks."""
+    """Declare the marks; let Ctrl-C reach what tests start."""
     config.addinivalue_line("markers", "slow: in `make test-all`, not in `make test`")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell that starts us in the background has it ignored, by all our children too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
