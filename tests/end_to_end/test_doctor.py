@@ -122,7 +122,7 @@ def test_topics_that_are_configured_otherwise(
         entry = ConfigEntry(key, wanted, incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
         client.incremental_alter_configs([resource])[resource].result()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while kafka_clients.topic_config(client, name)[key] != wanted:
             assert time.monotonic() < deadline
 

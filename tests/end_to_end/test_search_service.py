@@ -275,7 +275,7 @@ def test_a_picture_published_by_its_file_is_found_at_its_original(
     publisher = Publisher(service.settings())
     publisher.upload(Source("p/17.jpg", path), Description(tags=("again",)))
     publisher.flush()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     request = SearchRequest(text="anything", filters=Filters(tags_all=("again",)))
     while not (found := client.search(request).results):
         assert time.monotonic() < deadline

@@ -81,7 +81,7 @@ def served(snapshots: Snapshots) -> str:
 
 def soon(snapshots: Snapshots, condition: Callable[[], bool]) -> None:
     """Refresh until the condition holds."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         snapshots.refresh()
