@@ -1,5 +1,6 @@
 """What `pixtide doctor` looks at: one function for each likely mistake."""
 
+import asyncio
 import contextlib
 import shutil
 import socket
@@ -8,18 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, not in __all__
-    AdminClient,
-    BrokerMetadata,
-)
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from confluent_kafka.admin import AdminClient
 
 from schemas import topics
 from schemas.errors import TransientError, UsageError
 from search.generations import Generation
 from streams import kafka
 from streams.image_store import ImageStore
+from streams.kafka_connection import KafkaConnection
 from streams.settings import Settings
 from streams.wiring import check_fingerprint, load_encoder, open_catalog
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from encoders.port import Encoder
 
 _DIAL_S = 3.0
-_ASK_S, _ASKED_AGAIN = 3.0, 2
+_ASK_S = 3.0
 _LEAST_FREE = 2**30
 #: Clocks that differ by more make deadlines pass too early, or too late.
 _CLOCKS_S = 5.0
@@ -54,6 +55,24 @@ class Finding:
         return {"seen": self.seen.value, "said": self.said, "mend": self.mend}
 
 
+class Broker(NamedTuple):
+    """A broker where it says that it is to be reached."""
+
+    id: int
+    host: str
+    port: int
+
+
+async def _advertised(connection: KafkaConnection) -> list[Broker]:
+    """What the first bootstrap address that answers says. Raises aiokafka's KafkaError."""
+    client = AIOKafkaClient(request_timeout_ms=int(_ASK_S * 1000), **connection.aiokafka())
+    try:
+        await client.bootstrap()
+        return [Broker(b.nodeId, b.host, b.port) for b in client.cluster.brokers()]
+    finally:
+        await client.close()
+
+
 def _well(said: str) -> Finding:
     return Finding(Seen.WELL, said)
 
@@ -71,21 +90,22 @@ class Patient:
         return kafka.admin(self.settings.kafka_connection())
 
     @cached_property
-    def brokers(self) -> list[BrokerMetadata]:
+    def brokers(self) -> list["Broker"]:
         """Each as it advertises itself. Raises TransientError where none answers.
 
-        A client that has heard of an advertised address may ask there, in vain, what only the
-        bootstrap address answers; one that begins anew asks the latter first.
+        librdkafka explains best what is wrong, but once it has heard of an advertised address
+        it may ask there, in vain, what only the bootstrap address answers.
         """
-        for _ in range(_ASKED_AGAIN):
-            with contextlib.suppress(TransientError):
-                return self._advertised()
-        return self._advertised()
-
-    def _advertised(self) -> list[BrokerMetadata]:
-        asking = kafka.admin(self.settings.kafka_connection())
-        with kafka.translated(asking):
-            return list(asking.list_topics(timeout=_ASK_S).brokers.values())
+        connection = self.settings.kafka_connection()
+        asking = kafka.admin(connection)
+        try:
+            with kafka.translated(asking):
+                known = asking.list_topics(timeout=_ASK_S).brokers.values()
+        except TransientError:
+            with contextlib.suppress(KafkaError):
+                return asyncio.run(_advertised(connection))
+            raise
+        return [Broker(broker.id, str(broker.host), int(broker.port)) for broker in known]
 
     @cached_property
     def live(self) -> Generation:

@@ -81,6 +81,19 @@ class KafkaConnection:
             config |= {name: str(file) for name, file in files.items() if file is not None}
         return config
 
+    def aiokafka(self) -> dict[str, Any]:
+        """As arguments of an aiokafka client. Raises UsageError where a TLS file can't be used."""
+        arguments: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap.split(","),
+            "security_protocol": self.protocol,
+            "ssl_context": self.tls.context() if self.tls else None,
+        }
+        if self.sasl is not None:
+            arguments["sasl_mechanism"] = self.sasl.mechanism
+            arguments["sasl_plain_username"] = self.sasl.username
+            arguments["sasl_plain_password"] = self.sasl.password
+        return arguments
+
 
 def connection_to(kafka: str | KafkaConnection) -> KafkaConnection:
     """A connection as it is; an address alone is spoken to plainly."""

@@ -1,13 +1,15 @@
 """LanceDB's index of vectors: it appears with the rows, and finds what comparing all would."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from schemas.queries import Filters
-from search import lancedb_index
+from search import lancedb_indexing
 from search.lancedb_catalog import LanceCatalog
+from search.lancedb_index import LanceIndex
 from search.port import Query, StoredImage
 from tests.contracts.samples import deleted, generation, live
 
@@ -22,17 +24,17 @@ def rows(first: int, count: int) -> list[StoredImage]:
 
 
 def test_an_index_is_made_kept_and_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lancedb_index, "_INDEX_FROM", 2000)
+    monkeypatch.setattr(lancedb_indexing, "_INDEX_FROM", 2000)
     catalog = LanceCatalog(folder=tmp_path / "index")
     made = generation(dimension=_DIMENSION)
     catalog.create(made)
     index = catalog.open(made)
     expected = rows(0, 3000)
-    for start in range(0, 1999, 500):
-        index.write(expected[start : start + 500])
-    indexed = {name for each in index._table.list_indices() for name in each.columns}
-    assert "vector" in indexed
-    index.write(expected[2000:])
+    index.write(expected[:1000])
+    assert left_of(index) is None, "few rows need no index"
+    index.write(expected[1000:2500])
+    index.write(expected[2500:])
+    wait_until_indexed(index)
     index.write([deleted("i7", 9000), *rows(9000, 50)])
     expected = [row for row in expected if row.image_id != "i7"] + rows(9000, 50)
 
@@ -52,6 +54,20 @@ def test_an_index_is_made_kept_and_right(tmp_path: Path, monkeypatch: pytest.Mon
     [few] = index.search([Query(asked[0], 10, Filters(uploaded_before=expected[0].uploaded_at))])
     assert few == []
     again = catalog.open(made)
-    again.write(rows(20_000, 10))
-    assert again._indexed is not None
-    assert again._indexed > 1900
+    again.write([*rows(20_000, 100), *(deleted(f"i{n}", 9000) for n in range(1000))])
+    wait_until_indexed(again)
+    [hit, *_] = index.search([Query(asked[-1], 10)])[0]
+    assert hit.row.image_id == expected[20 * (len(asked) - 1)].image_id
+
+
+def left_of(index: LanceIndex) -> int | None:
+    """How many rows are not in the index of vectors; None where there is none."""
+    known = [each for each in index._table.list_indices() if each.columns == ["vector"]]
+    return known[0].num_unindexed_rows if known else None
+
+
+def wait_until_indexed(index: LanceIndex) -> None:
+    deadline = time.monotonic() + 120
+    while left_of(index) != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

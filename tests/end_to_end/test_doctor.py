@@ -1,5 +1,6 @@
 """`pixtide doctor` on real servers: each mistake made on purpose is found, and its mend named."""
 
+import asyncio
 import contextlib
 import http.server
 import json
@@ -19,6 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 )
 
 from schemas import topics
+from streams import doctor_looks
 from streams import kafka as kafka_clients
 from streams.doctor import examine, findings
 from streams.doctor_looks import LOOKS, Finding, Seen
@@ -61,6 +63,14 @@ def examined(settings: Settings) -> dict[str, Finding]:
 
 def bad(found: dict[str, Finding]) -> set[str]:
     return {what for what, finding in found.items() if finding.seen is Seen.BAD}
+
+
+def test_the_bootstrap_address_is_asked_itself(stack: OnServers, kafka: KafkaServer) -> None:
+    [elsewhere] = free_ports(1)
+    with BrokerProxy(kafka.port, advertised=elsewhere) as proxy:
+        connection = stack.settings().changed(kafka=f"127.0.0.1:{proxy.port}").kafka_connection()
+        [broker] = asyncio.run(doctor_looks._advertised(connection))
+    assert broker.port == elsewhere
 
 
 def test_groups_without_members_are_all_that_is_wrong(

@@ -71,7 +71,7 @@ TOPICS = ("log", "retry")
 @given(
     records=st.lists(
         st.tuples(st.sampled_from(TOPICS), st.integers(0, 2), st.sampled_from([None, b"a", b"b"])),
-        max_size=40,
+        max_size=20,
     ),
     data=st.data(),
 )
