@@ -1,4 +1,7 @@
-"""The search service as it is usually written: a faust agent that serves one request at a time."""
+"""The search service as it is usually written: a faust agent that serves one request at a time.
+
+Beside it an agent that searches for nothing: it shows what the way through Kafka takes.
+"""
 
 import asyncio
 import json
@@ -10,12 +13,15 @@ import faust
 
 from search.directions import TextEncoder
 from search.port import Query
+from streams import kafka
 from streams.embedded_fetch import rest_between_fetches
 from streams.settings import load_settings
 from streams.wiring import generation_to_work_for, load_encoder, open_catalog
 
 #: Requests of its own, so that it and pixtide can serve beside the same broker.
 TOPIC = "search.requests.plain"
+#: Requests that are sent back as they are.
+ECHO = "search.requests.echo"
 
 
 def serve(ready: Path) -> None:
@@ -50,6 +56,20 @@ def serve(ready: Path) -> None:
                 partition=int(headers["kafka_replyPartition"]),
                 headers={"kafka_correlationId": headers["kafka_correlationId"]},
             )
+
+    echoing = kafka.reply_producer(settings.kafka_connection())
+
+    @app.agent(app.topic(ECHO, value_type=bytes))  # type: ignore[untyped-decorator]
+    async def echo(stream: Any) -> None:
+        async for event in stream.events():
+            headers = dict(event.message.headers)
+            echoing.produce(
+                headers["kafka_replyTopic"].decode(),
+                event.message.value,
+                partition=int(headers["kafka_replyPartition"]),
+                headers=[("kafka_correlationId", headers["kafka_correlationId"])],
+            )
+            echoing.flush(1)
 
     async def run() -> None:
         await app.start()

@@ -1,18 +1,23 @@
 """`make bench-search`: searches over Kafka, on the embedded parts, against a plain Faust agent.
 
 Broker, query consumer, ingest worker and load driver share the machine. Each contender serves
-the same collection with the same model; contenders take turns, forwards and then backwards.
+the same collection with the same model; contenders take turns, forwards and then backwards. What
+a reply can't be quicker than is measured too: an agent that answers without searching, and a
+search without Kafka.
 """
 
 import contextlib
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,9 @@ import click
 from confluent_kafka.cimpl import NewTopic
 
 from schemas import topics
+from schemas.codec import encode_event
+from schemas.events import ImageUploaded, InlinePicture
+from search.port import Query
 from streams import kafka
 from streams.wiring import load_encoder
 from tests.benchmarks import plain_faust
@@ -29,13 +37,18 @@ from tests.benchmarks.machine import describe, matrix_product_gflops
 from tests.benchmarks.search_rows import fill
 from tests.benchmarks.words import phrases, zipf
 from tests.deployments import Embedded
+from tests.pictures import jpeg
 
 _DISTINCT = 5000
 _MOST = 8000
 #: Requests under way at once.
 _WINDOW, _FEW = 256, 16
-_RATES = (20, 1500)
+_CALM, _BRISK = 20, 1500
 _WARM_UP_S = 5.0
+#: Latencies settle sooner than caches do.
+_LATENCY_SHARE = 0.5
+#: More than the starter model encodes on two cores.
+_PICTURES_PER_S, _BATCH = 200, 100
 
 
 @dataclass(frozen=True)
@@ -66,13 +79,13 @@ class Benchmark:
         self._unique = [f"{text} {n}" for n in range(50) for text in every]
 
     def pixtide(self) -> None:
-        """With all that it has by default."""
+        """With all that it has by default; in the end while its ingest worker is busy."""
         with _stack(self._folder, self._rows) as stack, _load(stack, topics.REQUESTS) as load:
-            self._closed("pixtide", load, _WINDOW, repeated_only=True)
-            for rate in _RATES:
-                self._note("pixtide", f"Zipf at {rate:,}/s", partial(
-                    load.open, self._repeated, seconds=self._seconds, rate=rate
-                ))  # fmt: skip
+            self._closed("pixtide", load, {"Zipf": self._repeated})
+            for rate in (_CALM, _BRISK):
+                self._open("pixtide", load, rate)
+            with _busy_ingest(stack):
+                self._open("pixtide, while it ingests", load, _CALM)
 
     def pixtide_without_reply_cache(self) -> None:
         """Each distinct request of a batch is searched for."""
@@ -81,26 +94,54 @@ class Benchmark:
             _stack(self._folder, self._rows, **off) as stack,
             _load(stack, topics.REQUESTS) as load,
         ):
-            self._closed("pixtide, no reply cache", load, _WINDOW)
+            kinds = {"Zipf": self._repeated, "unique": self._unique}
+            self._closed("pixtide, no reply cache", load, kinds)
 
     def plain_faust(self) -> None:
-        """A request at a time."""
-        with (
-            _stack(self._folder, self._rows) as stack,
-            _plain(stack),
-            _load(stack, plain_faust.TOPIC) as load,
-        ):
-            self._closed("plain Faust agent", load, _FEW)
+        """A request at a time; and the echo, which shares its process."""
+        with _stack(self._folder, self._rows) as stack, _plain(stack):
+            with _load(stack, plain_faust.TOPIC) as load:
+                kinds = {"Zipf": self._repeated, "unique": self._unique}
+                self._closed("plain Faust agent", load, kinds, window=_FEW)
+            with _load(stack, plain_faust.ECHO) as load:
+                self._open("an echo, without a search", load, _CALM)
+
+    def no_kafka(self) -> None:
+        """What encoding and searching take, one text after the other."""
+        with _stack(self._folder, self._rows) as stack, stack.index() as index:
+            encoder = load_encoder(stack.settings(), "starter")
+
+            def measure() -> Measured:
+                measured, started = Measured(), time.perf_counter()
+                for text in self._unique[: int(_CALM * self._seconds * _LATENCY_SHARE)]:
+                    begun = time.perf_counter()
+                    index.search([Query(encoder.encode_texts([text])[0], 11)])
+                    measured.latencies_ms.append((time.perf_counter() - begun) * 1000)
+                measured.seconds = time.perf_counter() - started
+                return measured
+
+            self._note("a search without Kafka", "unique, one by one", measure)
 
     def _closed(
-        self, contender: str, load: Load, window: int, *, repeated_only: bool = False
+        self,
+        contender: str,
+        load: Load,
+        kinds: dict[str, list[str]],
+        *,
+        window: int = _WINDOW,
     ) -> None:
         load.closed(self._repeated, seconds=_WARM_UP_S, window=window)
-        kinds = {"Zipf": self._repeated} | ({} if repeated_only else {"unique": self._unique})
         for queries, texts in kinds.items():
             self._note(contender, queries, partial(
                 load.closed, texts, seconds=self._seconds, window=window
             ))  # fmt: skip
+
+    def _open(self, contender: str, load: Load, rate: int) -> None:
+        """Calm, no text is asked twice, so that each is encoded and searched for."""
+        kind, texts = ("unique", self._unique) if rate == _CALM else ("Zipf", self._repeated)
+        self._note(contender, f"{kind} at {rate:,}/s", partial(
+            load.open, texts, seconds=self._seconds * _LATENCY_SHARE, rate=rate
+        ))  # fmt: skip
 
     def _note(self, contender: str, queries: str, measure: Callable[[], Measured]) -> None:
         sentinel = matrix_product_gflops()
@@ -128,6 +169,7 @@ def run(rows: int, seconds: float, out: Path) -> None:
             benchmark.pixtide,
             benchmark.pixtide_without_reply_cache,
             benchmark.plain_faust,
+            benchmark.no_kafka,
         ]
         for turn in (*turns, *reversed(turns)):
             turn()
@@ -145,7 +187,7 @@ def _plain(stack: Embedded) -> Iterator[None]:
     ready = stack.folder / "plain.ready"
     ready.unlink(missing_ok=True)
     kafka.admin(stack.settings().kafka_connection()).create_topics(
-        [NewTopic(plain_faust.TOPIC, 6, 1)]
+        [NewTopic(name, 6, 1) for name in (plain_faust.TOPIC, plain_faust.ECHO)]
     )
     process = subprocess.Popen(
         [sys.executable, "-m", plain_faust.__name__, str(ready)],
@@ -174,6 +216,41 @@ def _stack(folder: Path, rows: int, **settings: str) -> Iterator[Embedded]:
         yield stack
     finally:
         stack.stop()
+
+
+@contextlib.contextmanager
+def _busy_ingest(stack: Embedded) -> Iterator[None]:
+    """The worker has pictures to encode all the while."""
+    stop = threading.Event()
+    settings = stack.settings()
+    producer = kafka.producer(settings.kafka_connection(), linger_ms=5)
+
+    def publish() -> None:
+        for start in itertools.count(0, _BATCH):
+            if stop.wait(_BATCH / _PICTURES_PER_S):
+                return
+            for number in range(start, start + _BATCH):
+                key, value, headers = encode_event(_uploaded(number))
+                producer.produce(settings.named(topics.UPLOADED), value, key, headers=list(headers))
+            producer.flush(30)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _uploaded(number: int) -> ImageUploaded:
+    return ImageUploaded(
+        image_id=f"busy/{number % 1000}.jpg",
+        event_id=str(number),
+        source="/benchmark",
+        uploaded_at=datetime.now(UTC),
+        picture=InlinePicture(data=jpeg(number, 320), content_type="image/jpeg"),
+    )
 
 
 @contextlib.contextmanager
