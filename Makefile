@@ -28,7 +28,7 @@ demo: $(STAMP) ## show it all on one machine: make demo FOLDER=~/Pictures
 test: setup-servers ## test everything quick, on real Kafka and real Weaviate (up to 10 minutes)
 	$(BIN)/python -m pytest --ignore tests/benchmarks -m "not slow" $(ARGS)
 
-test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Node 20 with npm, and kcat too
+test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Node 20 with npm, kcat and Prometheus too
 	$(BIN)/python -m pytest --ignore tests/benchmarks $(ARGS)
 
 faults: setup-servers ## break things on purpose and see what survives
