@@ -14,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak check screenshots clean
+.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak check screenshots sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ demo: $(STAMP) ## show it all on one machine: make demo FOLDER=~/Pictures
 test: setup-servers ## test everything quick, on real Kafka and real Weaviate (up to 10 minutes)
 	$(BIN)/python -m pytest --ignore tests/benchmarks -m "not slow" $(ARGS)
 
-test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Node 20 with npm, and kcat too
+test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 20 with npm, kcat and Prometheus
 	$(BIN)/python -m pytest --ignore tests/benchmarks $(ARGS)
 
 faults: setup-servers ## break things on purpose and see what survives
@@ -57,6 +57,9 @@ setup-servers: $(STAMP) ## have Kafka and Weaviate at hand for the tests (once; 
 lock: $(BIN)/uv ## pin the dependencies of pyproject.toml anew, in requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" -o requirements.lock $(ARGS)
+
+sbom: $(STAMP) ## write what is in requirements.lock as CycloneDX, to build/sbom.cdx.json
+	$(BIN)/python deploy/sbom.py build/sbom.cdx.json
 
 clean: ## remove caches and what was built; .venv and .pixtide stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \

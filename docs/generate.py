@@ -6,7 +6,7 @@ Run `python docs/generate.py`.
 from pathlib import Path
 
 from streams.acls import grants
-from streams.metrics import Described, IngestMetrics, Instruments, QueryMetrics
+from streams.metrics import Described, IngestMetrics, Instruments, ProcessMetrics, QueryMetrics
 from streams.settings import PREFIX, Settings
 
 PAGE = Path(__file__).parent / "settings.md"
@@ -51,7 +51,8 @@ def security_page() -> str:
 
 def metrics_page() -> str:
     """The page, as it should be."""
-    ingest, query = Instruments(), Instruments()
+    both, ingest, query = Instruments(), Instruments(), Instruments()
+    ProcessMetrics(both)
     IngestMetrics(ingest)
     QueryMetrics(query)
     lines = [
@@ -60,6 +61,12 @@ def metrics_page() -> str:
         "Written by `python docs/generate.py`. A worker serves them to Prometheus at `/metrics` of",
         "`PIXTIDE_HEALTH_PORT`; times are in seconds, sizes in bytes. Counters begin at 0 with",
         "their process: look at their `rate` or `increase`.",
+        "",
+        "## Both",
+        "",
+        *_metrics_table(both.described),
+        "",
+        "and the usual `process_…` of memory, CPU, files and start.",
         "",
         "## `pixtide ingest`",
         "",

@@ -39,7 +39,7 @@ def grants(named: Callable[[str], str] = str) -> dict[str, tuple[Grant, ...]]:
 
     `publisher` is whoever sends events and hears their outcomes, `client` whoever searches,
     `web` the page, `operator` whoever runs the commands that look after topics, generations and
-    dead letters.
+    dead letters, `scaler` what adds and removes workers by their lag.
     """
 
     def read(topic: str) -> Grant:
@@ -89,5 +89,13 @@ def grants(named: Callable[[str], str] = str) -> dict[str, tuple[Grant, ...]]:
             Grant(("Read", "Delete"), "group", generations, prefixed=True),
             group("Describe", named("query")),  # whether it has members
             no_group,
+        ),
+        "scaler": (
+            *(
+                Grant(("Describe",), "topic", named(topic))
+                for topic in (topics.UPLOADED, topics.RETRY, topics.REQUESTS)
+            ),
+            group("Describe", generations, prefixed=True),
+            group("Describe", named("query")),
         ),
     }

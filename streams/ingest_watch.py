@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Literal, get_args
 
-from schemas.errors import TransientError
+from schemas.errors import ReasonCode, TransientError
 from schemas.outcomes import OutcomeKind
 from streams.health import Health
 from streams.logs import about
@@ -37,6 +37,9 @@ class IngestWatch:
             metrics.paused.labels(generation, reason)
         for step in get_args(Step):
             metrics.retrying.labels(generation, step)
+            metrics.retries.labels(generation, step)
+        for code in ReasonCode:
+            metrics.dead_letters.labels(generation, code)
 
     def turned(self, records: int, size: int) -> None:
         """The main loop has turned, with so much in flight."""

@@ -7,7 +7,7 @@ Times are in seconds, sizes in bytes. Nothing is registered globally: a process 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -46,6 +46,16 @@ class Instruments:
         """Counts values by size."""
         self.described.append(Described(name, "histogram", labels, meaning))
         return Histogram(name, meaning, labels, buckets=buckets, registry=self.registry)
+
+
+class ProcessMetrics:
+    """Those of every worker, besides the usual `process_…` of memory, CPU and start."""
+
+    def __init__(self, make: Instruments) -> None:
+        ProcessCollector(registry=make.registry)
+        self.ready = make.gauge(
+            "pixtide_ready", "1 while the process is ready, as /ready says it; else 0"
+        )
 
 
 class IngestMetrics:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from confluent_kafka import TopicPartition
 
+from schemas.errors import QueryCode
 from search.generations import Generation
 from streams import kafka
 from streams.consumer_standing import Standing
@@ -23,6 +24,8 @@ class QueryWatch:
         self._serving: Generation | None = None
         self._partitions: frozenset[int] | None = None
         self._taken: dict[int, int] = {}
+        for code in ("OK", *QueryCode):  # so that there is a 0 before there is a 1
+            metrics.replies.labels(code)
 
     def took(self, partition: int, offset: int) -> None:
         """A request has come from the log."""

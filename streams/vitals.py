@@ -7,7 +7,7 @@ from pathlib import Path
 
 from streams.health import Health
 from streams.health_server import serving
-from streams.metrics import Instruments
+from streams.metrics import Instruments, ProcessMetrics
 from streams.process import log_to_stderr, readiness
 from streams.settings import Settings
 
@@ -32,6 +32,8 @@ def seen_from_outside(
     log_to_stderr(settings.log)
     with contextlib.ExitStack() as stack:
         vitals = Vitals(Health(unproven, stack.enter_context(readiness(ready_file))))
+        health = vitals.health
+        ProcessMetrics(vitals.instruments).ready.set_function(lambda: not health.problems)
         if settings.health_port:
             registry = vitals.instruments.registry
             stack.enter_context(

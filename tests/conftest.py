@@ -6,9 +6,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import SERVERS, KafkaServer, ServerError, Servers, WeaviateServer
+from tests.servers.deploy_tools import DeployTools
+from tests.servers.deploy_tools import deploy_tools as tools_at_hand
 from tests.servers.install import SetupError
 from tests.servers.s3 import S3Server, s3_server
-from tests.servers.suite import prepare
+from tests.servers.suite import TOOLS, prepare
 
 _needed = pytest.StashKey[set[str]]()
 _unprepared = pytest.StashKey[Exception]()
@@ -29,7 +31,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     Here and not in a fixture: the first time takes longer than a test may.
     """
     names = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    needed = session.config.stash[_needed] = names & SERVERS.keys()
+    needed = session.config.stash[_needed] = names & (SERVERS.keys() | TOOLS.keys())
     if needed and not session.config.option.collectonly:
         try:
             prepare(needed, _Sayer(session.config))
@@ -69,6 +71,14 @@ def kafka(servers: Servers) -> KafkaServer:
 def weaviate(servers: Servers) -> WeaviateServer:
     """A real Weaviate, shared: use collections of your own; leave it running."""
     return servers.weaviate()
+
+
+@pytest.fixture(scope="session")
+def deploy_tools(pytestconfig: pytest.Config) -> DeployTools:
+    """Helm, kubeconform with its schemas, and Compose's loader."""
+    if (error := pytestconfig.stash.get(_unprepared, None)) is not None:
+        raise error
+    return tools_at_hand(_Sayer(pytestconfig))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from schemas import topics
 from search.port import RowState
+from streams import kafka as kafka_clients
+from streams.query_watch import GroupOffsets
 from tests.deployments import OnServers
 from tests.models import tiny_clip
 from tests.pictures import jpeg
@@ -89,6 +92,16 @@ def test_each_process_works_with_no_more_than_its_grants(secured: Secured) -> No
     assert [row.state for row in operator.rows().values()].count(RowState.LIVE) == 3
     assert "v1" in operator.run("index", "status")
     operator.run("doctor")
+
+
+def test_who_adds_workers_by_their_lag_sees_it(secured: Secured) -> None:
+    mine = secured.by("scaler").settings()
+    for topic, group in ((topics.UPLOADED, "ingest.v1"), (topics.REQUESTS, "query")):
+        connection, name = mine.kafka_connection(), mine.named(topic)
+        ends = kafka_clients.ends(kafka_clients.admin(connection), name, range(6))
+        offsets = GroupOffsets(connection, mine.named(group), name).committed(range(6))
+        assert all(offsets[partition] <= ends[partition] for partition in offsets)
+        assert topic == topics.REQUESTS or len(offsets) == 6
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ Each server comes from the first of these that there is:
     weaviate.py  the same for Weaviate
     suite.py     the servers of one test run: started when first asked for, both at once
 
+Beside them are a Prometheus, a server that speaks S3, and what judges deploy/ (deploy_tools.py).
+
 `python -m tests.servers prepare` does the slow part ahead of a run.
 """
 

@@ -43,8 +43,8 @@ _POM = f"""<project>
   </dependencies>
 </project>
 """
-_MAVEN = ["mvn", "--batch-mode", "--quiet", "--strict-checksums", "-DincludeScope=runtime"]
-_COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+MAVEN = ["mvn", "--batch-mode", "--quiet", "--strict-checksums", "-DincludeScope=runtime"]
+COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 
 
 class SetupError(RuntimeError):
@@ -65,7 +65,7 @@ def check_kafka() -> None:
             f"Kafka {KAFKA_VERSION} can't run on Java {found[1]}: install Java 17 or newer "
             f"(the Debian package `openjdk-17-jre-headless`), or {helps}"
         )
-    if not _complete(_KAFKA, _jar_digests()) and shutil.which("mvn") is None:
+    if not complete(_KAFKA, _jar_digests()) and shutil.which("mvn") is None:
         raise SetupError(
             "Kafka is fetched by Maven, and there is no `mvn`: install the Debian package "
             f"`maven`, or {helps}"
@@ -79,12 +79,12 @@ def kafka_jars(say: Say) -> Path:
         SetupError: no Java, no Maven, no network, or jars other than the pinned ones.
     """
     check_kafka()
-    return _kept(_KAFKA, _jar_digests(), _fetch_kafka, say)
+    return kept_as(_KAFKA, _jar_digests(), _fetch_kafka, say)
 
 
 def check_weaviate() -> None:
     """Raises SetupError where `weaviate_binary` is bound to fail."""
-    if _complete(_WEAVIATE, [_BINARY]):
+    if complete(_WEAVIATE, [_BINARY]):
         return
     helps = (
         "install Go 1.21 or newer (the Debian package `golang-go` of Debian 13, or of "
@@ -105,7 +105,7 @@ def weaviate_binary(say: Say) -> Path:
         SetupError: no Go, or the build failed.
     """
     check_weaviate()
-    return _kept(_WEAVIATE, [_BINARY], _build_weaviate, say) / _BINARY
+    return kept_as(_WEAVIATE, [_BINARY], _build_weaviate, say) / _BINARY
 
 
 def _cached(name: str) -> Path:
@@ -113,14 +113,14 @@ def _cached(name: str) -> Path:
     return cache / "pixtide" / "servers" / name
 
 
-def _complete(name: str, files: Iterable[str]) -> bool:
+def complete(name: str, files: Iterable[str]) -> bool:
     return all((_cached(name) / file).is_file() for file in files)
 
 
-def _kept(name: str, files: Iterable[str], make: Callable[[Path, Say], None], say: Say) -> Path:
+def kept_as(name: str, files: Iterable[str], make: Callable[[Path, Say], None], say: Say) -> Path:
     """`servers/<name>` of the user's cache, made under a lock and put there by one rename."""
     kept = _cached(name)
-    if _complete(name, files):
+    if complete(name, files):
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(kept.with_name(f"{name}.lock"))
@@ -130,7 +130,7 @@ def _kept(name: str, files: Iterable[str], make: Callable[[Path, Say], None], sa
         say(f"{name}: another run is preparing it; waiting")
         lock.acquire()
     try:
-        if not _complete(name, files):
+        if not complete(name, files):
             with tempfile.TemporaryDirectory(dir=kept.parent, prefix=f"{name}.") as temporary:
                 made = Path(temporary) / "made"
                 made.mkdir()
@@ -146,9 +146,9 @@ def _kept(name: str, files: Iterable[str], make: Callable[[Path, Say], None], sa
 def _fetch_kafka(into: Path, say: Say) -> None:
     pom = into.with_name("pom.xml")
     pom.write_text(_POM)
-    _run(
+    run_slowly(
         f"Apache Kafka {KAFKA_VERSION} from Maven Central (46 jars, 45 MB)",
-        [*_MAVEN, "--file", str(pom), _COPY_JARS, f"-DoutputDirectory={into}"],
+        [*MAVEN, "--file", str(pom), COPY_JARS, f"-DoutputDirectory={into}"],
         {},
         say,
     )
@@ -160,7 +160,7 @@ def _fetch_kafka(into: Path, say: Say) -> None:
 
 def _build_weaviate(into: Path, say: Say) -> None:
     package = f"github.com/weaviate/weaviate/cmd/weaviate-server@v{WEAVIATE_VERSION}"
-    _run(
+    run_slowly(
         f"Weaviate {WEAVIATE_VERSION} by go install (3 to 7 minutes on 2 cores)",
         ["go", "install", "-v", package],
         {"CGO_ENABLED": "0", "GOBIN": str(into)},
@@ -180,7 +180,7 @@ def _output(command: list[str]) -> str:
     return done.stdout
 
 
-def _run(what: str, command: list[str], environment: dict[str, str], say: Say) -> None:
+def run_slowly(what: str, command: list[str], environment: dict[str, str], say: Say) -> None:
     """Run a slow command, saying now and then that it still goes on."""
     say(f"{what}: started")
     began = time.monotonic()

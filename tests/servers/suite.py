@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from tests.servers import kafka, weaviate
+from tests.servers import deploy_tools, kafka, weaviate
 from tests.servers.install import Say, SetupError
 from tests.servers.kafka import KafkaServer, kafka_server
 from tests.servers.server import Server
@@ -19,6 +19,10 @@ from tests.servers.weaviate import WeaviateServer, weaviate_server
 SERVERS: dict[str, tuple[Callable[[], None], Callable[[Say], None]]] = {
     "kafka": (kafka.check, kafka.prepare),
     "weaviate": (weaviate.check, weaviate.prepare),
+}
+#: What only slow tests ask for, so that `make setup-servers` doesn't build it.
+TOOLS: dict[str, tuple[Callable[[], None], Callable[[Say], None]]] = {
+    "deploy_tools": (deploy_tools.check, deploy_tools.prepare),
 }
 
 
@@ -32,13 +36,13 @@ def prepare(names: Collection[str], say: Say) -> None:
     lacking = []
     for name in sorted(names):
         try:
-            SERVERS[name][0]()
+            (SERVERS | TOOLS)[name][0]()
         except SetupError as error:
             lacking.append(str(error))
     if lacking:
         raise SetupError("\n".join(lacking))
     with ThreadPoolExecutor() as pool:
-        for done in [pool.submit(SERVERS[name][1], say) for name in sorted(names)]:
+        for done in [pool.submit((SERVERS | TOOLS)[name][1], say) for name in sorted(names)]:
             done.result()
 
 

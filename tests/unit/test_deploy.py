@@ -1,10 +1,9 @@
 """deploy/ as files: what can be known of them without an engine to build and run them."""
 
+import importlib.util
 import json
 import re
 import shlex
-import shutil
-import subprocess
 from fnmatch import fnmatch
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft7Validator
 
 from streams.settings import PREFIX, Settings
 
@@ -62,27 +62,68 @@ def _stages() -> dict[str, str]:
 
 @pytest.mark.parametrize("file", COMPOSE, ids=lambda file: file.name)
 def test_compose_files_follow_the_schema_of_compose(file: Path) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    carries_it = pytest.importorskip("check_jsonschema").__name__
-    schema = resources.files(carries_it) / "builtin_schemas/vendor/compose-spec.json"
-    jsonschema.Draft7Validator(json.loads(schema.read_text())).validate(_compose(file))
+    _follows("compose-spec", _compose(file))
 
 
-@pytest.mark.skipif(
-    shutil.which("docker") is None
-    or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode != 0,
-    reason="the Docker client has no Compose plugin",
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("dependabot", ".github/dependabot.yml"),
+        *(("github-workflows", f".github/workflows/{name}.yml") for name in ("ci", "audit")),
+    ],
 )
-@pytest.mark.parametrize("files", [COMPOSE[:1], COMPOSE], ids=["gpu", "cpu"])
-def test_compose_itself_accepts_the_files(files: list[Path]) -> None:
-    named = [word for file in files for word in ("--file", str(file))]
-    done = subprocess.run(
-        ["docker", "compose", *named, "config", "--quiet"],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+def test_what_github_runs_follows_its_schema(schema: str, file: str) -> None:
+    content = yaml.safe_load((ROOT / file).read_text())
+    content = {str(key).replace("True", "on"): value for key, value in content.items()}
+    _follows(schema, content)
+
+
+def test_github_runs_no_more_than_make_and_what_ci_runs() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for file in (ROOT / ".github/workflows").glob("*.yml"):
+        for job in yaml.safe_load(file.read_text())["jobs"].values():
+            commands = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+            assert commands
+            for command in commands:
+                words = shlex.split(command)
+                known = words[0] == "make" and words[1] in targets
+                audit = words[:2] == ["pipx", "run"] and words[2].startswith("pip-audit==")
+                assert known or audit or words == ["bash", ".ci/run"], command
+
+
+def test_the_bill_of_materials_has_each_package_of_the_lock_with_its_digests() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    bill = _script(DEPLOY / "sbom.py").bill_of_materials()
+    packages = {f"{each['name']}=={each['version']}": each for each in bill["components"]}
+    assert packages.keys() == set(re.findall(r"^[\w.-]+==[^\s;\\]+", lock, re.MULTILINE))
+    assert len(packages) == len(bill["components"]) > 100
+    digests = [digest["content"] for each in packages.values() for digest in each["hashes"]]
+    assert digests == re.findall(r"--hash=sha256:(\w+)", lock)
+
+
+def _script(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _follows(schema: str, content: object) -> None:
+    file = resources.files("check_jsonschema") / f"builtin_schemas/vendor/{schema}.json"
+    Draft7Validator(json.loads(file.read_text())).validate(content)
+
+
+def test_the_chart_says_what_the_code_says() -> None:
+    generate = _script(DEPLOY / "kubernetes/generate.py")
+    for file, wanted in {
+        "pixtide/files/topics.yaml": generate.topics_file(),
+        "pixtide/files/users.yaml": generate.users_file(),
+        "pixtide/values.schema.json": generate.values_schema(),
+        "README.md": generate.readme(),
+    }.items():
+        written = (DEPLOY / "kubernetes" / file).read_text()
+        assert written == wanted, "run: python deploy/kubernetes/generate.py"
 
 
 @pytest.mark.parametrize("project", [GPU, CPU], ids=["gpu", "cpu"])
@@ -130,6 +171,14 @@ def test_workers_are_healthy_while_they_say_that_they_are_ready(name: str) -> No
     [check] = [rest for kind, rest in _instructions() if kind == "HEALTHCHECK"]
     assert f"http://127.0.0.1:{environment['PIXTIDE_HEALTH_PORT']}/ready" in check
     assert environment["PIXTIDE_HEALTH_HOST"] == "0.0.0.0"  # the scraper is elsewhere
+
+
+def test_the_page_is_healthy_while_it_says_that_it_is_ready() -> None:
+    page = GPU["services"]["web"]
+    [port] = page["ports"]
+    inside = port.rpartition(":")[2]
+    assert f"http://127.0.0.1:{inside}/ready" in page["healthcheck"]["test"][-1]
+    assert int(inside) == Settings.model_fields["web_port"].default
 
 
 def test_images_are_of_the_versions_that_the_tests_run_against() -> None:

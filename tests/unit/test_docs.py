@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ DOCS = Path(__file__).parents[2] / "docs"
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 
 
-def generator(name: str) -> Any:
-    """A script of docs/, as a module."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+def generator(name: str, folder: Path = DOCS) -> Any:
+    """A script of docs/ or deploy/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # for its dataclasses
     spec.loader.exec_module(module)
     return module
 
@@ -34,6 +36,34 @@ def test_what_is_generated_is_current() -> None:
         "security.md": generate.security_page(),
     }.items():
         assert (DOCS / page).read_text() == wanted, "run: python docs/generate.py"
+
+
+def test_the_dashboards_are_current() -> None:
+    folder = DOCS.parent / "deploy/grafana"
+    boards = generator("dashboards", folder)
+    assert {file.stem for file in folder.glob("*.json")} == boards.BOARDS.keys()
+    for name in boards.BOARDS:
+        expected = boards.dashboard(name)
+        assert (folder / f"{name}.json").read_text() == expected, (
+            "run: python deploy/grafana/dashboards.py"
+        )
+
+
+def test_each_alert_has_its_section_in_the_runbooks() -> None:
+    content = yaml.safe_load((DOCS.parent / "deploy/prometheus/alerts.yaml").read_text())
+    alerts = [rule for group in content["groups"] for rule in group["rules"]]
+    named = set()
+    for alert in alerts:
+        page, _, anchor = alert["annotations"]["runbook"].partition("#")
+        assert anchor == alert["alert"].lower()  # as Markdown makes anchors of headings
+        named.add((DOCS.parent / page, alert["alert"]))
+    pages = set((DOCS / "runbooks").glob("*.md")) - {DOCS / "runbooks/README.md"}
+    sections = {
+        (page, heading)
+        for page in pages
+        for heading in re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)
+    }
+    assert named == sections
 
 
 def test_the_asyncapi_document_is_current() -> None:

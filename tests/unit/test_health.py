@@ -95,9 +95,12 @@ def test_the_endpoints_and_the_file_say_the_same(
         assert file.exists()
         assert get(port, "/live") == (200, b'{"live": true, "main loop": "turns"}\n')
         assert b"met_total 1.0" in get(port, "/metrics")[1]
+        assert b"pixtide_ready 1.0" in get(port, "/metrics")[1]
         assert get(port, "/")[0] == 404
         vitals.health.report("index", "is away")
         assert json.loads(get(port, "/ready")[1])["problems"] == {"index": "is away"}
+        scraped = get(port, "/metrics")[1]
+        assert b"pixtide_ready 0.0" in scraped and b"process_start_time_seconds" in scraped
         assert not file.exists()
         vitals.health.report("index", None)
     assert not file.exists()
