@@ -134,11 +134,11 @@ def publish(
     from streams.publish import Description, find_sources
     from streams.publishing import publish_all
 
-    settings = _settings()
+    settings, description = _settings(), Description(caption=caption, tags=tags)
     summary = publish_all(
         settings,
         find_sources(names, prefix),
-        Description(caption=caption, tags=tags),
+        lambda _: description,
         inline=inline,
         wait_for=_live_name(settings) if wait else None,
     )

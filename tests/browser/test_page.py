@@ -192,6 +192,16 @@ def test_a_dead_letter_tells_why_and_is_tried_again(page: Page, site: Site) -> N
     assert ids(page)[0] == "late/late.jpg"
 
 
+def test_words_find_names_and_meaning_what_nobody_wrote(page: Page, site: Site) -> None:
+    search(page, site, "q=Neuschwanstein&compare=1")
+    expect(page.locator("#words .grid a")).to_have_count(1)
+    assert ids(page, "#words") == ["places/castle-neuschwanstein.jpg"]
+    search(page, site, "q=medieval+fortress&compare=1")
+    expect(page.locator("#meaning .grid a").first).to_be_visible()
+    assert ids(page)[0].startswith("places/castle")
+    expect(page.locator("#words")).to_contain_text("No caption and no tag has these words")
+
+
 def test_word_search_beside_and_markup_stays_text(page: Page, site: Site) -> None:
     search(page, site, "q=scissors+bold")
     page.check("#compare")
