@@ -29,6 +29,7 @@ def generator(name: str) -> Any:
 def test_what_is_generated_is_current() -> None:
     generate = generator("generate")
     for page, wanted in {
+        "cli.md": generate.cli_page(),
         "settings.md": generate.settings_page(),
         "metrics.md": generate.metrics_page(),
         "security.md": generate.security_page(),
