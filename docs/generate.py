@@ -41,9 +41,7 @@ def settings_page() -> str:
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, "", ()) else f"`{_written(field.default)}`"
         meaning = (field.description or _MEANINGS[name]).replace("|", BAR)
-        lines.append(
-            f"| `{PREFIX}{name.upper()}` | {default.replace('|', BAR)} | {meaning} |"
-        )
+        lines.append(f"| `{PREFIX}{name.upper()}` | {default.replace('|', BAR)} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -51,7 +49,7 @@ def security_page() -> str:
     """The page, with the grants as they should be."""
     before, rest = SECURITY_PAGE.read_text().split(_GRANTS_BEGIN)
     after = rest.split(_GRANTS_END)[1]
-    lines = ["```"]
+    lines = ["```text"]
     for process, given in grants().items():
         lines += [f"# {process}", *(grant.command(process) for grant in given)]
     block = "\n".join([*lines, "```"]) + "\n"
@@ -87,8 +85,8 @@ def cli_page() -> str:
         "# Command line",
         "",
         "Written by `python docs/generate.py`. `pixtide COMMAND --help` says the same. Every",
-        "command reads the [settings](settings.md); without `PIXTIDE_KAFKA` it finds the stack that",
-        "runs in `PIXTIDE_HOME`. What was asked for goes to stdout, news and progress to stderr.",
+        "command reads the [settings](settings.md); without `PIXTIDE_KAFKA` it finds the stack",
+        "that runs in `PIXTIDE_HOME`. What was asked for goes to stdout, news to stderr.",
         "Exit codes: 0 fine, 1 the work failed, 2 wrong usage.",
     ]
     for section, names in SECTIONS.items():
