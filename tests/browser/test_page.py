@@ -176,6 +176,21 @@ def test_what_is_no_picture_is_refused_with_a_reason(
     expect(page.locator("#uploads .state")).to_contain_text("no known picture format")
 
 
+def test_the_status_tells_how_far_the_index_is_behind(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/?view=status")
+    [generation] = page.locator(".generation").all()
+    expect(generation).to_contain_text("up to date with the log")
+    expect(generation.locator("dd", has_text="starter, 384")).to_be_visible()
+    with site.frozen("ingest-v1"):
+        publisher = Publisher(site.stack.settings())
+        for number in range(3):
+            again = Source("things/late.jpg", site.pictures / "things" / "chair.jpg")
+            publisher.upload(again, Description(caption=f"chair {number}"))
+        publisher.flush()
+        expect(generation).to_contain_text("3 events behind")
+    expect(generation).to_contain_text("up to date with the log")
+
+
 @pytest.mark.slow
 def test_a_dead_letter_tells_why_and_is_tried_again(page: Page, site: Site) -> None:
     late = site.stack.folder / "late.jpg"
