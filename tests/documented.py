@@ -4,7 +4,7 @@
 tests/end_to_end/test_documented_commands.py. A comment right above one may say otherwise:
 
     <!-- not run: REASON -->     it can't be run there: a GPU, Docker, a cluster, the network
-    <!-- until "TEXT" -->        it starts something that stays; once it says TEXT it is ended
+    <!-- until "TEXT" -->        it stays; once it says TEXT, Ctrl-C ends it
 
 What is never run is fenced `console`, with its reason.
 """

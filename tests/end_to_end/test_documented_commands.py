@@ -5,8 +5,10 @@ that they work in `beach.jpg`, `lamp.jpg`, `queries.txt` and the checkout's `.ve
 of a stack, localhost:9092 and localhost:8080, stand for those of the one that runs here.
 """
 
+import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -72,29 +74,46 @@ class Reader:
         return text.replace("localhost:8080", web.removeprefix("http://"))
 
     def _until(self, block: Block, command: list[str]) -> None:
-        """Start it in a home of its own, wait until it says so, and press Ctrl-C."""
-        log = self.folder / "started.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env=self.env | {"PIXTIDE_HOME": str(self.folder / ".pixtide")},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        """Start it in a home of its own, at a terminal, until it says so; then press Ctrl-C."""
+        ours, theirs = os.openpty()
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.env | {"PIXTIDE_HOME": str(self.folder / ".pixtide")},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        terminal = _Terminal(ours)
         try:
             deadline = time.monotonic() + PATIENCE_S
-            while (block.until or "") not in log.read_text(errors="replace"):
-                assert process.poll() is None, f"{block} ended:\n{log.read_text()}"
-                assert time.monotonic() < deadline, f"{block} does not start:\n{log.read_text()}"
-                time.sleep(0.1)
+            while (block.until or "") not in terminal.read():
+                assert process.poll() is None, f"{block} ended:\n{terminal.said}"
+                assert time.monotonic() < deadline, f"{block} does not start:\n{terminal.said}"
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGINT)
-            code = process.wait(60)
-        assert code == 0, f"{block}: exit code {code}\n{log.read_text()}"
+            while process.poll() is None:
+                terminal.read()
+            os.close(ours)
+        assert process.returncode == 0, f"{block}: {process.returncode}\n{terminal.said}"
+
+
+class _Terminal:
+    """What was written to a pseudo-terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.said = ""
+
+    def read(self) -> str:
+        """All of it so far; waits a moment for more."""
+        if select.select([self._descriptor], [], [], 0.2)[0]:
+            with contextlib.suppress(OSError):  # EIO: nobody has it open any more
+                self.said += os.read(self._descriptor, 65536).decode(errors="replace")
+        return self.said
 
 
 @pytest.fixture(scope="module")
