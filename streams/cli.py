@@ -92,14 +92,13 @@ def up() -> None:
     stack = Stack(_settings(), console.say)
     try:
         settings = stack.start()
-        console.say(
+        stack.serve(
             f"ready: Kafka at {settings.kafka}, logs in {settings.home / 'logs'}\n"
             f"the page:             {stack.page}\n"
             "in another terminal:  pixtide publish FOLDER --wait\n"
             "and then:             pixtide search WORDS\n"
             "Ctrl-C stops everything"
         )
-        stack.serve()
     finally:
         stack.stop()
 

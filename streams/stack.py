@@ -127,9 +127,14 @@ class Stack:
         """The page's address on this machine."""
         return f"http://localhost:{self._settings.web_port}"
 
-    def serve(self) -> None:
-        """Watch over the parts until Ctrl-C. Raises StackError where one has ended by itself."""
+    def serve(self, invitation: str) -> None:
+        """Say how to use it, and watch over the parts until Ctrl-C.
+
+        Raises:
+            StackError: a part has ended by itself.
+        """
         with contextlib.suppress(KeyboardInterrupt):
+            self._say(invitation)
             tended = time.monotonic()
             while True:
                 self._watch()

@@ -56,12 +56,11 @@ def run_demo(settings: Settings, folder: Path | None, *, once: bool) -> None:
         if once:
             return
         command = "pixtide" if shutil.which("pixtide") else sys.argv[0]
-        console.say(
+        stack.serve(
             f"the page: {stack.page}\n"
             f'or try, in another terminal, in this folder:  {command} search "a bird"\n'
             f"and:  {command} publish ~/Pictures --wait        Ctrl-C stops everything"
         )
-        stack.serve()
 
 
 @contextlib.contextmanager

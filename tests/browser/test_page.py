@@ -178,7 +178,7 @@ def test_what_is_no_picture_is_refused_with_a_reason(
 
 def test_the_status_tells_how_far_the_index_is_behind(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/?view=status")
-    [generation] = page.locator(".generation").all()
+    generation = page.locator(".generation")
     expect(generation).to_contain_text("up to date with the log")
     expect(generation.locator("dd", has_text="starter, 384")).to_be_visible()
     with site.frozen("ingest-v1"):
