@@ -14,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak check screenshots sbom clean
+.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak bench-story check screenshots sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,13 +34,16 @@ test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 2
 faults: setup-servers ## break things on purpose and see what survives
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
-bench: bench-search bench-soak ## measure, and compare with others
+bench: bench-search bench-soak bench-story ## measure, and compare with others
 
 bench-search: $(STAMP) ## measure searches over Kafka (12 minutes)
 	$(BIN)/python -m tests.benchmarks search $(ARGS)
 
 bench-soak: $(STAMP) ## watch the memory of searches of all kinds (6 minutes)
 	$(BIN)/python -m tests.benchmarks soak $(ARGS)
+
+bench-story: $(STAMP) ## compare three ways of finding pictures by words (20 s)
+	$(BIN)/python -m tests.benchmarks story $(ARGS)
 
 check: $(STAMP) ## lint, formatting, types, and who may import whom
 	$(BIN)/ruff check

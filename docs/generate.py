@@ -1,17 +1,26 @@
-"""Writes docs/settings.md, docs/metrics.md and the grants in docs/security.md from the code.
+"""Writes docs/cli.md, docs/settings.md, docs/metrics.md and the grants in docs/security.md.
 
 Run `python docs/generate.py`.
 """
 
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
+
 from streams.acls import grants
+from streams.cli import cli
+from streams.cli_help import SECTIONS
 from streams.metrics import Described, IngestMetrics, Instruments, ProcessMetrics, QueryMetrics
 from streams.settings import PREFIX, Settings
 
 PAGE = Path(__file__).parent / "settings.md"
 METRICS_PAGE = Path(__file__).parent / "metrics.md"
 SECURITY_PAGE = Path(__file__).parent / "security.md"
+CLI_PAGE = Path(__file__).parent / "cli.md"
+#: A bar within a table's cell.
+BAR = "\\|"
 _GRANTS_BEGIN, _GRANTS_END = "<!-- grants: written by docs/generate.py -->\n", "<!-- end -->\n"
 
 
@@ -31,10 +40,8 @@ def settings_page() -> str:
     ]
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, "", ()) else f"`{_written(field.default)}`"
-        meaning = (field.description or _MEANINGS[name]).replace("|", "\\|")
-        lines.append(
-            f"| `{PREFIX}{name.upper()}` | {default.replace('|', chr(92) + '|')} | {meaning} |"
-        )
+        meaning = (field.description or _MEANINGS[name]).replace("|", BAR)
+        lines.append(f"| `{PREFIX}{name.upper()}` | {default.replace('|', BAR)} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -42,7 +49,7 @@ def security_page() -> str:
     """The page, with the grants as they should be."""
     before, rest = SECURITY_PAGE.read_text().split(_GRANTS_BEGIN)
     after = rest.split(_GRANTS_END)[1]
-    lines = ["```"]
+    lines = ["```text"]
     for process, given in grants().items():
         lines += [f"# {process}", *(grant.command(process) for grant in given)]
     block = "\n".join([*lines, "```"]) + "\n"
@@ -79,6 +86,47 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def cli_page() -> str:
+    """The page, as it should be."""
+    lines = [
+        "# Command line",
+        "",
+        "Written by `python docs/generate.py`. `pixtide COMMAND --help` says the same. Every",
+        "command reads the [settings](settings.md); without `PIXTIDE_KAFKA` it finds the stack",
+        "that runs in `PIXTIDE_HOME`. What was asked for goes to stdout, news to stderr.",
+        "Exit codes: 0 fine, 1 the work failed, 2 wrong usage.",
+    ]
+    for section, names in SECTIONS.items():
+        lines += ["", f"## {section}"]
+        for name in names:
+            for path, command in _commands(name, cli.commands[name]):
+                lines += ["", f"### `pixtide {path}`", "", *_command(path, command)]
+    return "\n".join(lines) + "\n"
+
+
+def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """A command, or a group and all in it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, inner in sorted(command.commands.items()):
+            yield from _commands(f"{path} {name}", inner)
+
+
+def _command(path: str, command: click.Command) -> Iterator[str]:
+    context = click.Context(command, info_name=f"pixtide {path}")
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield from ("```text", f"pixtide {path} {usage}".rstrip(), "```")
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        as_it_is, text = paragraph.startswith("\b\n"), paragraph.removeprefix("\b\n")
+        yield from ("", "```text", text, "```") if as_it_is else ("", text)
+    records = [each.get_help_record(context) for each in command.params]
+    options = [each for each in records if each is not None]
+    if options:
+        yield from ("", "| option | meaning |", "|---|---|")
+    for option, meaning in options:
+        yield f"| `{option.replace('|', BAR)}` | {meaning.replace('|', BAR)} |"
+
+
 def _metrics_table(described: list[Described]) -> list[str]:
     rows = [
         f"| `{each.name}` | {each.kind} | {', '.join(f'`{x}`' for x in each.labels)} "
@@ -110,6 +158,7 @@ _MEANINGS = {
 
 
 if __name__ == "__main__":
+    CLI_PAGE.write_text(cli_page())
     PAGE.write_text(settings_page())
     METRICS_PAGE.write_text(metrics_page())
     SECURITY_PAGE.write_text(security_page())

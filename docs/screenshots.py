@@ -11,6 +11,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from streams.demo.run import pictures, publish
+from streams.settings import load_settings
+
 IMAGES = Path(__file__).parent / "images"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 780}
@@ -22,10 +25,8 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
-        demo = subprocess.Popen(
-            [sys.executable, "-m", "streams.cli", "up"],
-            env=os.environ | {"PIXTIDE_HOME": str(home)},
-        )
+        os.environ["PIXTIDE_HOME"] = str(home)
+        demo = subprocess.Popen([sys.executable, "-m", "streams.cli", "up"])
         try:
             take_all(page_of(home, demo))
         finally:
@@ -40,15 +41,8 @@ def page_of(home: Path, stack: subprocess.Popen[bytes]) -> str:
         if stack.poll() is not None or time.monotonic() > deadline:
             sys.exit("the stack did not start")
         time.sleep(0.2)
-    pictures = Path(__file__).parents[1] / "streams" / "demo" / "pictures"
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "streams.cli", "publish", str(pictures)),
-            *("--prefix", "demo", "--tag", "demo", "--wait"),
-        ],
-        env=os.environ | {"PIXTIDE_HOME": str(home)},
-        check=True,
-    )
+    with pictures(None) as (sources, shows):
+        publish(load_settings(), sources, shows, tag="demo")
     return str(json.loads((home / "stack.json").read_text())["web"])
 
 
@@ -60,6 +54,7 @@ def take_all(url: str) -> None:
         take(browser, f"{url}/?q=an+animal+in+the+wild&all=1", "light")
         take(browser, f"{url}/?q=a+building+by+the+water&all=1", "dark", scheme="dark")
         take(browser, f"{url}/?q=something+to+eat&all=1", "phone", phone=True)
+        take(browser, f"{url}/?q=medieval+fortress&compare=1", "compare")
         take(
             browser,
             f"{url}/?q=a+castle&image=demo%2Fplaces%2Fcastle-neuschwanstein.jpg",

@@ -92,14 +92,13 @@ def up() -> None:
     stack = Stack(_settings(), console.say)
     try:
         settings = stack.start()
-        console.say(
+        stack.serve(
             f"ready: Kafka at {settings.kafka}, logs in {settings.home / 'logs'}\n"
             f"the page:             {stack.page}\n"
             "in another terminal:  pixtide publish FOLDER --wait\n"
             "and then:             pixtide search WORDS\n"
             "Ctrl-C stops everything"
         )
-        stack.serve()
     finally:
         stack.stop()
 
@@ -134,11 +133,11 @@ def publish(
     from streams.publish import Description, find_sources
     from streams.publishing import publish_all
 
-    settings = _settings()
+    settings, description = _settings(), Description(caption=caption, tags=tags)
     summary = publish_all(
         settings,
         find_sources(names, prefix),
-        Description(caption=caption, tags=tags),
+        lambda _: description,
         inline=inline,
         wait_for=_live_name(settings) if wait else None,
     )

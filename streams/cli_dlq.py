@@ -160,7 +160,7 @@ def _selection(codes: Sequence[str], image_ids: Sequence[str]) -> "Selection":
 
     for code in codes:
         if code not in ReasonCode.__members__:
-            raise UsageError(f"--code {code}: no such code; docs/contracts.md lists them")
+            raise UsageError(f"--code {code}: no such code; docs/codes.md lists them")
     return Selection(frozenset(codes), frozenset(image_ids))
 
 

@@ -3,7 +3,7 @@
 import click
 
 #: What isn't named here is listed last.
-_SECTIONS = {
+SECTIONS = {
     "Try it": ("demo", "up"),
     "Use it": ("publish", "delete", "search"),
     "Run it": ("ingest", "query", "web"),
@@ -16,10 +16,10 @@ class Sectioned(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the headings that have commands, and these."""
-        named = {name for names in _SECTIONS.values() for name in names}
+        named = {name for names in SECTIONS.values() for name in names}
         others = tuple(name for name in self.list_commands(ctx) if name not in named)
         width = max(map(len, self.commands))
-        for heading, names in (*_SECTIONS.items(), ("Other", others)):
+        for heading, names in (*SECTIONS.items(), ("Other", others)):
             rows = [
                 (name.ljust(width), self.commands[name].get_short_help_str(limit=80))
                 for name in names

@@ -43,7 +43,13 @@ _ORIENTATIONS = ("landscape", "portrait", "square")
 @click.option("--after", "uploaded_after", metavar="TIME", help="Uploaded then or later, ISO 8601.")
 @click.option("--before", "uploaded_before", metavar="TIME", help="Uploaded before, ISO 8601.")
 @click.option("--format", "formats", multiple=True, help="Only JPEG, PNG, …; repeatable.")
-@click.option("--orientation", "orientations", type=click.Choice(_ORIENTATIONS), multiple=True)
+@click.option(
+    "--orientation",
+    "orientations",
+    type=click.Choice(_ORIENTATIONS),
+    multiple=True,
+    help="Only of this shape; repeatable.",
+)
 @click.option("--min-width", type=int, help="In pixels.")
 @click.option("--max-width", type=int, help="In pixels.")
 @click.option("--min-height", type=int, help="In pixels.")

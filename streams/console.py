@@ -31,6 +31,8 @@ T = TypeVar("T")
 messages = Console(stderr=True, highlight=False)
 output = Console(highlight=False)
 
+#: Columns of a table of results that its ids leave to the rest.
+_BESIDE_IDS = 40
 
 _hushed = False
 
@@ -96,7 +98,9 @@ def show_reply(query: str, reply: SearchReply) -> None:
         padding=(0, 2, 0, 0),
     )
     table.add_column("similarity", justify="right", style="cyan")
-    table.add_column("picture", overflow="fold")
+    longest = max((len(result.image_id) for result in reply.results or ()), default=0)
+    fit = longest <= output.width - _BESIDE_IDS  # ids are copied: captions give way to them
+    table.add_column("picture", overflow="fold", no_wrap=fit)
     table.add_column("size", justify="right", style="dim")
     if with_caption := any(result.caption for result in reply.results or ()):
         table.add_column("caption", style="dim")

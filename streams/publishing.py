@@ -73,7 +73,7 @@ class Summary:
 def publish_all(
     settings: Settings,
     sources: Sequence[Source],
-    description: Description,
+    describe: Callable[[Source], Description],
     *,
     inline: bool = False,
     wait_for: str | None = None,
@@ -85,7 +85,7 @@ def publish_all(
     unreadable = []
     for source in console.tracked(sources, "publishing", len(sources)):
         try:
-            publisher.upload(source, description, inline=inline)
+            publisher.upload(source, describe(source), inline=inline)
         except OSError as error:
             unreadable.append(f"{source.at}: {error.strerror or error}")
     publisher.flush()

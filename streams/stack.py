@@ -20,6 +20,7 @@ from schemas.errors import PixtideError, TransientError, UsageError
 from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog
 from streams import kafka
+from streams.process import undisturbed
 from streams.settings import Settings
 from streams.wiring import generation_to_work_for, open_catalog
 
@@ -126,9 +127,14 @@ class Stack:
         """The page's address on this machine."""
         return f"http://localhost:{self._settings.web_port}"
 
-    def serve(self) -> None:
-        """Watch over the parts until Ctrl-C. Raises StackError where one has ended by itself."""
+    def serve(self, invitation: str) -> None:
+        """Say how to use it, and watch over the parts until Ctrl-C.
+
+        Raises:
+            StackError: a part has ended by itself.
+        """
         with contextlib.suppress(KeyboardInterrupt):
+            self._say(invitation)
             tended = time.monotonic()
             while True:
                 self._watch()
@@ -139,17 +145,21 @@ class Stack:
                 time.sleep(_WATCH_S)
 
     def stop(self) -> None:
-        """Stop the workers, then the broker, each given time to finish what it has begun."""
+        """Stop the workers, then the broker, each given time to finish what it has begun.
+
+        A second Ctrl-C doesn't break it off.
+        """
         if not self._lock.is_locked:
             return
-        self._say("stopping")
-        for child in sorted(self._children, key=lambda c: c.name == "broker"):
-            _end(child.process)
-        self._children.clear()
-        if self._catalog is not None:
-            self._catalog.close()
-        self._settings.stack_file.unlink(missing_ok=True)
-        self._lock.release()
+        with undisturbed():
+            self._say("stopping")
+            for child in sorted(self._children, key=lambda c: c.name == "broker"):
+                _end(child.process)
+            self._children.clear()
+            if self._catalog is not None:
+                self._catalog.close()
+            self._settings.stack_file.unlink(missing_ok=True)
+            self._lock.release()
 
     def _watch(self) -> None:
         for child in list(self._children):

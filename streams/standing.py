@@ -1,6 +1,7 @@
 """Where each generation stands: what it holds, how far it has read the log, and how fast."""
 
 import time
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -16,14 +17,16 @@ from streams.settings import Settings
 
 _HEADINGS = ("", "generation", "state", "pictures", "deleted", "dead letters", "events", "lag")
 _MOVING = ("rate", "left", "workers")
+#: What a rate is an average of: workers commit every few seconds.
+_RATE_S = 30.0
 
 
 @dataclass(frozen=True)
 class Standing:
     """One generation at one moment. `done` of `total` events of the log are committed.
 
-    `rate` is in events a second since the last look, `eta_s` in seconds; both are None where
-    there is nothing to say yet.
+    `rate` is in events a second over the last half minute, `eta_s` in seconds; both are None
+    where there is nothing to say yet.
     """
 
     generation: str
@@ -61,6 +64,22 @@ class Standing:
         }
 
 
+class Rates:
+    """How fast each generation reads, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._looks: defaultdict[str, deque[tuple[float, int]]] = defaultdict(deque)
+
+    def of(self, name: str, at: float, done: int) -> float | None:
+        """Events a second over the looks of the last half minute; None at the first of them."""
+        looks = self._looks[name]
+        looks.append((at, done))
+        while looks[0][0] < at - _RATE_S:
+            looks.popleft()
+        began, before = looks[0]
+        return round((done - before) / (at - began), 1) if at > began else None
+
+
 class Watch:
     """Looks at all generations, and tells their rates from one look to the next."""
 
@@ -68,7 +87,7 @@ class Watch:
         self._settings = settings
         self._catalog = catalog
         self._client = kafka.admin(settings.kafka_connection())
-        self._before: dict[str, tuple[float, int]] = {}
+        self._rates = Rates()
 
     def look(self) -> list[Standing]:
         """Every generation that isn't retired, oldest first.
@@ -106,15 +125,8 @@ class Watch:
             done=done,
             total=max(done, sum(ends[p] - first[p] for p in numbers)),
             workers=workers_in(self._client, generation.group),
-            rate=self._rate(generation.name, at, done),
+            rate=self._rates.of(generation.name, at, done),
         )
-
-    def _rate(self, name: str, at: float, done: int) -> float | None:
-        before = self._before.get(name)
-        self._before[name] = (at, done)
-        if before is None or at <= before[0]:
-            return None
-        return round((done - before[1]) / (at - before[0]), 1)
 
 
 def table(standings: Sequence[Standing]) -> Table:

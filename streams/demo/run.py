@@ -4,15 +4,17 @@ import contextlib
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from schemas.errors import FatalError
 from schemas.queries import Filters, SearchRequest
 from streams import console
+from streams.demo.captions import captions
 from streams.process import interrupt_on_signals
-from streams.publish import Description, find_sources
-from streams.publishing import publish_all
+from streams.publish import Description, Source, find_sources
+from streams.publishing import Summary, publish_all
 from streams.settings import Settings
 from streams.stack import Stack
 from streams.wiring import generation_to_work_for, open_catalog, search_client
@@ -34,14 +36,12 @@ def run_demo(settings: Settings, folder: Path | None, *, once: bool) -> None:
     started = time.monotonic()
     interrupt_on_signals()
     stack = Stack(settings, console.say)
-    with as_file(files("streams.demo") / "pictures") as shipped, contextlib.ExitStack() as ending:
-        sources = find_sources([str(folder or shipped)], None if folder else "demo")
+    with contextlib.ExitStack() as ending:
+        sources, shows = ending.enter_context(pictures(folder))
         ending.callback(stack.stop)
         running = stack.start()
-        with contextlib.closing(open_catalog(running)) as catalog:
-            live = generation_to_work_for(catalog, None).name
         shown = f"demo:{folder.resolve().name if folder else ''}"
-        summary = publish_all(running, sources, Description(tags=(shown,)), wait_for=live)
+        summary = publish(running, sources, shows, tag=shown)
         summary.show(as_json=False)
         with search_client(running, timeout_s=30) as client:
             for query in QUERIES_FOR_ANY if folder else QUERIES:
@@ -56,9 +56,33 @@ def run_demo(settings: Settings, folder: Path | None, *, once: bool) -> None:
         if once:
             return
         command = "pixtide" if shutil.which("pixtide") else sys.argv[0]
-        console.say(
+        stack.serve(
             f"the page: {stack.page}\n"
             f'or try, in another terminal, in this folder:  {command} search "a bird"\n'
             f"and:  {command} publish ~/Pictures --wait        Ctrl-C stops everything"
         )
-        stack.serve()
+
+
+@contextlib.contextmanager
+def pictures(folder: Path | None) -> Iterator[tuple[list[Source], dict[str, str]]]:
+    """The pictures of a folder, or those that come with pixtide; and captions by image id."""
+    if folder is not None:
+        yield find_sources([str(folder)], None), {}
+        return
+    with as_file(files("streams.demo") / "pictures") as shipped:
+        shows = {f"demo/{path}": caption for path, caption in captions().items()}
+        yield find_sources([str(shipped)], "demo"), shows
+
+
+def publish(
+    running: Settings, sources: Sequence[Source], shows: Mapping[str, str], *, tag: str
+) -> Summary:
+    """Publish pictures with their captions under a tag, and wait until they are indexed."""
+    with contextlib.closing(open_catalog(running)) as catalog:
+        live = generation_to_work_for(catalog, None).name
+    return publish_all(
+        running,
+        sources,
+        lambda source: Description(caption=shows.get(source.image_id, ""), tags=(tag,)),
+        wait_for=live,
+    )

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from schemas import topics
 from search.port import StoredImage
+from streams import kafka
 from streams.fetch import Fetcher
 from streams.image_store import ImageStore
 from streams.publish import Publisher
-from streams.reindex import lag_of
 from streams.settings import Settings
+from streams.standing import Watch
 from streams.web.app import Site, SiteParts
 from streams.web.dead_letters import DeadLetterApi
 from streams.web.guard import Access
@@ -47,10 +48,12 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
         TransientError: the index can't be reached.
     """
     connection, read_only = settings.kafka_connection(), settings.web_read_only
+    uploaded = settings.named(topics.UPLOADED)
     # before any Kafka client: see encoders/decoding.py
     decoders = decoder_pool(settings, _DECODERS)
     access = _access(settings)
-    index = LiveIndex(open_catalog(settings))
+    catalog = open_catalog(settings)
+    index = LiveIndex(catalog)
     fetcher = picture_fetcher(settings, ImageStore(settings.image_store_url))
     small = Thumbnails(thumbnails, settings.web_cache_bytes, partial(_original, fetcher), decoders)
     outcomes = Outcomes(connection, settings.named(topics.INDEXED), small.forget)
@@ -72,7 +75,12 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
             pictures=Pictures(index, fetcher, small),
             publishing=publishing,
             outcomes=outcomes,
-            status=StatusApi(index, partial(lag_of, settings), outcomes.rate, read_only=read_only),
+            status=StatusApi(
+                index,
+                Watch(settings, catalog).look,
+                partial(kafka.partitions_of, kafka.admin(connection), uploaded),
+                read_only=read_only,
+            ),
             dead_letters=DeadLetterApi(
                 partial(dead_letters, settings),
                 partial(retrier, settings),

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from confluent_kafka import Consumer, TopicPartition
@@ -35,8 +34,6 @@ _LOOK_S = 0.25
 _READ_S = 0.05
 _STALLED_S = 10.0
 _RETRY_S = 2.0
-#: What the rate is an average of.
-_RATE_S = 10.0
 _STALE = (OutcomeKind.REPLACED, OutcomeKind.DELETED, OutcomeKind.DEAD_LETTERED)
 
 
@@ -57,7 +54,6 @@ class Outcomes:
         self._topic = topic
         self._changed = changed
         self._listeners: set[asyncio.Queue[Outcome | None]] = set()
-        self._heard: deque[tuple[float, str]] = deque(maxlen=100_000)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="outcomes", daemon=True)
 
@@ -79,11 +75,6 @@ class Outcomes:
         """Stop hearing."""
         self._ending.set()
         await asyncio.to_thread(self._thread.join)
-
-    def rate(self, generation: str) -> float:
-        """Outcomes a second of that generation, of late."""
-        since = time.monotonic() - _RATE_S
-        return sum(at > since and of == generation for at, of in list(self._heard)) / _RATE_S
 
     async def _stream(self, _: Request) -> Response:
         if len(self._listeners) >= _MOST_LISTENERS:
@@ -166,7 +157,6 @@ class Outcomes:
         except ValidationError as error:  # of a later version, say: nobody here could show it
             logger.warning("an outcome is not understood: %s", explain(error))
             return
-        self._heard.append((time.monotonic(), outcome.generation))
         if outcome.outcome in _STALE:
             self._changed(outcome.image_id)
         self._loop.call_soon_threadsafe(self._tell, outcome)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,8 +10,8 @@ from starlette.routing import Route
 
 from schemas.base import Contract
 from schemas.errors import TransientError, UsageError
-from search.generations import Generation
-from search.port import RowState
+from search.generations import Generation, GenerationState
+from streams.standing import Standing
 from streams.web.live_index import LiveIndex
 from streams.web.problems import json_response
 
@@ -20,9 +20,13 @@ _FRESH_S = 1.5
 
 
 class GenerationStatus(Contract):
-    """One generation. `rate` is outcomes a second; `lag` is records of the log yet to come."""
+    """One generation. `done` of `total` events of the log are read, and `lag` are yet to come.
+
+    `rate` is events a second, `eta_s` the seconds until all are read; null where nothing is known.
+    """
 
     name: str
+    state: GenerationState
     is_live: bool
     model: str
     dimension: int
@@ -30,12 +34,16 @@ class GenerationStatus(Contract):
     live: int
     deleted: int
     dead_lettered: int
+    done: int
+    total: int
     lag: int
-    rate: float
+    rate: float | None
+    eta_s: float | None
+    workers: int
 
 
 class Status(Contract):
-    """All generations, oldest first, and what this page may do."""
+    """All generations that aren't retired, oldest first, and what this page may do."""
 
     generations: tuple[GenerationStatus, ...]
     read_only: bool
@@ -49,19 +57,22 @@ class Readiness(Contract):
 
 
 class StatusApi:
-    """Answers from the index, the broker and what was heard of outcomes."""
+    """Answers from the index and the broker.
+
+    `stand` looks at every generation, `log_answers` raises TransientError where no broker does.
+    """
 
     def __init__(
         self,
         index: LiveIndex,
-        lag_of: Callable[[Generation], int],
-        rate_of: Callable[[str], float],
+        stand: Callable[[], Sequence[Standing]],
+        log_answers: Callable[[], object],
         *,
         read_only: bool,
     ) -> None:
         self._index = index
-        self._lag_of = lag_of
-        self._rate_of = rate_of
+        self._stand = stand
+        self._log_answers = log_answers
         self._read_only = read_only
         self._looking = asyncio.Lock()
         self._status: Status | None = None
@@ -87,30 +98,39 @@ class StatusApi:
 
     async def _ready(self, _: Request) -> Response:
         try:
-            generation, _index = await asyncio.to_thread(self._index.current)
-            await asyncio.to_thread(self._lag_of, generation)
+            await asyncio.to_thread(self._index.current)
+            await asyncio.to_thread(self._log_answers)
         except (TransientError, UsageError) as error:
             return json_response(Readiness(ready=False, problem=str(error)), 503)
         return json_response(Readiness(ready=True))
 
     def _look(self) -> Status:
-        live, generations = self._index.generations()
+        generations = {each.name: each for each in self._index.generations()[1]}
         return Status(
-            generations=tuple(self._status_of(each, live) for each in generations),
+            generations=tuple(
+                _status_of(each, generations[each.generation])
+                for each in self._stand()
+                if each.generation in generations  # made just now: next time
+            ),
             read_only=self._read_only,
         )
 
-    def _status_of(self, generation: Generation, live: Generation | None) -> GenerationStatus:
-        counts = self._index.open(generation).count()
-        return GenerationStatus(
-            name=generation.name,
-            is_live=generation == live,
-            model=generation.model,
-            dimension=generation.dimension,
-            created_at=generation.created_at.isoformat(),
-            live=counts.get(RowState.LIVE, 0),
-            deleted=counts.get(RowState.DELETED, 0),
-            dead_lettered=counts.get(RowState.DEAD_LETTERED, 0),
-            lag=self._lag_of(generation),
-            rate=self._rate_of(generation.name),
-        )
+
+def _status_of(standing: Standing, generation: Generation) -> GenerationStatus:
+    return GenerationStatus(
+        name=generation.name,
+        state=standing.state,
+        is_live=standing.is_live,
+        model=generation.model,
+        dimension=generation.dimension,
+        created_at=generation.created_at.isoformat(),
+        live=standing.live,
+        deleted=standing.deleted,
+        dead_lettered=standing.dead_lettered,
+        done=standing.done,
+        total=standing.total,
+        lag=standing.lag,
+        rate=standing.rate,
+        eta_s=standing.eta_s,
+        workers=standing.workers,
+    )

@@ -34,4 +34,14 @@ def soak(rows: int, seconds: float, out: Path) -> None:
     run(rows, seconds, out)
 
 
+@benchmarks.command()
+@click.option("--model", default="starter", show_default=True, help="As PIXTIDE_MODEL.")
+@click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
+def story(model: str, out: Path) -> None:
+    """Words, class names and one space, on the demo's pictures."""
+    from tests.benchmarks.story import run
+
+    run(model, out)
+
+
 benchmarks()

@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from schemas.outcomes import OutcomeKind
+from streams.demo.captions import captions
 from streams.publish import Description, OutcomeWatch, Publisher, Source
 from tests.deployments import Embedded
 
@@ -83,14 +84,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def publish(stack: Embedded, shipped: Path) -> None:
-    """Some of the demo's pictures, tagged by their folders, and wait until they are indexed."""
-    settings = stack.settings()
+    """Some of the demo's pictures as it describes them, tagged by their folders; and wait."""
+    settings, shows = stack.settings(), captions()
     publisher = Publisher(settings)
     watch = OutcomeWatch(settings, "v1")
     for tag, names in (("animals", ANIMALS), ("places", PLACES), ("food", FOOD)):
         for name in names:
             source = Source(f"{tag}/{name}.jpg", shipped / tag / f"{name}.jpg")
-            publisher.upload(source, Description(tags=(tag,)))
+            publisher.upload(source, Description(caption=shows[source.image_id], tags=(tag,)))
     odd = Source("odd/odd.jpg", shipped / "things" / "scissors.jpg")
     publisher.upload(odd, Description(caption=MARKUP, tags=(MARKUP,)))
     publisher.flush()

@@ -176,6 +176,21 @@ def test_what_is_no_picture_is_refused_with_a_reason(
     expect(page.locator("#uploads .state")).to_contain_text("no known picture format")
 
 
+def test_the_status_tells_how_far_the_index_is_behind(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/?view=status")
+    generation = page.locator(".generation")
+    expect(generation).to_contain_text("up to date with the log")
+    expect(generation.locator("dd", has_text="starter, 384")).to_be_visible()
+    with site.frozen("ingest-v1"):
+        publisher = Publisher(site.stack.settings())
+        for number in range(3):
+            again = Source("things/late.jpg", site.pictures / "things" / "chair.jpg")
+            publisher.upload(again, Description(caption=f"chair {number}"))
+        publisher.flush()
+        expect(generation).to_contain_text("3 events behind")
+    expect(generation).to_contain_text("up to date with the log")
+
+
 @pytest.mark.slow
 def test_a_dead_letter_tells_why_and_is_tried_again(page: Page, site: Site) -> None:
     late = site.stack.folder / "late.jpg"
@@ -190,6 +205,16 @@ def test_a_dead_letter_tells_why_and_is_tried_again(page: Page, site: Site) -> N
     expect(row).to_contain_text("indexed since")
     search(page, site, "q=a+stethoscope")
     assert ids(page)[0] == "late/late.jpg"
+
+
+def test_words_find_names_and_meaning_what_nobody_wrote(page: Page, site: Site) -> None:
+    search(page, site, "q=Neuschwanstein&compare=1")
+    expect(page.locator("#words .grid a")).to_have_count(1)
+    assert ids(page, "#words") == ["places/castle-neuschwanstein.jpg"]
+    search(page, site, "q=medieval+fortress&compare=1")
+    expect(page.locator("#meaning .grid a").first).to_be_visible()
+    assert ids(page)[0].startswith("places/castle")
+    expect(page.locator("#words")).to_contain_text("No caption and no tag has these words")
 
 
 def test_word_search_beside_and_markup_stays_text(page: Page, site: Site) -> None:

@@ -47,6 +47,9 @@ def test_ctrl_c_ends_everything_and_the_next_start_finds_everything(stack: Embed
     pids = children(stack)
     process = stack.processes.pop("up")
     process.send_signal(signal.SIGINT)
+    while "stopping" not in stack.log("up"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)  # impatient
     assert process.wait(60) == 0
     assert not any(running(pid, stack) for pid in pids)
     assert not (stack.home / "stack.json").exists()

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def generator(name: str, folder: Path = DOCS) -> Any:
 def test_what_is_generated_is_current() -> None:
     generate = generator("generate")
     for page, wanted in {
+        "cli.md": generate.cli_page(),
         "settings.md": generate.settings_page(),
         "metrics.md": generate.metrics_page(),
         "security.md": generate.security_page(),
@@ -113,10 +115,21 @@ def problems(message: str, part: str, value: object) -> list[str]:
     return [error.message for error in Draft7Validator(schema).iter_errors(value)]
 
 
-def test_every_topic_and_code_is_explained() -> None:
+def test_every_topic_is_described() -> None:
     page = (DOCS / "contracts.md").read_text()
-    for name in [*ReasonCode, *QueryCode, *(topic.name for topic in topics(embedded=False))]:
-        assert f"`{name}`" in page, name
+    for topic in topics(embedded=False):
+        assert f"| `{topic.name}` |" in page, topic.name
+
+
+@pytest.mark.parametrize(
+    ("codes", "heading"), [(ReasonCode, "dead letters"), (QueryCode, "searches")]
+)
+def test_every_code_is_explained_once_with_what_to_do(codes: type[StrEnum], heading: str) -> None:
+    page = (DOCS / "codes.md").read_text()
+    [section] = re.findall(rf"^## Of {heading}\n(.*?)(?=^## )", page, re.DOTALL | re.MULTILINE)
+    rows = re.findall(r"^\| (`[A-Z_`, ]+`) \| (.+) \| (.+) \|$", section, re.MULTILINE)
+    explained = [code for names, *_ in rows for code in re.findall(r"[A-Z_]+", names)]
+    assert sorted(explained) == sorted(codes)
 
 
 def test_links_lead_somewhere() -> None:
@@ -135,3 +148,16 @@ def test_the_tests_that_promises_name_exist() -> None:
             file,
             test,
         )
+
+
+def test_the_figures_of_the_concepts_are_those_that_were_measured() -> None:
+    measured = (DOCS / "benchmarks" / "story.md").read_text()
+    told = (DOCS / "concepts.md").read_text()
+    [shares] = re.findall(r"\*\*mean share\*\* \| \| (.+) \|", measured)
+    assert re.findall(r"\| (\d+) % \|", told) == re.findall(r"(\d+)%", shares)
+    [none] = re.findall(r"find none \| \| (.+) \|", measured)
+    told_none = re.findall(r"% \| (\d+|none)\b", told)
+    assert [each.replace("none", "0") for each in told_none] == none.split(" | ")
+    rows = re.findall(r"^\| .+ \| 0\.\d\d \| 0\.\d\d \| 0\.\d\d \| \d+ \|", told, re.MULTILINE)
+    assert len(rows) > 4
+    assert [row for row in rows if row not in measured] == []

@@ -2,8 +2,8 @@
 
 import { letters, letterThumbnail, retry } from "./api.js";
 import { $, el, plural } from "./dom.js";
+import { WatchingView } from "./watching.js";
 
-const EVERY_MS = 2500;
 const SAID = {
   waiting: "not indexed",
   healed: "indexed since",
@@ -11,34 +11,10 @@ const SAID = {
   orphaned: "its generation is gone",
 };
 
-export class LettersView {
+export class LettersView extends WatchingView {
   constructor({ notice }) {
-    this.notice = notice;
-    this.visible = false;
+    super({ title: "Dead letters", everyMs: 2500, load: letters, notice });
     $("#retry-all").addEventListener("click", () => this.retry(this.waiting));
-  }
-
-  show() {
-    document.title = "Dead letters · pixtide";
-    this.visible = true;
-    this.look();
-  }
-
-  hide() {
-    this.visible = false;
-    clearTimeout(this.next);
-  }
-
-  async look() {
-    clearTimeout(this.next);
-    if (!this.visible) return;
-    try {
-      if (!document.hidden) this.draw(await letters());
-      this.notice(null);
-    } catch (error) {
-      this.notice(`${error.message} Trying again by itself.`);
-    }
-    if (this.visible) this.next = setTimeout(() => this.look(), EVERY_MS);
   }
 
   /** Draw only what has changed, so that nobody's focus is lost. */

@@ -2,42 +2,18 @@
 
 import { status } from "./api.js";
 import { $, el, plural } from "./dom.js";
+import { WatchingView } from "./watching.js";
 
-const EVERY_MS = 2000;
-
-export class StatusView {
+export class StatusView extends WatchingView {
   constructor({ notice }) {
-    this.notice = notice;
-    this.visible = false;
+    super({ title: "Status", everyMs: 2000, load: status, notice });
   }
 
-  show() {
-    document.title = "Status · pixtide";
-    this.visible = true;
-    this.look();
-  }
-
-  hide() {
-    this.visible = false;
-    clearTimeout(this.next);
-  }
-
-  async look() {
-    clearTimeout(this.next);
-    if (!this.visible) return;
-    try {
-      if (!document.hidden) this.draw((await status()).generations);
-      this.notice(null);
-    } catch (error) {
-      this.notice(`${error.message} Trying again by itself.`);
-    }
-    if (this.visible) this.next = setTimeout(() => this.look(), EVERY_MS);
-  }
-
-  draw(generations) {
+  draw({ generations }) {
     $("#generations").replaceChildren(
       ...generations.map((each) => {
-        const head = el("h2", {}, each.name, " ", each.is_live ? el("span", { class: "badge" }, "live") : "");
+        const badge = each.is_live ? "live" : each.state === "building" ? "being built" : "ready";
+        const head = el("h2", {}, each.name, " ", el("span", { class: "badge" }, badge));
         return el("article", { class: "generation" }, head, progress(each), facts(each));
       }),
     );
@@ -45,16 +21,18 @@ export class StatusView {
 }
 
 function progress(each) {
-  const done = each.live + each.dead_lettered + each.deleted;
-  const bar = el("progress", { max: done + each.lag || 1, value: each.lag ? done : done || 1 });
-  bar.setAttribute("aria-label", `Generation ${each.name}: ${done} of ${done + each.lag}`);
+  const bar = el("progress", { max: each.total || 1, value: each.total ? each.done : 1 });
+  bar.setAttribute("aria-label", `Generation ${each.name}: ${each.done} of ${each.total} events read`);
   return el("p", {}, bar, el("span", { class: "hint" }, standing(each)));
 }
 
-function standing({ lag, rate }) {
+function standing({ lag, rate, eta_s: eta, workers }) {
   if (!lag) return "up to date with the log";
-  const behind = `${plural(lag, "record")} behind`;
-  return rate ? `${behind}, ${rate.toFixed(1)} a second, ${left(lag / rate)} left` : behind;
+  const said = [`${plural(lag, "event")} behind`];
+  if (rate) said.push(`${rate.toFixed(1)} a second`);
+  if (eta !== null) said.push(`${left(eta)} left`);
+  if (!workers) said.push("no worker reads them");
+  return said.join(", ");
 }
 
 function left(seconds) {
@@ -67,8 +45,9 @@ function facts(each) {
     ["Pictures", each.live],
     ["Dead letters", each.dead_lettered],
     ["Deleted", each.deleted],
-    ["Behind the log", each.lag],
-    ["Outcomes a second", each.rate.toFixed(1)],
+    ["Events read", `${each.done.toLocaleString("en")} of ${each.total.toLocaleString("en")}`],
+    ["Events a second", each.rate === null ? "–" : each.rate.toFixed(1)],
+    ["Workers", each.workers],
     ["Model", `${each.model}, ${each.dimension} dimensions`],
     ["Created", new Date(each.created_at).toLocaleString()],
   ];
