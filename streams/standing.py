@@ -8,13 +8,24 @@ from typing import Any
 
 from rich.table import Table
 
+from schemas import topics
 from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog, RowState
 from streams import console, kafka
 from streams.group import workers_in
 from streams.settings import Settings
 
-_HEADINGS = ("", "generation", "state", "pictures", "deleted", "dead letters", "events", "lag")
+_HEADINGS = (
+    "",
+    "generation",
+    "state",
+    "pictures",
+    "deleted",
+    "dead letters",
+    "events",
+    "lag",
+    "retries",
+)
 _MOVING = ("rate", "left", "workers")
 
 
@@ -22,8 +33,9 @@ _MOVING = ("rate", "left", "workers")
 class Standing:
     """One generation at one moment. `done` of `total` events of the log are committed.
 
-    `rate` is in events a second since the last look, `eta_s` in seconds; both are None where
-    there is nothing to say yet.
+    `retry_lag` is how many dead letters sent to be tried again it has yet to try. `rate` is in
+    events a second since the last look, `eta_s` in seconds; both are None where there is nothing
+    to say yet.
     """
 
     generation: str
@@ -35,6 +47,7 @@ class Standing:
     dead_lettered: int
     done: int
     total: int
+    retry_lag: int
     workers: int
     rate: float | None = None
 
@@ -85,15 +98,9 @@ class Watch:
         ]
 
     def _standing(self, generation: Generation, *, is_live: bool) -> Standing:
-        log = generation.log
-        numbers = range(log.partitions)
-        first = kafka.beginnings(self._client, log.topic, numbers)
-        ends = kafka.ends(self._client, log.topic, numbers)
+        done, total = self._read(generation, generation.log.topic)
         at = time.monotonic()
-        committed = kafka.committed_offsets(
-            self._settings.kafka_connection(), generation.group, log.topic, numbers
-        )
-        done = sum(max(0, committed.get(p, 0) - first[p]) for p in numbers)
+        retried, to_retry = self._read(generation, self._settings.named(topics.RETRY))
         counts = self._catalog.open(generation).count()
         return Standing(
             generation=generation.name,
@@ -104,10 +111,22 @@ class Watch:
             deleted=counts[RowState.DELETED],
             dead_lettered=counts[RowState.DEAD_LETTERED],
             done=done,
-            total=max(done, sum(ends[p] - first[p] for p in numbers)),
+            total=total,
+            retry_lag=to_retry - retried,
             workers=workers_in(self._client, generation.group),
             rate=self._rate(generation.name, at, done),
         )
+
+    def _read(self, generation: Generation, topic: str) -> tuple[int, int]:
+        """Of what a topic holds: how many records the generation's group has committed, of all."""
+        numbers = range(generation.log.partitions)
+        first = kafka.beginnings(self._client, topic, numbers)
+        ends = kafka.ends(self._client, topic, numbers)
+        committed = kafka.committed_offsets(
+            self._settings.kafka_connection(), generation.group, topic, numbers
+        )
+        done = sum(max(0, committed.get(p, 0) - first[p]) for p in numbers)
+        return done, max(done, sum(ends[p] - first[p] for p in numbers))
 
     def _rate(self, name: str, at: float, done: int) -> float | None:
         before = self._before.get(name)
@@ -131,6 +150,7 @@ def table(standings: Sequence[Standing]) -> Table:
                 f"{s.dead_lettered:,}",
                 f"{s.done:,} of {s.total:,}",
                 f"{s.lag:,}",
+                f"{s.retry_lag:,}",
                 "" if s.rate is None else f"{s.rate:,.0f}/s",
                 "" if s.eta_s is None or not s.lag else console.duration(s.eta_s),
                 s.workers,
