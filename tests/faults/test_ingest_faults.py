@@ -262,7 +262,9 @@ def test_a_worker_that_dead_letters_everything_stops(stack: OnServers) -> None:
 @pytest.mark.fault("SIGSTOP past the session, a newer write elsewhere, SIGCONT")
 @pytest.mark.slow
 def test_a_worker_that_stood_still_past_its_session_overwrites_nothing(stack: OnServers) -> None:
-    stack.start_process("ingest")
+    ready = stack.home / "ingest"  # so slow that it can't be done before it is stopped
+    arguments = ("ingest", "--max-rate", "40", "--ready-file", str(ready))
+    stack.spawn("ingest", *arguments, ready=ready)
     publish(stack, {f"p-{n}": jpeg(n) for n in range(400)})
     wait_until(lambda: len(outcomes(stack)) >= 30)
     os.kill(stack.processes["ingest"].pid, signal.SIGSTOP)
