@@ -31,8 +31,8 @@ test: setup-servers ## test everything quick, on real Kafka and real Weaviate (u
 test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 20 with npm, kcat and Prometheus
 	$(BIN)/python -m pytest --ignore tests/benchmarks $(ARGS)
 
-faults: setup-servers ## break things on purpose and see what survives
-	$(BIN)/python -m pytest tests/faults $(ARGS)
+faults: setup-servers ## break things on purpose and see what survives; a table at the end (25 minutes)
+	PIXTIDE_TEST_CHAOS=full $(BIN)/python -m pytest --ignore tests/benchmarks -m fault $(ARGS)
 
 bench: bench-search bench-soak bench-story ## measure, and compare with others
 

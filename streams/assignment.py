@@ -98,14 +98,21 @@ class Assignment:
     def pause(self, *, wanted: bool) -> None:
         """Stop or go on fetching; polls go on either way."""
         if wanted != self._paused:
-            consumer = self._consumer
-            (consumer.pause if wanted else consumer.resume)(consumer.assignment())
             self._paused = wanted
+            self._hold(self._consumer.assignment())
 
     @property
     def is_paused(self) -> bool:
         """Whether fetching is paused."""
         return self._paused
+
+    def _hold(self, partitions: list[TopicPartition]) -> None:
+        """Have these paused, or not, as all are now.
+
+        Those just assigned, too: librdkafka remembers of a partition that it was paused when it
+        was let go, and would never fetch it again.
+        """
+        (self._consumer.pause if self._paused else self._consumer.resume)(partitions)
 
     def commit_now_and_then(self) -> None:
         """Commit what can be, once a second."""
@@ -140,8 +147,7 @@ class Assignment:
             self._error = error
         ours += self._retries(ours)
         consumer.incremental_assign(ours)
-        if self._paused:
-            consumer.pause(ours)
+        self._hold(ours)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = self._numbers(partitions)
@@ -178,5 +184,4 @@ class Assignment:
         logger.warning("%s %d is read from its beginning", place.topic, place.partition)
         self._consumer.incremental_unassign([place])
         self._consumer.incremental_assign([place])
-        if self._paused:
-            self._consumer.pause([place])
+        self._hold([place])

@@ -159,7 +159,7 @@ def index_status(watch: bool, as_json: bool) -> None:
 
     settings = load_settings()
     with contextlib.closing(open_catalog(settings)) as catalog:
-        standings = Watch(settings, catalog)
+        standings = Watch(settings, catalog, counts_workers=True)
         if watch and not as_json:
             console.refreshing(lambda: table(standings.look()), _LOOK_EVERY_S)
             return

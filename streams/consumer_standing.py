@@ -32,10 +32,23 @@ class Standing:
 
 
 class Statistics:
-    """What librdkafka tells of a consumer of one topic, once a second."""
+    """What librdkafka tells of a consumer of one topic, once a second.
 
-    def __init__(self, topic: str, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        retries: a topic that it reads besides.
+        on_retry_lag: told how many records of that aren't committed in the partitions it has.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        retries: str,
+        on_retry_lag: Callable[[int], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._topic = topic
+        self._retries = retries
+        self._on_retry_lag = on_retry_lag
         self._clock = clock
         self._told_at = self._settled_at = float("-inf")
         self._last = Standing()
@@ -50,8 +63,9 @@ class Statistics:
         now = self._told_at = self._clock()
         if told.get("cgrp", {}).get("join_state") == "steady":
             self._settled_at = now
-        partitions = told["topics"].get(self._topic, {}).get("partitions", {})
-        ours = {int(n): p for n, p in partitions.items() if p["fetch_state"] in _ASSIGNED}
+        ours = _assigned(told, self._topic)
+        retried = _assigned(told, self._retries).values()
+        self._on_retry_lag(sum(max(0, p["consumer_lag"]) for p in retried))  # -1: not known yet
         self._last = Standing(
             frozenset(ours),
             {number: p["committed_offset"] for number, p in ours.items()},
@@ -64,3 +78,8 @@ class Statistics:
         if now - self._told_at > _SILENT_S or now - self._settled_at > _REBALANCED_WITHIN_S:
             return Standing()
         return Standing(last.partitions, last.committed, last.read, idle)
+
+
+def _assigned(told: dict[str, Any], topic: str) -> dict[int, dict[str, Any]]:
+    partitions = told["topics"].get(topic, {}).get("partitions", {})
+    return {int(n): p for n, p in partitions.items() if p["fetch_state"] in _ASSIGNED}

@@ -74,6 +74,7 @@ _RECORDS_PART = 4
 class IngestLimits:
     """How much a worker takes on at once: `bytes` of records, pictures and pixels.
 
+    `session_s` is how long the group waits for a member that has fallen silent.
     `max_rate` is in records a second. An original that is missing from our own store means that
     a newer record exists, but where all records are the latest of their keys (`only_latest`).
     """
@@ -85,6 +86,7 @@ class IngestLimits:
     fetchers: int
     fetchers_per_host: int
     breaker_window: int
+    session_s: float
     max_rate: float | None = None
     only_latest: bool = False
 
@@ -130,7 +132,7 @@ class IngestWorker:
         self._memory = Reserve(max(for_pictures, limits.picture_bytes, self._crop_bytes))
         self._breaker = Breaker(limits.breaker_window)
         self._pace = Pace(limits.max_rate)
-        self._standstill = Standstill()
+        self._standstill = Standstill(limits.session_s)
         # apart, since fetching may wait for memory that only decoding frees
         self._fetchers = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="fetch")
         self._lanes = HostLanes(self._fetchers, limits.fetchers_per_host)

@@ -56,6 +56,10 @@ class IngestWatch:
             self._metrics.lag.labels(self._generation, str(partition)).set(lag)
         self._lagging = set(lags)
 
+    def retry_lag(self, records: int) -> None:
+        """How many retries wait in the partitions that this worker has."""
+        self._metrics.retry_lag.labels(self._generation).set(records)
+
     def paused(self, reason: Pause | None) -> None:
         """No more records are taken on for now, or they are again."""
         if reason == self._paused:

@@ -135,7 +135,6 @@ def ingest_consumer(
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
             "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": 30_000,
             "max.poll.interval.ms": 120_000,
             "fetch.wait.max.ms": 50,
             "queued.max.messages.kbytes": 32 * 1024,
@@ -144,6 +143,14 @@ def ingest_consumer(
             **more,
         }
     )
+
+
+def session(seconds: float) -> dict[str, Any]:
+    """Configuration of a consumer whose group gives it up after a silence of so long."""
+    return {
+        "session.timeout.ms": int(seconds * 1000),
+        "heartbeat.interval.ms": int(seconds * 100),
+    }
 
 
 def tail_consumer(connection: KafkaConnection, *, tells_ends: bool = False) -> Consumer:

@@ -174,6 +174,13 @@ class Ledger:
         )
         return {image_id: Version(*version) for image_id, *version in cursor}
 
+    def deleted(self) -> Iterator[str]:
+        """The ids whose rows are deleted ones."""
+        for (image_id,) in self._database.execute(
+            "SELECT image_id FROM rows WHERE state = ?", [RowState.DELETED]
+        ):
+            yield image_id
+
     def dead_letters(self) -> dict[str, int]:
         """How many rows are dead-lettered, by the code of the reason."""
         counted = self._database.execute(

@@ -12,7 +12,8 @@ from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog
 from streams import kafka
 from streams.group import NotReadError, Tell, await_group, delete_group, workers_in
-from streams.repair import repair
+from streams.image_store import ImageStore
+from streams.repair import remove_leftovers, repair
 from streams.settings import Settings
 from streams.verify import Verification, Verifier
 from streams.wiring import generation_to_work_for
@@ -39,11 +40,15 @@ def verify(
     Raises as `Verifier.run` and `repair` do.
     """
     index = catalog.open(generation)
+    began = datetime.now(UTC)
     verifier = Verifier(settings, generation, index, timeout_s=timeout_s, tell=tell)
     try:
         found = verifier.run()
         if mend:
             found = repair(settings, generation, index, verifier)
+            if found.is_clean and generation.is_same(catalog.live()):
+                store = ImageStore(settings.image_store_url)
+                remove_leftovers(store, verifier.ledger, began)
     finally:
         verifier.close()
     now = generation_to_work_for(

@@ -100,6 +100,11 @@ class IngestMetrics:
             "offsets between the partition's end and what the group has committed",
             *("generation", "partition"),
         )
+        self.retry_lag = make.gauge(
+            "pixtide_ingest_retry_lag_records",
+            "dead letters sent to be tried again, and not yet tried, in this worker's partitions",
+            "generation",
+        )
         self.in_flight_records = make.gauge(
             "pixtide_ingest_in_flight_records", "records taken on and not finished", "generation"
         )

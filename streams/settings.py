@@ -101,6 +101,12 @@ class Settings(BaseSettings):
         ge=0,
         description="a worker stops when 95 % of its last so many became dead letters; 0: never",
     )
+    session_timeout_s: float = Field(
+        30.0,
+        ge=6,
+        le=120,
+        description="after which an ingest worker that fell silent loses its partitions to others",
+    )
     query_queue: int = Field(
         2048, ge=1, description="search requests that wait; more are refused, retryably"
     )

@@ -9,13 +9,24 @@ from typing import Any
 
 from rich.table import Table
 
+from schemas import topics
 from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog, RowState
 from streams import console, kafka
 from streams.group import workers_in
 from streams.settings import Settings
 
-_HEADINGS = ("", "generation", "state", "pictures", "deleted", "dead letters", "events", "lag")
+_HEADINGS = (
+    "",
+    "generation",
+    "state",
+    "pictures",
+    "deleted",
+    "dead letters",
+    "events",
+    "lag",
+    "retries",
+)
 _MOVING = ("rate", "left", "workers")
 #: What a rate is an average of: workers commit every few seconds.
 _RATE_S = 30.0
@@ -25,8 +36,9 @@ _RATE_S = 30.0
 class Standing:
     """One generation at one moment. `done` of `total` events of the log are committed.
 
-    `rate` is in events a second over the last half minute, `eta_s` in seconds; both are None
-    where there is nothing to say yet.
+    `retry_lag` is how many dead letters sent to be tried again it has yet to try. `rate` is in
+    events a second over the last half minute, `eta_s` in seconds; both are None where there is
+    nothing to say yet. `workers` is None where nobody asked for them.
     """
 
     generation: str
@@ -38,7 +50,8 @@ class Standing:
     dead_lettered: int
     done: int
     total: int
-    workers: int
+    retry_lag: int
+    workers: int | None
     rate: float | None = None
 
     @property
@@ -81,9 +94,16 @@ class Rates:
 
 
 class Watch:
-    """Looks at all generations, and tells their rates from one look to the next."""
+    """Looks at all generations, and tells their rates from one look to the next.
 
-    def __init__(self, settings: Settings, catalog: GenerationCatalog) -> None:
+    Workers are not to be counted by a process that must go on: librdkafka aborts it where the
+    connection breaks under that question (confluentinc/librdkafka#4605).
+    """
+
+    def __init__(
+        self, settings: Settings, catalog: GenerationCatalog, *, counts_workers: bool = False
+    ) -> None:
+        self._counts_workers = counts_workers
         self._settings = settings
         self._catalog = catalog
         self._client = kafka.admin(settings.kafka_connection())
@@ -104,15 +124,9 @@ class Watch:
         ]
 
     def _standing(self, generation: Generation, *, is_live: bool) -> Standing:
-        log = generation.log
-        numbers = range(log.partitions)
-        first = kafka.beginnings(self._client, log.topic, numbers)
-        ends = kafka.ends(self._client, log.topic, numbers)
+        done, total = self._read(generation, generation.log.topic)
         at = time.monotonic()
-        committed = kafka.committed_offsets(
-            self._settings.kafka_connection(), generation.group, log.topic, numbers
-        )
-        done = sum(max(0, committed.get(p, 0) - first[p]) for p in numbers)
+        retried, to_retry = self._read(generation, self._settings.named(topics.RETRY))
         counts = self._catalog.open(generation).count()
         return Standing(
             generation=generation.name,
@@ -123,10 +137,22 @@ class Watch:
             deleted=counts[RowState.DELETED],
             dead_lettered=counts[RowState.DEAD_LETTERED],
             done=done,
-            total=max(done, sum(ends[p] - first[p] for p in numbers)),
-            workers=workers_in(self._client, generation.group),
+            total=total,
+            retry_lag=to_retry - retried,
+            workers=workers_in(self._client, generation.group) if self._counts_workers else None,
             rate=self._rates.of(generation.name, at, done),
         )
+
+    def _read(self, generation: Generation, topic: str) -> tuple[int, int]:
+        """Of what a topic holds: how many records the generation's group has committed, of all."""
+        numbers = range(generation.log.partitions)
+        first = kafka.beginnings(self._client, topic, numbers)
+        ends = kafka.ends(self._client, topic, numbers)
+        committed = kafka.committed_offsets(
+            self._settings.kafka_connection(), generation.group, topic, numbers
+        )
+        done = sum(max(0, committed.get(p, 0) - first[p]) for p in numbers)
+        return done, max(done, sum(ends[p] - first[p] for p in numbers))
 
 
 def table(standings: Sequence[Standing]) -> Table:
@@ -143,6 +169,7 @@ def table(standings: Sequence[Standing]) -> Table:
                 f"{s.dead_lettered:,}",
                 f"{s.done:,} of {s.total:,}",
                 f"{s.lag:,}",
+                f"{s.retry_lag:,}",
                 "" if s.rate is None else f"{s.rate:,.0f}/s",
                 "" if s.eta_s is None or not s.lag else console.duration(s.eta_s),
                 s.workers,

@@ -80,7 +80,9 @@ def ingest_worker(
     kafka.require_group(client, generation.group)
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
     vitals.health.check("index", lambda: _look_at(catalog))
-    statistics = Statistics(generation.log.topic)
+    statistics = Statistics(
+        generation.log.topic, settings.named(topics.RETRY), on_retry_lag=watch.retry_lag
+    )
     membership = Membership(
         client,
         generation.log.topic,
@@ -93,6 +95,7 @@ def ingest_worker(
             connection,
             generation.group,
             replay or (RestingConsumer if settings.embedded_log else Consumer),
+            **kafka.session(settings.session_timeout_s),
             **statistics.configuration(),
         ),
         guard=guard,
@@ -127,6 +130,7 @@ def ingest_worker(
             fetchers=settings.fetchers,
             fetchers_per_host=settings.fetchers_per_host,
             breaker_window=0 if replay else settings.breaker_window,
+            session_s=settings.session_timeout_s,
             max_rate=max_rate,
             only_latest=replay is not None,
         ),

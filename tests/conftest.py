@@ -5,7 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import SERVERS, KafkaServer, ServerError, Servers, WeaviateServer
+from tests.servers import (
+    SERVERS,
+    KafkaServer,
+    ServerError,
+    Servers,
+    Toxiproxy,
+    WeaviateServer,
+)
 from tests.servers.deploy_tools import DeployTools
 from tests.servers.deploy_tools import deploy_tools as tools_at_hand
 from tests.servers.install import SetupError
@@ -20,6 +27,7 @@ _started = pytest.StashKey[Servers]()
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks; let Ctrl-C reach what tests start."""
     config.addinivalue_line("markers", "slow: in `make test-all`, not in `make test`")
+    config.addinivalue_line("markers", "fault(name): shows what is done about it; in `make faults`")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # a shell that starts us in the background has it ignored, by all our children too
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -79,6 +87,12 @@ def deploy_tools(pytestconfig: pytest.Config) -> DeployTools:
     if (error := pytestconfig.stash.get(_unprepared, None)) is not None:
         raise error
     return tools_at_hand(_Sayer(pytestconfig))
+
+
+@pytest.fixture(scope="session")
+def toxiproxy(servers: Servers) -> Toxiproxy:
+    """What makes links to the others fail, shared: use links of your own; leave it running."""
+    return servers.toxiproxy()
 
 
 @pytest.fixture(scope="session")

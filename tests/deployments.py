@@ -31,6 +31,7 @@ class Deployment:
         self.folder = home.parent
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PIXTIDE_")}
         self.env = inherited | {"PIXTIDE_HOME": str(home), "OMP_NUM_THREADS": "2"} | settings
+        self.program: tuple[str, ...] = PIXTIDE
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         home.mkdir(parents=True, exist_ok=True)
 
@@ -61,7 +62,7 @@ class Deployment:
             ready.unlink(missing_ok=True)
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*PIXTIDE, *arguments],
+                [*self.program, *arguments],
                 env=self.env | settings,
                 stdout=log,
                 stderr=log,

@@ -39,7 +39,6 @@ class GenerationStatus(Contract):
     lag: int
     rate: float | None
     eta_s: float | None
-    workers: int
 
 
 class Status(Contract):
@@ -132,5 +131,4 @@ def _status_of(standing: Standing, generation: Generation) -> GenerationStatus:
         lag=standing.lag,
         rate=standing.rate,
         eta_s=standing.eta_s,
-        workers=standing.workers,
     )

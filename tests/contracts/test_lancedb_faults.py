@@ -39,6 +39,7 @@ def write_rounds(folder: Path, writer: int) -> None:
         index.write([live(f"i{n}", offset, caption=f"{writer}") for n in range(_IDS)])
 
 
+@pytest.mark.fault("two writers on the embedded store")
 def test_two_processes_that_write_the_same_ids(index: LanceIndex, tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     writers = [spawn.Process(target=write_rounds, args=(tmp_path / "index", n)) for n in range(2)]
@@ -83,6 +84,7 @@ def fill_up(folder: Path) -> None:
     assert all(written.applied for written in index.write([live("a"), live("b")]))
 
 
+@pytest.mark.fault("the disk of the embedded store is full")
 def test_a_full_disk_is_waited_out(index: LanceIndex, tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(
         target=fill_up, args=(tmp_path / "index",)

@@ -22,6 +22,7 @@ def catalog(weaviate: WeaviateServer) -> Iterator[WeaviateCatalog]:
     yield from weaviate_catalog(weaviate)
 
 
+@pytest.mark.fault("the index's client has given up")
 def test_a_lost_network_is_waited_out(catalog: WeaviateCatalog, weaviate: WeaviateServer) -> None:
     catalog.create(generation())
     http, grpc = Proxy((weaviate.host, weaviate.port)), Proxy((weaviate.host, weaviate.grpc_port))

@@ -96,6 +96,7 @@ def test_another_model_and_back_by_copying(stack: OnServers) -> None:
     assert page.read_text().count("data:image/jpeg;base64,") > 10
 
 
+@pytest.mark.fault("a crash around the alias swap")
 @pytest.mark.slow
 def test_a_crash_around_the_alias_swap_leaves_the_old_or_the_new(
     stack: OnServers, monkeypatch: pytest.MonkeyPatch

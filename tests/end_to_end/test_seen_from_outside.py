@@ -16,7 +16,7 @@ from schemas.queries import SearchReply
 from streams import kafka as kafka_clients
 from tests.contracts.proxy import BrokerProxy
 from tests.deployments import OnServers
-from tests.faults.test_ingest_faults import read_topic
+from tests.faults.oracle import read_topic
 from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer

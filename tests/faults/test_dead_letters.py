@@ -29,12 +29,10 @@ from streams.dead_letters import EVERY_LETTER, DeadLetter, LetterState, Selectio
 from streams.retrying import RetryPlan
 from streams.wiring import dead_letters, retrier
 from tests.deployments import OnServers
+from tests.faults.oracle import check_against_the_log, read_topic, topic
 from tests.faults.test_ingest_faults import (
-    check_against_the_log,
     home_of,
     publish,
-    read_topic,
-    topic,
     upload,
     wait_until,
     wait_until_read,
@@ -255,6 +253,7 @@ def test_a_letter_shows_its_picture_small(stack: OnServers) -> None:
     assert shown["thumbnail_error"].startswith("TRUNCATED_IMAGE")
 
 
+@pytest.mark.fault("a dead letter larger than its topic takes")
 @pytest.mark.slow
 def test_a_value_too_large_for_a_letter_is_tried_again_whole(stack: OnServers) -> None:
     client = kafka_clients.admin(stack.settings().kafka_connection())

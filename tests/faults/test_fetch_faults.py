@@ -128,6 +128,7 @@ def test_a_picture_other_than_the_event_meant_is_not_indexed(
     assert rows["changed"].reason == "SOURCE_CHANGED"
 
 
+@pytest.mark.fault("a slow image server")
 def test_a_host_that_never_answers_holds_up_nobody_else(
     stack: OnServers, hostile: HostileServer
 ) -> None:

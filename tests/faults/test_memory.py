@@ -14,7 +14,8 @@ from schemas.codec import encode_event
 from schemas.events import PictureAt
 from streams import kafka as kafka_clients
 from tests.deployments import OnServers
-from tests.faults.test_ingest_faults import outcomes, topic, upload, wait_until_read
+from tests.faults.oracle import topic
+from tests.faults.test_ingest_faults import outcomes, upload, wait_until_read
 from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
@@ -29,6 +30,7 @@ SLACK = 250 * MiB
 LARGE = 50
 
 
+@pytest.mark.fault("pictures larger than the memory")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_fifty_pictures_of_80_megapixels(

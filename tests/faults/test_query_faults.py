@@ -104,6 +104,7 @@ def slow_requests(count: int) -> Iterator[SearchRequest]:
     return (SearchRequest(terms=(Term(uri=f"{address}/{n}.jpg"),), limit=1) for n in range(count))
 
 
+@pytest.mark.fault("kill -9 of a query consumer in mid-request")
 @pytest.mark.usefixtures("slow_pictures")
 def test_killed_in_mid_request_each_is_answered_or_has_expired(service: OnServers) -> None:
     """Fast requests, slow ones, and some whose time is over before there is a consumer again."""
@@ -133,6 +134,7 @@ def test_killed_in_mid_request_each_is_answered_or_has_expired(service: OnServer
     assert [[r.image_id for r in reply.results or ()] for reply in slow] == [["p/3.jpg"]] * 12
 
 
+@pytest.mark.fault("more requests than can be served")
 def test_too_many_requests_are_refused_at_once_and_fairly(service: OnServers) -> None:
     """One client floods the service; another, on a reply topic of its own, hardly notices."""
     settings = service.settings()
@@ -159,6 +161,7 @@ def test_too_many_requests_are_refused_at_once_and_fairly(service: OnServers) ->
     assert [reply.error for reply in replies if reply.error] == []
 
 
+@pytest.mark.fault("a reply topic is missing or forbidden")
 def test_a_client_that_can_not_be_replied_to_harms_no_other(service: OnServers) -> None:
     """One names reply topics that don't exist, that the broker won't have, or that no one may."""
     settings = service.settings()
@@ -195,6 +198,7 @@ def test_a_client_that_can_not_be_replied_to_harms_no_other(service: OnServers) 
     assert sorted(took)[-3] < 1.0, sorted(took)[-10:]
 
 
+@pytest.mark.fault("queries while the alias moves")
 @pytest.mark.slow
 def test_the_alias_moves_under_a_steady_load(service: OnServers) -> None:
     """No request fails, none is answered from two models, and each move is noticed."""

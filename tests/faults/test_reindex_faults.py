@@ -107,6 +107,9 @@ def event(stack: Deployment) -> Callable[[int], None]:
     return send
 
 
+@pytest.mark.fault("a reindex is killed repeatedly, with live updates and deletes")
+@pytest.mark.fault("rollback after new writes")
+@pytest.mark.fault("queries all through a promotion")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_model_is_changed_without_an_outage(journey: Journey) -> None:
@@ -160,6 +163,7 @@ def test_the_model_is_changed_without_an_outage(journey: Journey) -> None:
     stack.run("ingest", "--generation", "v1", code=2)
 
 
+@pytest.mark.fault("a generation's model is gone")
 @pytest.mark.slow
 def test_a_generation_that_cant_be_built_leaves_the_rest_of_the_stack_running(
     tmp_path: Path,

@@ -11,6 +11,7 @@ Each server comes from the first of these that there is:
     runners.py   one place to run a server in: a child process, a container, or elsewhere
     kafka.py     how Kafka is set up, and when it is ready
     weaviate.py  the same for Weaviate
+    toxiproxy.py the network in front of them, which can be made to fail; always the kept program
     suite.py     the servers of one test run: started when first asked for, both at once
 
 Beside them are a Prometheus, a server that speaks S3, and what judges deploy/ (deploy_tools.py).
@@ -21,13 +22,16 @@ Beside them are a Prometheus, a server that speaks S3, and what judges deploy/ (
 from tests.servers.kafka import KafkaServer
 from tests.servers.runners import NotOurServerError, ServerError
 from tests.servers.suite import SERVERS, Servers
+from tests.servers.toxiproxy import Link, Toxiproxy
 from tests.servers.weaviate import WeaviateServer
 
 __all__ = [
     "SERVERS",
     "KafkaServer",
+    "Link",
     "NotOurServerError",
     "ServerError",
     "Servers",
+    "Toxiproxy",
     "WeaviateServer",
 ]

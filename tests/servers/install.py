@@ -16,6 +16,7 @@ from tests.servers.runners import bound_to_parent
 
 KAFKA_VERSION = "4.1.1"
 WEAVIATE_VERSION = "1.35.2"
+TOXIPROXY_VERSION = "2.12.0"
 
 Say = Callable[[str], None]
 
@@ -25,6 +26,8 @@ _REPORT_EVERY_S = 15
 _KAFKA = f"kafka-{KAFKA_VERSION}"
 _WEAVIATE = f"weaviate-{WEAVIATE_VERSION}"
 _BINARY = "weaviate-server"
+_TOXIPROXY = f"toxiproxy-{TOXIPROXY_VERSION}"
+_TOXIPROXY_BINARY = "server"  # as its package's folder is called
 _JARS = Path(__file__).with_name(f"kafka-{KAFKA_VERSION}.sha256")
 # slf4j-simple only so that the broker's log isn't thrown away.
 _POM = f"""<project>
@@ -84,18 +87,12 @@ def kafka_jars(say: Say) -> Path:
 
 def check_weaviate() -> None:
     """Raises SetupError where `weaviate_binary` is bound to fail."""
-    if complete(_WEAVIATE, [_BINARY]):
-        return
-    helps = (
-        "install Go 1.21 or newer (the Debian package `golang-go` of Debian 13, or of "
-        "bookworm-backports), or start Docker, or set PIXTIDE_TEST_WEAVIATE_URL and "
-        "PIXTIDE_TEST_WEAVIATE_GRPC_PORT to a Weaviate of yours"
-    )
-    if shutil.which("go") is None:
-        raise SetupError(f"Weaviate is built by Go, and there is no `go`: {helps}")
-    found = re.search(r"go(\d+)\.(\d+)", _output(["go", "version"]))
-    if found and (int(found[1]), int(found[2])) < _GO_AT_LEAST:
-        raise SetupError(f"Weaviate can't be built by Go {found[1]}.{found[2]}: {helps}")
+    if not complete(_WEAVIATE, [_BINARY]):
+        _check_go(
+            "Weaviate",
+            ", or start Docker, or set PIXTIDE_TEST_WEAVIATE_URL and "
+            "PIXTIDE_TEST_WEAVIATE_GRPC_PORT to a Weaviate of yours",
+        )
 
 
 def weaviate_binary(say: Say) -> Path:
@@ -106,6 +103,34 @@ def weaviate_binary(say: Say) -> Path:
     """
     check_weaviate()
     return kept_as(_WEAVIATE, [_BINARY], _build_weaviate, say) / _BINARY
+
+
+def check_toxiproxy() -> None:
+    """Raises SetupError where `toxiproxy_binary` is bound to fail."""
+    if not complete(_TOXIPROXY, [_TOXIPROXY_BINARY]):
+        _check_go("Toxiproxy")
+
+
+def toxiproxy_binary(say: Say) -> Path:
+    """The proxy that makes networks fail, built by Go where it is missing (10 s).
+
+    Raises:
+        SetupError: no Go, or the build failed.
+    """
+    check_toxiproxy()
+    return kept_as(_TOXIPROXY, [_TOXIPROXY_BINARY], _build_toxiproxy, say) / _TOXIPROXY_BINARY
+
+
+def _check_go(server: str, instead: str = "") -> None:
+    helps = (
+        "install Go 1.21 or newer (the Debian package `golang-go` of Debian 13, or of "
+        f"bookworm-backports){instead}"
+    )
+    if shutil.which("go") is None:
+        raise SetupError(f"{server} is built by Go, and there is no `go`: {helps}")
+    found = re.search(r"go(\d+)\.(\d+)", _output(["go", "version"]))
+    if found and (int(found[1]), int(found[2])) < _GO_AT_LEAST:
+        raise SetupError(f"{server} can't be built by Go {found[1]}.{found[2]}: {helps}")
 
 
 def _cached(name: str) -> Path:
@@ -162,6 +187,16 @@ def _build_weaviate(into: Path, say: Say) -> None:
     package = f"github.com/weaviate/weaviate/cmd/weaviate-server@v{WEAVIATE_VERSION}"
     run_slowly(
         f"Weaviate {WEAVIATE_VERSION} by go install (3 to 7 minutes on 2 cores)",
+        ["go", "install", "-v", package],
+        {"CGO_ENABLED": "0", "GOBIN": str(into)},
+        say,
+    )
+
+
+def _build_toxiproxy(into: Path, say: Say) -> None:
+    package = f"github.com/Shopify/toxiproxy/v2/cmd/server@v{TOXIPROXY_VERSION}"
+    run_slowly(
+        f"Toxiproxy {TOXIPROXY_VERSION} by go install",
         ["go", "install", "-v", package],
         {"CGO_ENABLED": "0", "GOBIN": str(into)},
         say,

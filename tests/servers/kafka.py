@@ -1,7 +1,7 @@
 """Apache Kafka: one node that is broker and controller (KRaft).
 
-It listens twice: plainly, where everybody may do everything, and secured, with SCRAM over TLS,
-where everybody may do what an ACL allows.
+It listens three times: plainly, where everybody may do everything; secured, with SCRAM over TLS,
+where everybody may do what an ACL allows; and plainly once more, but for clients of a proxy.
 """
 
 import os
@@ -52,13 +52,28 @@ class SecuredListener:
     authority: Path
 
 
+@dataclass(frozen=True)
+class ProxiedListener:
+    """Where the broker listens at `port` and tells its clients to come to `advertised` instead."""
+
+    port: int
+    advertised: int
+
+
 class KafkaServer(Server):
     """A Kafka for tests; `bootstrap` is its address, `port` the port of that."""
 
-    def __init__(self, bootstrap: str, runner: Runner, secured: SecuredListener | None = None):
+    def __init__(
+        self,
+        bootstrap: str,
+        runner: Runner,
+        secured: SecuredListener | None = None,
+        proxied: ProxiedListener | None = None,
+    ):
         super().__init__(f"Kafka at {bootstrap}", runner)
         self.bootstrap = bootstrap
         self._secured = secured
+        self._proxied = proxied
         self.port = int(bootstrap.split(",")[0].rpartition(":")[2])
 
     @property
@@ -67,6 +82,13 @@ class KafkaServer(Server):
         if self._secured is None:
             raise NotOurServerError(f"this test needs a secured Kafka of ours: unset {ADDRESS}")
         return self._secured
+
+    @property
+    def proxied(self) -> ProxiedListener:
+        """Its listener for a proxy. Raises NotOurServerError as `secured`."""
+        if self._proxied is None:
+            raise NotOurServerError(f"this test needs a Kafka of ours: unset {ADDRESS}")
+        return self._proxied
 
     def _serves(self) -> bool:
         # A bare connection first: the client writes of every one refused.
@@ -99,18 +121,20 @@ def kafka_server(folder: Path, say: Say) -> KafkaServer:
     """A Kafka that isn't launched yet, with its data and log in `folder`."""
     if address := os.environ.get(ADDRESS):
         return KafkaServer(address, Elsewhere(ADDRESS))
-    ports = _Ports(*free_ports(3))
+    ports = _Ports(*free_ports(5))
     bootstrap = f"127.0.0.1:{ports.plain}"
     certificates = make_certificates(folder)
     secured = SecuredListener(f"127.0.0.1:{ports.secured}", certificates.authority)
+    proxied = ProxiedListener(ports.proxied, ports.advertised)
     if docker_answers():
         properties = _properties("0.0.0.0", ports, "/var/lib/kafka/data") | _secured(certificates)
         environment = {_variable(name): value for name, value in properties.items()}
         environment["KAFKA_HEAP_OPTS"] = "-Xmx512m"
-        published = {ports.plain: ports.plain, ports.secured: ports.secured}
-        return KafkaServer(bootstrap, Container(IMAGE, environment, published), secured)
+        published = {port: port for port in (ports.plain, ports.secured, ports.proxied)}
+        container = Container(IMAGE, environment, published)
+        return KafkaServer(bootstrap, container, secured, proxied)
     settings = _properties("127.0.0.1", ports, str(folder / "data")) | _secured(certificates)
-    return KafkaServer(bootstrap, _child(folder, settings, say), secured)
+    return KafkaServer(bootstrap, _child(folder, settings, say), secured, proxied)
 
 
 def _child(folder: Path, settings: Mapping[str, str], say: Say) -> ChildProcess:
@@ -142,6 +166,8 @@ class _Ports(NamedTuple):
     plain: int
     secured: int
     controller: int
+    proxied: int
+    advertised: int
 
 
 def _secured(certificates: Certificates) -> dict[str, str]:
@@ -171,11 +197,11 @@ def _properties(host: str, ports: _Ports, data: str) -> dict[str, str]:
         "controller.quorum.voters": f"1@127.0.0.1:{ports.controller}",
         "controller.listener.names": "CONTROLLER",
         "listeners": f"PLAINTEXT://{host}:{ports.plain},SECURED://{host}:{ports.secured},"
-        f"CONTROLLER://127.0.0.1:{ports.controller}",
+        f"PROXIED://{host}:{ports.proxied},CONTROLLER://127.0.0.1:{ports.controller}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{ports.plain},"
-        f"SECURED://127.0.0.1:{ports.secured}",
+        f"SECURED://127.0.0.1:{ports.secured},PROXIED://127.0.0.1:{ports.advertised}",
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,"
-        "SECURED:SASL_SSL",
+        "PROXIED:PLAINTEXT,SECURED:SASL_SSL",
         "log.dirs": data,
         "auto.create.topics.enable": "false",
         "num.partitions": "1",

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from tests.servers import deploy_tools, kafka, weaviate
+from tests.servers import deploy_tools, kafka, toxiproxy, weaviate
 from tests.servers.install import Say, SetupError
 from tests.servers.kafka import KafkaServer, kafka_server
 from tests.servers.server import Server
+from tests.servers.toxiproxy import Toxiproxy, toxiproxy_server
 from tests.servers.weaviate import WeaviateServer, weaviate_server
 
 #: What a run may ask for: how each is checked for at once, and prepared.
@@ -23,6 +24,7 @@ SERVERS: dict[str, tuple[Callable[[], None], Callable[[Say], None]]] = {
 #: What only slow tests ask for, so that `make setup-servers` doesn't build it.
 TOOLS: dict[str, tuple[Callable[[], None], Callable[[Say], None]]] = {
     "deploy_tools": (deploy_tools.check, deploy_tools.prepare),
+    "toxiproxy": (toxiproxy.check, toxiproxy.prepare),
 }
 
 
@@ -61,6 +63,7 @@ class Servers:
         self._say = say
         self._kafka: KafkaServer | None = None
         self._weaviate: WeaviateServer | None = None
+        self._toxiproxy: Toxiproxy | None = None
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
@@ -92,6 +95,14 @@ class Servers:
         assert self._weaviate is not None
         self._weaviate.start()
         return self._weaviate
+
+    def toxiproxy(self) -> Toxiproxy:
+        """Toxiproxy, serving."""
+        if self._toxiproxy is None:
+            self._toxiproxy = toxiproxy_server(self._own_folder("toxiproxy"), self._say)
+            self._begin(self._toxiproxy)
+        self._toxiproxy.start()
+        return self._toxiproxy
 
     def heal(self) -> None:
         """Have those serve again that a test left stopped or paused."""

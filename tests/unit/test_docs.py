@@ -1,5 +1,6 @@
 """The docs say what the code does."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -161,3 +162,21 @@ def test_the_figures_of_the_concepts_are_those_that_were_measured() -> None:
     rows = re.findall(r"^\| .+ \| 0\.\d\d \| 0\.\d\d \| 0\.\d\d \| \d+ \|", told, re.MULTILINE)
     assert len(rows) > 4
     assert [row for row in rows if row not in measured] == []
+
+
+def test_the_faults_page_names_every_fault_and_its_test() -> None:
+    rows = re.findall(
+        r"^\| (.+?) \|.*`(test_\w+\.py)::(test_\w+)` \|$", (DOCS / "faults.md").read_text(), re.M
+    )
+    shown = {
+        (mark.args[0].value, path.name, test.name)
+        for path in (DOCS.parent / "tests").rglob("test_*.py")
+        for test in ast.walk(ast.parse(path.read_text()))
+        if isinstance(test, ast.FunctionDef)
+        for mark in test.decorator_list
+        if isinstance(mark, ast.Call)
+        and ast.unparse(mark.func) == "pytest.mark.fault"
+        and isinstance(mark.args[0], ast.Constant)
+    }
+    assert len(shown) > 40
+    assert set(rows) == shown

@@ -187,13 +187,17 @@ def test_what_is_never_delivered_is_not_waited_for(member: Member) -> None:
 
 def test_where_a_consumer_stands_by_what_librdkafka_tells() -> None:
     clock = Clock()
-    statistics = Statistics("t", clock)
+    waiting: list[int] = []
+    statistics = Statistics("t", "retries", waiting.append, clock)
 
     def told(join_state: str) -> Standing:
         partition = {"next_offset": 7, "committed_offset": 5, "fetch_state": "active"}
         other = {"next_offset": 0, "committed_offset": -1001, "fetch_state": "none"}
         partitions = {"3": partition, "4": partition | {"fetch_state": "stopped"}, "-1": other}
-        report = {"cgrp": {"join_state": join_state}, "topics": {"t": {"partitions": partitions}}}
+        lags = {"0": 4, "1": -1, "2": 5}
+        retried = {n: {"consumer_lag": lag, "fetch_state": "active"} for n, lag in lags.items()}
+        topics = {"t": {"partitions": partitions}, "retries": {"partitions": retried}}
+        report = {"cgrp": {"join_state": join_state}, "topics": topics}
         statistics.take(json.dumps(report))
         return statistics.standing(idle=False)
 
@@ -201,6 +205,7 @@ def test_where_a_consumer_stands_by_what_librdkafka_tells() -> None:
     assert told("wait-join") == Standing()
     settled = Standing(frozenset({3}), {3: 5}, {3: 7}, idle=False)
     assert told("steady") == settled
+    assert waiting[-1] == 9
     clock.now += 100
     assert told("wait-sync") == settled, "others come and go"
     clock.now += 51

@@ -5,7 +5,7 @@ from streams.standing import Rates, Standing
 
 
 def standing(done: int, total: int, rate: float | None) -> Standing:
-    return Standing("v1", GenerationState.BUILDING, False, None, 0, 0, 0, done, total, 1, rate)
+    return Standing("v1", GenerationState.BUILDING, False, None, 0, 0, 0, done, total, 0, 1, rate)
 
 
 def test_a_rate_is_over_the_last_half_minute() -> None:

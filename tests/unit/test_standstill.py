@@ -3,7 +3,9 @@
 import pytest
 
 from schemas.errors import TransientError
-from streams.standstill import LONGEST_S, SETTLE_S, Standstill
+from streams.standstill import SETTLE_S, Standstill
+
+SESSION_S = 30.0
 
 
 class Clock:
@@ -15,9 +17,9 @@ class Clock:
 
 def test_whoever_polls_may_write() -> None:
     clock = Clock()
-    standstill = Standstill(clock)
+    standstill = Standstill(SESSION_S, clock)
     for _ in range(100):
-        clock.now += LONGEST_S * 0.9
+        clock.now += SESSION_S * 0.3
         standstill.check()
         standstill.polled()
         standstill.check()
@@ -25,8 +27,8 @@ def test_whoever_polls_may_write() -> None:
 
 def test_after_a_stop_it_polls_for_a_while_first() -> None:
     clock = Clock()
-    standstill = Standstill(clock)
-    clock.now += LONGEST_S + 1
+    standstill = Standstill(SESSION_S, clock)
+    clock.now += SESSION_S * 0.4
     with pytest.raises(TransientError):
         standstill.check()  # a writer that goes on before the main thread does
     standstill.polled()

@@ -26,12 +26,11 @@ function progress(each) {
   return el("p", {}, bar, el("span", { class: "hint" }, standing(each)));
 }
 
-function standing({ lag, rate, eta_s: eta, workers }) {
+function standing({ lag, rate, eta_s: eta }) {
   if (!lag) return "up to date with the log";
   const said = [`${plural(lag, "event")} behind`];
   if (rate) said.push(`${rate.toFixed(1)} a second`);
   if (eta !== null) said.push(`${left(eta)} left`);
-  if (!workers) said.push("no worker reads them");
   return said.join(", ");
 }
 
@@ -47,7 +46,6 @@ function facts(each) {
     ["Deleted", each.deleted],
     ["Events read", `${each.done.toLocaleString("en")} of ${each.total.toLocaleString("en")}`],
     ["Events a second", each.rate === null ? "–" : each.rate.toFixed(1)],
-    ["Workers", each.workers],
     ["Model", `${each.model}, ${each.dimension} dimensions`],
     ["Created", new Date(each.created_at).toLocaleString()],
   ];
