@@ -14,10 +14,10 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak check screenshots clean
+.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak bench-compression check screenshots clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install everything into .venv (1 to 3 minutes, 6 GB, most of it torch)
 	@echo "$(VENV) is ready"
@@ -34,13 +34,16 @@ test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Node 20 wi
 faults: setup-servers ## break things on purpose and see what survives
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
-bench: bench-search bench-soak ## measure, and compare with others
+bench: bench-search bench-soak bench-compression ## measure, and compare with others
 
 bench-search: $(STAMP) ## measure searches over Kafka (12 minutes)
 	$(BIN)/python -m tests.benchmarks search $(ARGS)
 
 bench-soak: $(STAMP) ## watch the memory of searches of all kinds (6 minutes)
 	$(BIN)/python -m tests.benchmarks soak $(ARGS)
+
+bench-compression: setup-servers ## measure each compression of the vectors (25 minutes, and 10 to encode once)
+	$(BIN)/python -m tests.benchmarks compression $(ARGS)
 
 check: $(STAMP) ## lint, formatting, types, and who may import whom
 	$(BIN)/ruff check

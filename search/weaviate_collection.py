@@ -10,6 +10,7 @@ from weaviate.classes.config import (
     Configure,
     DataType,
     Property,
+    Reconfigure,
     StopwordsPreset,
     Tokenization,
     VectorDistances,
@@ -78,6 +79,20 @@ def _quantizer(compression: Compression) -> Any:
             return quantizers.pq()
         case "none":
             return quantizers.none()
+
+
+def train(client: WeaviateClient, name: str) -> None:
+    """Let Weaviate train product quantization on the collection's vectors; safe to repeat.
+
+    It (1.35) does so when the setting is written, which at the collection's creation is too soon.
+    It goes on after this call, and the collection refuses writes until it is done.
+    """
+    reconfigure = Reconfigure.VectorIndex
+    client.collections.use(name).config.update(
+        vector_config=Reconfigure.Vectors.update(
+            vector_index_config=reconfigure.hnsw(quantizer=reconfigure.Quantizer.pq())
+        )
+    )
 
 
 def create_records(client: WeaviateClient, name: str) -> None:

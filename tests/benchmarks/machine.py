@@ -31,6 +31,13 @@ def matrix_product_gflops() -> float:
     return round(2 * _SIDE**3 / best / 1e9, 1)
 
 
+def resident_mib(process: int | None = None) -> float:
+    """The resident memory of that process, or of this one."""
+    status = Path(f"/proc/{process or 'self'}/status").read_text()
+    [kib] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+    return round(int(kib) / 1024, 1)
+
+
 def _timed(a: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> float:
     started = time.perf_counter()
     a @ a
