@@ -17,6 +17,7 @@ from weaviate.classes.config import (
 )
 from weaviate.classes.query import Filter
 from weaviate.collections.classes.filters import _Filters
+from weaviate.exceptions import UnexpectedStatusCodeError
 
 from schemas.queries import Filters
 from search.conditions import Comparison, Condition, conditions
@@ -87,12 +88,13 @@ def train(client: WeaviateClient, name: str) -> None:
     It (1.35) does so when the setting is written, which at the collection's creation is too soon.
     It goes on after this call, and the collection refuses writes until it is done.
     """
-    reconfigure = Reconfigure.VectorIndex
-    client.collections.use(name).config.update(
-        vector_config=Reconfigure.Vectors.update(
-            vector_index_config=reconfigure.hnsw(quantizer=reconfigure.Quantizer.pq())
-        )
-    )
+    index = Reconfigure.VectorIndex.hnsw(quantizer=Reconfigure.VectorIndex.Quantizer.pq())
+    vectors = Reconfigure.Vectors.update(vector_index_config=index)
+    try:
+        client.collections.use(name).config.update(vector_config=vectors)
+    except UnexpectedStatusCodeError as error:
+        if "UpdateVectorIndexConfigs" not in str(error):  # else it is training already
+            raise
 
 
 def create_records(client: WeaviateClient, name: str) -> None:
