@@ -110,7 +110,11 @@ def measured(compression: str) -> Measured:
 
 
 def bytes_a_vector(compression: str, dimension: int) -> int:
-    """In memory, as Weaviate 1.35 lays vectors out."""
+    """What HNSW keeps of a vector in memory beside its connections, in Weaviate 1.35.
+
+    By its source: rotations have a multiple of 64 numbers, for 1 bit at least 256, and codes 16 or
+    8 bytes besides; product quantization takes a byte for each 2 to 8 numbers.
+    """
     padded = -(-dimension // 64) * 64
     if compression == "rq8":
         return padded + 16

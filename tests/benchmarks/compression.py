@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -27,12 +28,13 @@ from search.generations import Compression, Generation, GenerationState
 from search.lancedb_catalog import LanceCatalog
 from search.port import GenerationCatalog, Query, VectorIndex
 from search.weaviate_catalog import WeaviateCatalog
-from tests.benchmarks.compression_report import Result, bytes_a_vector, plot, table
+from tests.benchmarks.compression_report import Result, plot, table
 from tests.benchmarks.embeddings import embeddings
 from tests.benchmarks.machine import describe, matrix_product_gflops, resident_mib
 from tests.benchmarks.search_rows import row
 from tests.benchmarks.words import phrases
 from tests.contracts.samples import generation as sample
+from tests.scripts import capacity
 from tests.servers.weaviate import WeaviateServer, weaviate_server
 
 _NEAREST = 10
@@ -141,7 +143,7 @@ class Benchmark:
         result = Result(
             index=index,
             compression=compression,
-            bytes_a_vector=bytes_a_vector(compression, self._vectors.shape[1]),
+            bytes_a_vector=capacity().bytes_a_vector(compression, self._vectors.shape[1]),
             memory_mib=round(cost.memory_mib),
             disk_bytes_a_row=cost.disk_bytes_a_row,
             recall_of_texts=round(float(recall[:_QUERIES].mean()), 4),
@@ -181,7 +183,12 @@ def run(rows: int, encoded: int, seconds: float, out: Path) -> None:
             benchmark.weaviate(compression)
         benchmark.lancedb()
     out.mkdir(parents=True, exist_ok=True)
-    raw = {"machine": describe(), "rows": rows, "encoded": encoded, "seconds": seconds}
+    raw: dict[str, Any] = {
+        "machine": describe(),
+        "rows": rows,
+        "encoded": encoded,
+        "seconds": seconds,
+    }
     raw["pictures_encoded_per_s"] = pace
     raw["results"] = [asdict(result) for result in benchmark.results]
     (out / "compression.json").write_text(json.dumps(raw, indent=1) + "\n")

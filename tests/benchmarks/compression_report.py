@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.generations import Compression
 from tests.benchmarks.plot import scatter
 
 
@@ -26,27 +25,6 @@ class Result:
     batched_per_s: float
     rows_per_s: float
     sentinel_gflops: float
-
-
-def bytes_a_vector(compression: Compression, dimension: int) -> int:
-    """What an index of HNSW keeps of a vector in memory, beside the graph, in Weaviate 1.35.
-
-    From its source, adapters/repos/db/vector: compressionhelpers/rotational_quantization.go and
-    binary_rotational_quantization.go (RQ: a multiple of 64 numbers, for 1 bit at least 256, and 16
-    or 8 bytes besides), common/vector_util.go (PQ: a byte for each 2 to 8 numbers).
-    """
-    padded = -(-dimension // 64) * 64
-    match compression:
-        case "none":
-            return 4 * dimension
-        case "rq8":
-            return padded + 16
-        case "rq1":
-            return max(padded, 256) // 8 + 8
-        case "pq":
-            steps = ((2048, 8), (768, 6), (256, 4), (0, 2))
-            share = next((n for least, n in steps if dimension >= least and dimension % n == 0), 1)
-            return dimension // share
 
 
 def table(raw: dict[str, Any], queries: int, batch: int) -> str:
