@@ -9,7 +9,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,19 +23,18 @@ from numpy.typing import NDArray
 
 from encoders.port import Vectors
 from encoders.starter.encoder import StarterEncoder
-from schemas.errors import TransientError
 from search.generations import Compression, Generation, GenerationState
 from search.lancedb_catalog import LanceCatalog
 from search.port import GenerationCatalog, Query, VectorIndex
 from search.weaviate_catalog import WeaviateCatalog
 from tests.benchmarks.compression_report import Result, plot, table
 from tests.benchmarks.embeddings import embeddings
+from tests.benchmarks.indexes import await_indexed, await_trained, process_at, weaviate
 from tests.benchmarks.machine import describe, matrix_product_gflops, resident_mib
 from tests.benchmarks.search_rows import row
 from tests.benchmarks.words import phrases
 from tests.contracts.samples import generation as sample
 from tests.scripts import capacity
-from tests.servers.weaviate import WeaviateServer, weaviate_server
 
 _NEAREST = 10
 #: Of each kind.
@@ -44,7 +43,6 @@ _QUERIES = 500
 _BATCH = 64
 _WRITTEN_AT_ONCE = 500
 _WARM_UP_S = 5.0
-_TRAINED_WITHIN_S = 1800.0
 #: Similarities that differ by less are a tie: one of float32's roundings.
 _TIE = 2e-6
 
@@ -64,11 +62,12 @@ class Searched:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an import has cost, and how fast the machine was before it."""
+    """What keeping the rows costs, and how fast the machine was before they came."""
 
-    memory_mib: float
+    bytes_a_vector: int
+    memory_mib: int
     disk_bytes_a_row: int
-    rows_per_s: float
+    rows_per_s: int
     sentinel_gflops: float
 
 
@@ -87,34 +86,39 @@ class Benchmark:
     def weaviate(self, compression: Compression) -> None:
         """HNSW in a Weaviate that holds nothing else; its memory after a fresh start."""
         generation = self._generation(compression)
-        with _weaviate(self._folder / compression) as server:
+        with weaviate(self._folder / compression) as server:
             opener = partial(
                 WeaviateCatalog, http_url=server.http_url, grpc_port=server.grpc_port, timeout_s=60
             )
             sentinel = matrix_product_gflops()
-            rate = self._import(opener, generation)
+            rate = self._import(opener, generation, await_trained)
             server.stop()
             disk = self._disk(self._folder / compression / "data")
             server.start()
             searched = self._searched(opener, generation)
-            memory = resident_mib(_process_at(server.port))
-        self._note("Weaviate, HNSW", compression, searched, Cost(memory, disk, rate, sentinel))
+            memory = resident_mib(process_at(server.port))
+        size = capacity().bytes_a_vector(compression, generation.dimension)
+        cost = Cost(size, round(memory), disk, rate, sentinel)
+        self._note("Weaviate, HNSW", compression, searched, cost)
 
     def lancedb(self) -> None:
         """As the embedded parts have it; by how much the process that searches has grown."""
         folder = self._folder / "lancedb"
         generation, opener = self._generation("none"), partial(LanceCatalog, folder=folder)
         sentinel = matrix_product_gflops()
-        rate = self._import(opener, generation)
+        rate = self._import(opener, generation, partial(await_indexed, folder))
         searched = self._searched(opener, generation)
-        cost = Cost(searched.grown_mib, self._disk(folder), rate, sentinel)
-        self._note("LanceDB, IVF", "none", searched, cost)
+        size = generation.dimension  # a byte for each number
+        cost = Cost(size, round(searched.grown_mib), self._disk(folder), rate, sentinel)
+        self._note("LanceDB, IVF", "8 bits", searched, cost)
 
     def _generation(self, compression: Compression) -> Generation:
         dimension = self._vectors.shape[1]
         return sample(compression=compression, dimension=dimension, attributes={})
 
-    def _import(self, opener: Opener, generation: Generation) -> float:
+    def _import(
+        self, opener: Opener, generation: Generation, settle: Callable[[VectorIndex], None]
+    ) -> int:
         """Rows a second until all are written, and what is to be trained is trained."""
         with contextlib.closing(opener()) as catalog:
             catalog.create(generation)
@@ -124,8 +128,8 @@ class Benchmark:
                 some = self._vectors[start : start + _WRITTEN_AT_ONCE]
                 index.write([row(start + n, vector) for n, vector in enumerate(some)])
             catalog.update(generation.model_copy(update={"state": GenerationState.READY}))
-            _await_writable(index)
-            return len(self._vectors) / (time.perf_counter() - started)
+            settle(index)
+            return round(len(self._vectors) / (time.perf_counter() - started))
 
     def _searched(self, opener: Opener, generation: Generation) -> Searched:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
@@ -138,20 +142,16 @@ class Benchmark:
         blocks = sum(each.stat().st_blocks for each in folder.rglob("*") if each.is_file())
         return round(blocks * 512 / len(self._vectors))
 
-    def _note(self, index: str, compression: Compression, searched: Searched, cost: Cost) -> None:
+    def _note(self, index: str, compression: str, searched: Searched, cost: Cost) -> None:
         recall = self._recall(searched.found)
         result = Result(
             index=index,
             compression=compression,
-            bytes_a_vector=capacity().bytes_a_vector(compression, self._vectors.shape[1]),
-            memory_mib=round(cost.memory_mib),
-            disk_bytes_a_row=cost.disk_bytes_a_row,
             recall_of_texts=round(float(recall[:_QUERIES].mean()), 4),
             recall_of_pictures=round(float(recall[_QUERIES:].mean()), 4),
             single_per_s=round(searched.single_per_s, 1),
             batched_per_s=round(searched.batched_per_s, 1),
-            rows_per_s=round(cost.rows_per_s),
-            sentinel_gflops=cost.sentinel_gflops,
+            **asdict(cost),
         )
         click.echo(result, err=True)
         self.results.append(result)
@@ -204,40 +204,6 @@ def _encoding_pace(encoder: StarterEncoder) -> float:
     started = time.perf_counter()
     encoder.encode_pictures(pixels)
     return round(len(pixels) / (time.perf_counter() - started), 1)
-
-
-@contextlib.contextmanager
-def _weaviate(folder: Path) -> Iterator[WeaviateServer]:
-    (folder / "data").mkdir(parents=True)
-    server = weaviate_server(folder, partial(click.echo, err=True))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
-def _process_at(port: int) -> int:
-    """The id of the process that was told to serve there."""
-    for each in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has just ended
-            if f"\0--port\0{port}\0".encode() in each.read_bytes():
-                return int(each.parent.name)
-    raise RuntimeError("the memory of a Weaviate in a container or elsewhere can't be read here")
-
-
-def _await_writable(index: VectorIndex) -> None:
-    """Weaviate refuses writes while it trains; the row that is tried is there already."""
-    [first] = index.get([row(0, np.zeros(1, np.float32)).image_id]).values()
-    deadline = time.monotonic() + _TRAINED_WITHIN_S
-    while True:
-        try:
-            index.write([first])
-            return
-        except TransientError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def _search(opener: Opener, generation: Generation, queries: Vectors, seconds: float) -> Searched:

@@ -17,13 +17,13 @@ class Result:
     index: str
     compression: str
     bytes_a_vector: int
-    memory_mib: float
+    memory_mib: int
     disk_bytes_a_row: int
     recall_of_texts: float
     recall_of_pictures: float
     single_per_s: float
     batched_per_s: float
-    rows_per_s: float
+    rows_per_s: int
     sentinel_gflops: float
 
 
