@@ -1,8 +1,9 @@
 """`make bench-compression`: what each compression of the vectors saves, and what it costs.
 
-One contender after the other imports the same rows through the `VectorIndex` port, is started
-anew, and answers the same queries in a process of their own: half are texts, as users ask them,
-half are pictures that are not among the rows. Exact answers come from a matrix product.
+One contender after the other imports the same rows through the `VectorIndex` port. Then they take
+turns, forwards and backwards: each is started anew, alone, and answers the same queries of a
+process of their own. Half are texts, as users ask them, half are pictures that are not among the
+rows. Exact answers come from a matrix product.
 """
 
 import contextlib
@@ -11,10 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
@@ -35,7 +38,9 @@ from tests.benchmarks.search_rows import row
 from tests.benchmarks.words import phrases
 from tests.contracts.samples import generation as sample
 from tests.scripts import capacity
+from tests.servers import WeaviateServer
 
+_COMPRESSIONS: tuple[Compression, ...] = ("none", "rq8", "pq", "rq1")
 _NEAREST = 10
 #: Of each kind.
 _QUERIES = 500
@@ -52,7 +57,7 @@ Found = list[list[int]]
 
 @dataclass(frozen=True)
 class Searched:
-    """What the searching process found, by row number, and at what pace."""
+    """What the searching process found, by row number, at what pace, and how it has grown."""
 
     found: Found
     single_per_s: float
@@ -60,101 +65,114 @@ class Searched:
     grown_mib: float
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What keeping the rows costs, and how fast the machine was before they came."""
+@dataclass
+class Contender:
+    """One index of the rows, and what was measured of it so far; memory in MiB."""
 
+    index: str
+    compression: str
     bytes_a_vector: int
-    memory_mib: int
-    disk_bytes_a_row: int
-    rows_per_s: int
-    sentinel_gflops: float
+    opener: Opener
+    generation: Generation
+    server: WeaviateServer | None = None
+    disk_bytes_a_row: int = 0
+    rows_per_s: int = 0
+    memory: list[float] = field(default_factory=list)
+    rounds: list[Searched] = field(default_factory=list)
+
+    def search(self, queries: Vectors, seconds: float) -> None:
+        """One turn."""
+        if self.server is not None:
+            self.server.start()
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            asked = process.submit(_search, self.opener, self.generation, queries, seconds)
+            searched = asked.result()
+        self.rounds.append(searched)
+        if self.server is None:
+            self.memory.append(searched.grown_mib)
+        else:
+            self.memory.append(resident_mib(process_at(self.server.port)))
+            self.server.stop()
 
 
 class Benchmark:
-    """The rows, the queries and their exact answers, and what was measured so far."""
+    """The rows, the queries, their exact answers, and who contends."""
 
-    def __init__(self, folder: Path, vectors: Vectors, queries: Vectors, seconds: float) -> None:
-        self.results: list[Result] = []
+    def __init__(self, folder: Path, vectors: Vectors, queries: Vectors) -> None:
+        self.contenders: list[Contender] = []
         self._folder = folder
         self._vectors = vectors
         self._queries = queries
-        self._seconds = seconds
         exact = queries @ vectors.T
         self._least = np.partition(exact, -_NEAREST, axis=1)[:, -_NEAREST]
 
-    def weaviate(self, compression: Compression) -> None:
-        """HNSW in a Weaviate that holds nothing else; its memory after a fresh start."""
+    def fill_weaviate(self, compression: Compression, server: WeaviateServer) -> None:
+        """HNSW in a Weaviate that holds nothing else; stopped afterwards."""
         generation = self._generation(compression)
-        with weaviate(self._folder / compression) as server:
-            opener = partial(
-                WeaviateCatalog, http_url=server.http_url, grpc_port=server.grpc_port, timeout_s=60
-            )
-            sentinel = matrix_product_gflops()
-            rate = self._import(opener, generation, await_trained)
-            server.stop()
-            disk = self._disk(self._folder / compression / "data")
-            server.start()
-            searched = self._searched(opener, generation)
-            memory = resident_mib(process_at(server.port))
+        opener = partial(
+            WeaviateCatalog, http_url=server.http_url, grpc_port=server.grpc_port, timeout_s=60
+        )
         size = capacity().bytes_a_vector(compression, generation.dimension)
-        cost = Cost(size, round(memory), disk, rate, sentinel)
-        self._note("Weaviate, HNSW", compression, searched, cost)
+        made = Contender("Weaviate, HNSW", compression, size, opener, generation, server)
+        made.rows_per_s = self._import(made, await_trained)
+        server.stop()
+        made.disk_bytes_a_row = self._disk(self._folder / compression / "data")
+        self.contenders.append(made)
 
-    def lancedb(self) -> None:
-        """As the embedded parts have it; by how much the process that searches has grown."""
-        folder = self._folder / "lancedb"
-        generation, opener = self._generation("none"), partial(LanceCatalog, folder=folder)
-        sentinel = matrix_product_gflops()
-        rate = self._import(opener, generation, partial(await_indexed, folder))
-        searched = self._searched(opener, generation)
-        size = generation.dimension  # a byte for each number
-        cost = Cost(size, round(searched.grown_mib), self._disk(folder), rate, sentinel)
-        self._note("LanceDB, IVF", "8 bits", searched, cost)
+    def fill_lancedb(self) -> None:
+        """As the embedded parts have it, with a byte for each number in its index."""
+        folder, generation = self._folder / "lancedb", self._generation("none")
+        opener = partial(LanceCatalog, folder=folder)
+        made = Contender("LanceDB, IVF", "8 bits", generation.dimension, opener, generation)
+        made.rows_per_s = self._import(made, partial(await_indexed, folder))
+        made.disk_bytes_a_row = self._disk(folder)
+        self.contenders.append(made)
+
+    def search(self, seconds: float) -> list[Result]:
+        """Everybody's turns, forwards and backwards."""
+        for contender in (*self.contenders, *reversed(self.contenders)):
+            contender.search(self._queries, seconds)
+            click.echo(f"{contender.compression}: {contender.rounds[-1].batched_per_s}", err=True)
+        return [self._result(contender) for contender in self.contenders]
 
     def _generation(self, compression: Compression) -> Generation:
         dimension = self._vectors.shape[1]
         return sample(compression=compression, dimension=dimension, attributes={})
 
-    def _import(
-        self, opener: Opener, generation: Generation, settle: Callable[[VectorIndex], None]
-    ) -> int:
+    def _import(self, made: Contender, settle: Callable[[VectorIndex], None]) -> int:
         """Rows a second until all are written, and what is to be trained is trained."""
-        with contextlib.closing(opener()) as catalog:
-            catalog.create(generation)
-            index = catalog.open(generation)
+        with contextlib.closing(made.opener()) as catalog:
+            catalog.create(made.generation)
+            index = catalog.open(made.generation)
             started = time.perf_counter()
             for start in range(0, len(self._vectors), _WRITTEN_AT_ONCE):
                 some = self._vectors[start : start + _WRITTEN_AT_ONCE]
                 index.write([row(start + n, vector) for n, vector in enumerate(some)])
-            catalog.update(generation.model_copy(update={"state": GenerationState.READY}))
+            catalog.update(made.generation.model_copy(update={"state": GenerationState.READY}))
             settle(index)
-            return round(len(self._vectors) / (time.perf_counter() - started))
-
-    def _searched(self, opener: Opener, generation: Generation) -> Searched:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            return process.submit(
-                _search, opener, generation, self._queries, self._seconds
-            ).result()
+            rate = len(self._vectors) / (time.perf_counter() - started)
+        click.echo(f"{made.index}, {made.compression}: {rate:.0f} rows/s", err=True)
+        return round(rate)
 
     def _disk(self, folder: Path) -> int:
         """Bytes on disk for each row."""
         blocks = sum(each.stat().st_blocks for each in folder.rglob("*") if each.is_file())
         return round(blocks * 512 / len(self._vectors))
 
-    def _note(self, index: str, compression: str, searched: Searched, cost: Cost) -> None:
-        recall = self._recall(searched.found)
-        result = Result(
-            index=index,
-            compression=compression,
+    def _result(self, made: Contender) -> Result:
+        recall = np.mean([self._recall(searched.found) for searched in made.rounds], axis=0)
+        return Result(
+            index=made.index,
+            compression=made.compression,
+            bytes_a_vector=made.bytes_a_vector,
+            memory_mib=round(fmean(made.memory)),
+            disk_bytes_a_row=made.disk_bytes_a_row,
             recall_of_texts=round(float(recall[:_QUERIES].mean()), 4),
             recall_of_pictures=round(float(recall[_QUERIES:].mean()), 4),
-            single_per_s=round(searched.single_per_s, 1),
-            batched_per_s=round(searched.batched_per_s, 1),
-            **asdict(cost),
+            single_per_s=round(fmean(each.single_per_s for each in made.rounds), 1),
+            batched_per_s=round(fmean(each.batched_per_s for each in made.rounds), 1),
+            rows_per_s=made.rows_per_s,
         )
-        click.echo(result, err=True)
-        self.results.append(result)
 
     def _recall(self, found: Found) -> NDArray[np.float64]:
         """For each query the share of its results that are as near as the tenth nearest."""
@@ -175,13 +193,14 @@ def run(rows: int, encoded: int, seconds: float, out: Path) -> None:
     vectors = embeddings(encoder, rows, encoded, say)
     texts = encoder.encode_texts(phrases(_QUERIES))
     pace = _encoding_pace(encoder)
-    with tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder:
-        queries = np.concatenate([texts, pictures])
-        benchmark = Benchmark(Path(folder), vectors, queries, seconds)
-        compressions: tuple[Compression, ...] = ("none", "rq8", "pq", "rq1")
-        for compression in compressions:
-            benchmark.weaviate(compression)
-        benchmark.lancedb()
+    sentinel = matrix_product_gflops()
+    with tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder, ExitStack() as servers:
+        benchmark = Benchmark(Path(folder), vectors, np.concatenate([texts, pictures]))
+        for compression in _COMPRESSIONS:
+            server = servers.enter_context(weaviate(Path(folder) / compression))
+            benchmark.fill_weaviate(compression, server)
+        benchmark.fill_lancedb()
+        results = benchmark.search(seconds)
     out.mkdir(parents=True, exist_ok=True)
     raw: dict[str, Any] = {
         "machine": describe(),
@@ -189,8 +208,8 @@ def run(rows: int, encoded: int, seconds: float, out: Path) -> None:
         "encoded": encoded,
         "seconds": seconds,
     }
-    raw["pictures_encoded_per_s"] = pace
-    raw["results"] = [asdict(result) for result in benchmark.results]
+    raw |= {"pictures_encoded_per_s": pace, "sentinel_gflops": sentinel}
+    raw["results"] = [asdict(result) for result in results]
     (out / "compression.json").write_text(json.dumps(raw, indent=1) + "\n")
     (out / "compression.md").write_text(table(raw, _QUERIES, _BATCH))
     (out / "compression.svg").write_text(plot(raw["results"]))
