@@ -32,7 +32,7 @@ test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Node 20 wi
 	$(BIN)/python -m pytest --ignore tests/benchmarks $(ARGS)
 
 faults: setup-servers ## break things on purpose and see what survives
-	PIXTIDE_TEST_JOURNEY_PICTURES=5000 $(BIN)/python -m pytest tests/faults $(ARGS)
+	PIXTIDE_TEST_CHAOS=full $(BIN)/python -m pytest tests/faults $(ARGS)
 
 bench: bench-search bench-soak bench-compression ## measure, and compare with others
 

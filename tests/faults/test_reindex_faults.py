@@ -21,8 +21,8 @@ from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.traffic import Publishing, Searching
 
-#: `make faults` takes 5,000.
-PICTURES = int(os.environ.get("PIXTIDE_TEST_JOURNEY_PICTURES", "300"))
+#: As many in `make faults` as an operator might have, and few in every day's tests.
+PICTURES = 5000 if os.environ.get("PIXTIDE_TEST_CHAOS") == "full" else 300
 #: So slow that there is time to kill the worker on its way.
 RATE = str(max(60, PICTURES // 25))
 
