@@ -42,7 +42,7 @@ bench-search: $(STAMP) ## measure searches over Kafka (12 minutes)
 bench-soak: $(STAMP) ## watch the memory of searches of all kinds (6 minutes)
 	$(BIN)/python -m tests.benchmarks soak $(ARGS)
 
-bench-compression: setup-servers ## measure each compression of the vectors (25 minutes, and 10 to encode once)
+bench-compression: setup-servers ## measure each compression of the vectors (20 minutes, and 7 to encode once)
 	$(BIN)/python -m tests.benchmarks compression $(ARGS)
 
 check: $(STAMP) ## lint, formatting, types, and who may import whom

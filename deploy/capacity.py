@@ -101,11 +101,11 @@ def measured(compression: str) -> Measured:
         for each in found["results"]
         if each["compression"] == compression and each["index"].startswith("Weaviate")
     ]
-    dimension = found["results"][0]["bytes_a_vector"] / 4
+    whole = found["results"][0]["bytes_a_vector"]
     return Measured(
         rows_per_core_s=result["rows_per_s"] / cores,
         searches_per_core_s=result["batched_per_s"] / cores,
-        row_bytes=result["disk_bytes_a_row"] - 4 * dimension,
+        row_bytes=result["disk_bytes_a_row"] - whole - result["bytes_a_vector"],
     )
 
 

@@ -43,12 +43,13 @@ def soak(rows: int, seconds: float, out: Path) -> None:
     help="How many of them come from pictures; the rest are mixtures.",
 )
 @click.option("--seconds", default=15.0, show_default=True, help="Of each measurement.")
+@click.option("--note", default="", help="What else the table should say of the machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
-def compression(rows: int, encoded: int, seconds: float, out: Path) -> None:
+def compression(rows: int, encoded: int, seconds: float, note: str, out: Path) -> None:
     """Recall, speed and memory of each compression of the vectors."""
-    from tests.benchmarks.compression import run
+    from tests.benchmarks.compression import Extent, run
 
-    run(rows, encoded, seconds, out)
+    run(Extent(rows, encoded, seconds), note, out)
 
 
 benchmarks()

@@ -56,6 +56,15 @@ Found = list[list[int]]
 
 
 @dataclass(frozen=True)
+class Extent:
+    """How many rows, how many of them of encoded pictures, and how long each measurement is."""
+
+    rows: int
+    encoded: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Searched:
     """What the searching process found, by row number, at what pace, and how it has grown."""
 
@@ -183,10 +192,10 @@ class Benchmark:
         return np.asarray(right) / _NEAREST
 
 
-def run(rows: int, encoded: int, seconds: float, out: Path) -> None:
+def run(extent: Extent, note: str, out: Path) -> None:
     """Measure, and write the results as JSON, as a Markdown table and as a plot."""
     encoder = StarterEncoder.load()
-    encoded = min(rows, encoded)
+    rows, encoded = extent.rows, min(extent.rows, extent.encoded)
     say = partial(click.echo, err=True)
     # what is asked for by pictures comes last among the encoded, and is not among the rows
     pictures = embeddings(encoder, encoded + _QUERIES, encoded + _QUERIES, say)[encoded:]
@@ -200,13 +209,14 @@ def run(rows: int, encoded: int, seconds: float, out: Path) -> None:
             server = servers.enter_context(weaviate(Path(folder) / compression))
             benchmark.fill_weaviate(compression, server)
         benchmark.fill_lancedb()
-        results = benchmark.search(seconds)
+        results = benchmark.search(extent.seconds)
     out.mkdir(parents=True, exist_ok=True)
     raw: dict[str, Any] = {
         "machine": describe(),
         "rows": rows,
         "encoded": encoded,
-        "seconds": seconds,
+        "seconds": extent.seconds,
+        "note": note,
     }
     raw |= {"pictures_encoded_per_s": pace, "sentinel_gflops": sentinel}
     raw["results"] = [asdict(result) for result in results]

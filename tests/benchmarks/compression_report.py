@@ -44,11 +44,11 @@ def table(raw: dict[str, Any], queries: int, batch: int) -> str:
         " through the port; then, in two turns each, it was started anew, alone, and asked for the"
         f" ten nearest of {queries} texts and of {queries} pictures that are not among the rows,"
         f" for {raw['seconds']:g} s one at a time and for as long {batch} at a time; figures are"
-        " the means of both. Weaviate's memory is the whole server's; LanceDB's is by how much the"
-        " process that searches has grown."
+        " the means of both. Weaviate's memory is the whole server's, with what is mapped of its"
+        " files; LanceDB's is by how much the process that searches has grown."
         " On disk are the whole vectors in any case, and the rest of a row. The model encodes"
         f" {raw['pictures_encoded_per_s']:g} pictures a second here. Client and server share the"
-        f" machine. Made by `make bench-compression` on: {machine}.",
+        f" machine. Made by `make bench-compression` on: {machine}. {raw['note']}".rstrip(),
         "",
         f"| index | compression | {' | '.join(columns)} |",
         "|---|---|" + "---:|" * len(columns),
