@@ -33,7 +33,12 @@ from search.weaviate_catalog import WeaviateCatalog
 from tests.benchmarks.compression_report import Result, plot, table
 from tests.benchmarks.embeddings import embeddings
 from tests.benchmarks.indexes import await_indexed, await_trained, process_at, weaviate
-from tests.benchmarks.machine import describe, matrix_product_gflops, resident_mib
+from tests.benchmarks.machine import (
+    describe,
+    encoding_pace,
+    matrix_product_gflops,
+    resident_mib,
+)
 from tests.benchmarks.search_rows import row
 from tests.benchmarks.words import phrases
 from tests.contracts.samples import generation as sample
@@ -201,7 +206,7 @@ def run(extent: Extent, note: str, out: Path) -> None:
     pictures = embeddings(encoder, encoded + _QUERIES, encoded + _QUERIES, say)[encoded:]
     vectors = embeddings(encoder, rows, encoded, say)
     texts = encoder.encode_texts(phrases(_QUERIES))
-    pace = _encoding_pace(encoder)
+    pace = encoding_pace(encoder)
     sentinel = matrix_product_gflops()
     with tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder, ExitStack() as servers:
         benchmark = Benchmark(Path(folder), vectors, np.concatenate([texts, pictures]))
@@ -224,15 +229,6 @@ def run(extent: Extent, note: str, out: Path) -> None:
     (out / "compression.md").write_text(table(raw, _QUERIES, _BATCH))
     (out / "compression.svg").write_text(plot(raw["results"]))
     click.echo((out / "compression.md").read_text())
-
-
-def _encoding_pace(encoder: StarterEncoder) -> float:
-    """Pictures a second through the starter model, decoded and cut already."""
-    pixels = np.zeros((128, encoder.crop.size, encoder.crop.size, 3), np.uint8)
-    encoder.encode_pictures(pixels[:32])
-    started = time.perf_counter()
-    encoder.encode_pictures(pixels)
-    return round(len(pixels) / (time.perf_counter() - started), 1)
 
 
 def _search(opener: Opener, generation: Generation, queries: Vectors, seconds: float) -> Searched:
