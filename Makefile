@@ -14,10 +14,10 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak bench-story check screenshots sbom clean
+.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak bench-compression bench-story check screenshots sbom clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install everything into .venv (1 to 3 minutes, 6 GB, most of it torch)
 	@echo "$(VENV) is ready"
@@ -34,7 +34,7 @@ test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 2
 faults: setup-servers ## break things on purpose and see what survives; a table at the end (25 minutes)
 	PIXTIDE_TEST_CHAOS=full $(BIN)/python -m pytest --ignore tests/benchmarks -m fault $(ARGS)
 
-bench: bench-search bench-soak bench-story ## measure, and compare with others
+bench: bench-search bench-soak bench-story bench-compression ## measure, and compare with others
 
 bench-search: $(STAMP) ## measure searches over Kafka (12 minutes)
 	$(BIN)/python -m tests.benchmarks search $(ARGS)
@@ -44,6 +44,9 @@ bench-soak: $(STAMP) ## watch the memory of searches of all kinds (6 minutes)
 
 bench-story: $(STAMP) ## compare three ways of finding pictures by words (20 s)
 	$(BIN)/python -m tests.benchmarks story $(ARGS)
+
+bench-compression: setup-servers ## measure each compression of the vectors (20 minutes, and 7 to encode once)
+	$(BIN)/python -m tests.benchmarks compression $(ARGS)
 
 check: $(STAMP) ## lint, formatting, types, and who may import whom
 	$(BIN)/ruff check

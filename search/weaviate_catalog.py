@@ -15,9 +15,9 @@ from weaviate.collections import Collection
 from schemas.base import explain
 from schemas.errors import FatalError, UsageError
 from schemas.identity import object_id
-from search.generations import Generation
+from search.generations import Generation, GenerationState
 from search.port import CollectionGoneError
-from search.weaviate_collection import create_collection, create_records
+from search.weaviate_collection import create_collection, create_records, train
 from search.weaviate_connection import Connection
 from search.weaviate_index import WeaviateIndex
 
@@ -95,9 +95,16 @@ class WeaviateCatalog:
         return sorted(records, key=lambda generation: generation.created_at)
 
     def update(self, generation: Generation) -> None:
-        """Replace the record of that name. Raises UsageError if unknown."""
+        """Replace the record of that name; what is ready is full enough to train `pq` on.
+
+        Raises:
+            UsageError: there is no such generation.
+        """
         if self.get(generation.name) is None:
             raise UsageError(f"there is no generation {generation.name!r}")
+        if generation.compression == "pq" and generation.state is GenerationState.READY:
+            name = self._named(generation.collection)
+            self._connection.call(lambda client: train(client, name))
         self._connection.call(lambda client: self._record_again(client, generation))
 
     def live(self) -> Generation | None:

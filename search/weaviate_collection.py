@@ -10,12 +10,14 @@ from weaviate.classes.config import (
     Configure,
     DataType,
     Property,
+    Reconfigure,
     StopwordsPreset,
     Tokenization,
     VectorDistances,
 )
 from weaviate.classes.query import Filter
 from weaviate.collections.classes.filters import _Filters
+from weaviate.exceptions import UnexpectedStatusCodeError
 
 from schemas.queries import Filters
 from search.conditions import Comparison, Condition, conditions
@@ -78,6 +80,21 @@ def _quantizer(compression: Compression) -> Any:
             return quantizers.pq()
         case "none":
             return quantizers.none()
+
+
+def train(client: WeaviateClient, name: str) -> None:
+    """Let Weaviate train product quantization on the collection's vectors; safe to repeat.
+
+    It (1.35) does so when the setting is written, which at the collection's creation is too soon.
+    It goes on after this call, and the collection refuses writes until it is done.
+    """
+    index = Reconfigure.VectorIndex.hnsw(quantizer=Reconfigure.VectorIndex.Quantizer.pq())
+    vectors = Reconfigure.Vectors.update(vector_index_config=index)
+    try:
+        client.collections.use(name).config.update(vector_config=vectors)
+    except UnexpectedStatusCodeError as error:
+        if "UpdateVectorIndexConfigs" not in str(error):  # else it is training already
+            raise
 
 
 def create_records(client: WeaviateClient, name: str) -> None:

@@ -43,6 +43,9 @@ def index_compare(
 ) -> None:
     """Search in two generations and say how the results differ.
 
+    Recall is the share of an exact search's results that each generation's index finds; for it
+    both collections are read whole.
+
     With --json a line for each query, then one of the sums.
     """
     from functools import partial
@@ -67,13 +70,18 @@ def index_compare(
         console.line(json.dumps(compared.as_json()))
         return
     console.show_table(
-        ["query", f"overlap@{limit}", "places moved", f"{names[0]} ms", f"{names[1]} ms"],
+        [
+            *("query", f"overlap@{limit}", "places moved"),
+            *(f"{name} ms" for name in names),
+            *(f"{name} recall@{limit}" for name in names),
+        ],
         [
             (
                 c.query,
                 f"{c.overlap:.2f}",
                 "" if c.rank_change is None else f"{c.rank_change:.1f}",
                 *(f"{ms:.1f}" for ms in c.took_ms),
+                *(f"{share:.2f}" for share in c.recall),
             )
             for c in compared.compared
         ],

@@ -1,7 +1,8 @@
 """Comparing two generations: the same searches in both, for a person to judge before promoting.
 
 Each query is answered from each generation as the query consumer would answer it. Numbers say
-how far the results differ; only eyes say which are better, so there is a page with the pictures.
+how far the results differ, and how much of what an exact search finds each index has found; only
+eyes say which results are better, so there is a page with the pictures.
 """
 
 import html
@@ -12,10 +13,13 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+
 from encoders.port import Encoder
 from schemas.errors import RequestError, UsageError
 from schemas.queries import SearchRequest, SearchResult, checked
 from search.answer import Snapshot, answer
+from search.exact import recalls
 from search.generations import Generation
 from search.port import GenerationCatalog
 
@@ -40,13 +44,15 @@ class Compared:
     """One query's results in both generations, and how long each took in milliseconds.
 
     `overlap` is the share of results, 0 to 1, that both have; `rank_change` how many places
-    those have moved on average, None where there are none.
+    those have moved on average, None where there are none. `recall` is the share of the pictures
+    truly nearest that each generation's index has found.
     """
 
     query: str
     first: tuple[SearchResult, ...]
     second: tuple[SearchResult, ...]
     took_ms: tuple[float, float]
+    recall: tuple[float, float]
 
     @property
     def overlap(self) -> float:
@@ -68,6 +74,7 @@ class Compared:
             "overlap": round(self.overlap, 4),
             "rank_change": None if self.rank_change is None else round(self.rank_change, 2),
             "took_ms": [round(ms, 2) for ms in self.took_ms],
+            "recall": [round(share, 4) for share in self.recall],
             "first": [result.image_id for result in self.first],
             "second": [result.image_id for result in self.second],
         }
@@ -90,6 +97,9 @@ class Comparison:
             f"overlap@{self.limit}": round(fmean(c.overlap for c in self.compared), 4),
             "rank_change": round(fmean(changes), 2) if changes else None,
             "median_ms": [round(median(c.took_ms[n] for c in self.compared), 2) for n in (0, 1)],
+            f"recall@{self.limit}": [
+                round(fmean(c.recall[n] for c in self.compared), 4) for n in (0, 1)
+            ],
         }
 
 
@@ -100,7 +110,7 @@ def compare(
     queries: Sequence[str],
     limit: int,
 ) -> Comparison:
-    """Search for each query in both.
+    """Search for each query in both, and compare with all their vectors, which are read once.
 
     Raises:
         UsageError: there is no query, or one can't be served.
@@ -114,12 +124,23 @@ def compare(
         names=(generations[0].name, generations[1].name),
         limit=limit,
         compared=tuple(
-            Compared(query, first, second, (first_ms, second_ms))
-            for query, (first, first_ms), (second, second_ms) in zip(
-                queries, *answered, strict=True
+            Compared(
+                query,
+                first.results,
+                second.results,
+                took_ms=(first.took_ms, second.took_ms),
+                recall=(first.recall, second.recall),
             )
+            for query, first, second in zip(queries, *answered, strict=True)
         ),
     )
+
+
+@dataclass(frozen=True)
+class _Answer:
+    results: tuple[SearchResult, ...]
+    took_ms: float
+    recall: float
 
 
 def _answers(
@@ -128,23 +149,30 @@ def _answers(
     load: Callable[[Generation], Encoder],
     queries: Sequence[str],
     limit: int,
-) -> list[tuple[tuple[SearchResult, ...], float]]:
+) -> list[_Answer]:
     encoder = load(generation)
     encoder.warm_up()
     snapshot = Snapshot(generation, catalog.open(generation), encoder)
+    requests = [_request(query, limit) for query in queries]
     found = []
-    for query in queries:
-        try:
-            request = checked(SearchRequest(text=query, limit=limit))
-        except RequestError as error:
-            raise UsageError(f"{query!r}: {error}") from error
+    for request in requests:
         started = time.perf_counter()
         [reply] = answer([request], snapshot)
         took_ms = (time.perf_counter() - started) * 1000
         if reply.error is not None:
-            raise UsageError(f"{query!r} in {generation.name}: {reply.error.message}")
+            raise UsageError(f"{request.text!r} in {generation.name}: {reply.error.message}")
         found.append((reply.results or (), took_ms))
-    return found
+    directions = np.concatenate([encoder.encode_texts([each.text or ""]) for each in requests])
+    ids = [[result.image_id for result in results] for results, _ in found]
+    shares = recalls(snapshot.index, directions, ids, limit)
+    return [_Answer(*each, share) for each, share in zip(found, shares, strict=True)]
+
+
+def _request(query: str, limit: int) -> SearchRequest:
+    try:
+        return checked(SearchRequest(text=query, limit=limit))
+    except RequestError as error:
+        raise UsageError(f"{query!r}: {error}") from error
 
 
 def page(comparison: Comparison, thumbnail: Thumbnail) -> str:
@@ -153,6 +181,7 @@ def page(comparison: Comparison, thumbnail: Thumbnail) -> str:
     What only one side has is framed.
     """
     sums = comparison.as_json()
+    recall = sums[f"recall@{comparison.limit}"]
     first, second = map(html.escape, comparison.names)
     body = "".join(_section(each, comparison.names, thumbnail) for each in comparison.compared)
     return (
@@ -161,7 +190,8 @@ def page(comparison: Comparison, thumbnail: Thumbnail) -> str:
         f"<p>{sums['queries']} queries, overlap@{comparison.limit} "
         f"{sums[f'overlap@{comparison.limit}']:.2f}, results in both moved "
         f"{sums['rank_change'] or 0:.1f} places, median {sums['median_ms'][0]:.1f} and "
-        f"{sums['median_ms'][1]:.1f} ms; framed: only there</p>{body}</html>\n"
+        f"{sums['median_ms'][1]:.1f} ms, of what an exact search finds {recall[0]:.1%} and "
+        f"{recall[1]:.1%}; framed: only there</p>{body}</html>\n"
     )
 
 
@@ -177,7 +207,10 @@ def _section(compared: Compared, names: tuple[str, str], thumbnail: Thumbnail) -
         + "</div>"
         for name, side, other in sides
     )
-    return f"<h2>{html.escape(compared.query)}</h2><p>overlap {compared.overlap:.2f}</p>{rows}"
+    return (
+        f"<h2>{html.escape(compared.query)}</h2><p>overlap {compared.overlap:.2f}, recall "
+        f"{compared.recall[0]:.2f} and {compared.recall[1]:.2f}</p>{rows}"
+    )
 
 
 def _figure(result: SearchResult, *, in_both: bool, thumbnail: Thumbnail) -> str:

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -55,13 +56,22 @@ class Background:
 
 @dataclass
 class Heard:
-    """What became of the searches."""
+    """What became of the searches, and how long they took in each phase of the test, in ms."""
 
     asked: int = 0
+    took_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     by_generation: dict[str, int] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
+
+    def latencies(self) -> str:
+        """The p50 and the p99 of each phase, for a person to read."""
+        return "; ".join(
+            f"{phase}: {len(took):,} searches, p50 {np.percentile(took, 50):.0f} ms, "
+            f"p99 {np.percentile(took, 99):.0f} ms"
+            for phase, took in self.took_ms.items()
+        )
 
 
 class Searching(Background):
@@ -79,6 +89,14 @@ class Searching(Background):
             for name, encoder in encoders.items()
         }
         self.heard = Heard()
+        self.phase = "idle"
+
+    def await_searches(self, least: int, within_s: float) -> None:
+        """Wait until so many were answered in this phase."""
+        deadline = time.monotonic() + within_s
+        while len(self.heard.took_ms[self.phase]) < least:
+            assert time.monotonic() < deadline, self.heard
+            time.sleep(0.05)
 
     def await_generation(self, name: str, within_s: float) -> None:
         """Wait until a reply comes from that generation."""
@@ -100,7 +118,9 @@ class Searching(Background):
                 except TransientError as error:
                     self.heard.failed.append(str(error))
                     continue
-                self.heard.slowest_s = max(self.heard.slowest_s, time.monotonic() - started)
+                took_s = time.monotonic() - started
+                self.heard.slowest_s = max(self.heard.slowest_s, took_s)
+                self.heard.took_ms[self.phase].append(took_s * 1000)
                 self._check(text, reply)
 
     def _check(self, text: str, reply: SearchReply) -> None:

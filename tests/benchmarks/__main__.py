@@ -44,4 +44,22 @@ def story(model: str, out: Path) -> None:
     run(model, out)
 
 
+@benchmarks.command()
+@click.option("--rows", default=100_000, show_default=True, help="Vectors to search in.")
+@click.option(
+    "--encoded",
+    default=20_000,
+    show_default=True,
+    help="How many of them come from pictures; the rest are mixtures.",
+)
+@click.option("--seconds", default=15.0, show_default=True, help="Of each measurement.")
+@click.option("--note", default="", help="What else the table should say of the machine.")
+@click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
+def compression(rows: int, encoded: int, seconds: float, note: str, out: Path) -> None:
+    """Recall, speed and memory of each compression of the vectors."""
+    from tests.benchmarks.compression import Extent, run
+
+    run(Extent(rows, encoded, seconds), note, out)
+
+
 benchmarks()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from encoders.port import Encoder
+
 _SIDE = 1024
 _TIMES = 5
 
@@ -29,6 +31,22 @@ def matrix_product_gflops() -> float:
     a = np.ones((_SIDE, _SIDE), np.float32)
     best = min(_timed(a) for _ in range(_TIMES))
     return round(2 * _SIDE**3 / best / 1e9, 1)
+
+
+def encoding_pace(encoder: Encoder) -> float:
+    """Pictures a second through the model, decoded and cut already."""
+    pixels = np.zeros((128, encoder.crop.size, encoder.crop.size, 3), np.uint8)
+    encoder.encode_pictures(pixels[:32])
+    started = time.perf_counter()
+    encoder.encode_pictures(pixels)
+    return round(len(pixels) / (time.perf_counter() - started), 1)
+
+
+def resident_mib(process: int | None = None) -> float:
+    """The resident memory of that process, or of this one."""
+    status = Path(f"/proc/{process or 'self'}/status").read_text()
+    [kib] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+    return round(int(kib) / 1024, 1)
 
 
 def _timed(a: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from schemas.identity import Version
 from search.directions import TextEncoder
-from search.port import RowState, StoredImage, VectorIndex
+from search.port import RowState, StoredImage, Vector, VectorIndex
 from tests.benchmarks.words import phrases
 
 _CHUNK = 1000
@@ -27,12 +27,11 @@ def fill(index: VectorIndex, encoder: TextEncoder, count: int, seed: int = 0) ->
         noise = random.normal(size=(size, dimension)) * _CLUSTER_SPREAD / dimension**0.5
         vectors = centres[random.integers(len(centres), size=size)] + noise
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        index.write(
-            [_row(start + n, vector) for n, vector in enumerate(vectors.astype(np.float32))]
-        )
+        index.write([row(start + n, vector) for n, vector in enumerate(vectors.astype(np.float32))])
 
 
-def _row(number: int, vector: np.ndarray[tuple[int], np.dtype[np.float32]]) -> StoredImage:
+def row(number: int, vector: Vector) -> StoredImage:
+    """The row of that number; its id ends in it."""
     return StoredImage(
         image_id=f"pictures/{number % 100}/{number}.jpg",
         state=RowState.LIVE,

@@ -21,7 +21,7 @@ import numpy as np
 from schemas.queries import AttributeFilter, Filters, SearchReply, SearchRequest, Term
 from streams.client import SearchClient
 from streams.wiring import load_encoder, search_client
-from tests.benchmarks.machine import describe
+from tests.benchmarks.machine import describe, resident_mib
 from tests.benchmarks.search_rows import fill
 from tests.benchmarks.words import phrases, zipf
 from tests.deployments import Embedded
@@ -142,7 +142,7 @@ def _soak(client: SearchClient, consumer: int, seconds: float) -> Soak:
             soak.unexpected[f"{kind}: {code}"] += 1
         passed = time.monotonic() - began
         if passed >= len(soak.memory) * _EVERY_S:
-            soak.memory.append((round(passed, 1), _resident_mib(consumer)))
+            soak.memory.append((round(passed, 1), resident_mib(consumer)))
     return soak
 
 
@@ -158,12 +158,6 @@ def _query_consumer_of(parent: int) -> int:
             if b"\0query\0" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return int(child)
     raise RuntimeError("the stack has no query consumer")
-
-
-def _resident_mib(process: int) -> float:
-    status = Path(f"/proc/{process}/status").read_text()
-    [kib] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-    return round(int(kib) / 1024, 1)
 
 
 def table(soak: Soak, rows: int, seconds: float) -> str:

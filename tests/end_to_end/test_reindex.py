@@ -93,6 +93,7 @@ def test_another_model_and_back_by_copying(stack: OnServers) -> None:
     options = ("--queries", str(queries), "-k", "5", "--html", str(page), "--json")
     *_, sums = map(json.loads, stack.run("index", "compare", "v1", "v3", *options).splitlines())
     assert (sums["queries"], sums["overlap@5"], sums["rank_change"]) == (2, 1.0, 0.0)
+    assert sums["recall@5"] == [1.0, 1.0]
     assert page.read_text().count("data:image/jpeg;base64,") > 10
 
 

@@ -5,10 +5,12 @@ All the while a client searches and a publisher updates and deletes.
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from streams.wiring import load_encoder, open_catalog
@@ -19,9 +21,10 @@ from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.traffic import Publishing, Searching
 
-PICTURES = 300
+#: As many in `make faults` as an operator might have, and few in every day's tests.
+PICTURES = 5000 if os.environ.get("PIXTIDE_TEST_CHAOS") == "full" else 300
 #: So slow that there is time to kill the worker on its way.
-RATE = "60"
+RATE = str(max(60, PICTURES // 25))
 
 
 class Journey:
@@ -91,7 +94,7 @@ def journey(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journey]
 
 
 def await_rows(journey: Journey, name: str, least: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 120 + PICTURES / 10
     while journey.rows(name) < least:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -111,18 +114,20 @@ def event(stack: Deployment) -> Callable[[int], None]:
 @pytest.mark.fault("rollback after new writes")
 @pytest.mark.fault("queries all through a promotion")
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_model_is_changed_without_an_outage(journey: Journey) -> None:
+@pytest.mark.timeout(600 + PICTURES // 4)
+def test_the_model_is_changed_without_an_outage(
+    journey: Journey, capsys: pytest.CaptureFixture[str]
+) -> None:
     stack = journey.stack
     stack.start()
     publish(stack, {f"picture-{n}": jpeg(n) for n in range(PICTURES)})
     await_rows(journey, "v1", PICTURES)
     settings = stack.settings()
     encoders = {name: load_encoder(settings, model) for name, model in journey.models.items()}
-    with (
-        Searching(settings, encoders) as searching,
-        Publishing(event(stack), every_s=0.1) as publishing,
-    ):
+    with Searching(settings, encoders) as searching, contextlib.ExitStack() as busy:
+        searching.await_searches(PICTURES // 3, within_s=300)
+        searching.phase = "during the reindex"
+        publishing = busy.enter_context(Publishing(event(stack), every_s=0.1))
         stack.run("index", "create", "v2", "--model", journey.models["v2"])
         journey.start_v2()
         for least in (PICTURES // 4, PICTURES // 2):
@@ -132,6 +137,7 @@ def test_the_model_is_changed_without_an_outage(journey: Journey) -> None:
         stack.run("index", "promote", "v2", code=1)  # nobody has verified it
         assert set(searching.heard.by_generation) == {"v1"}
         journey.verify("v2")
+        searching.phase = "afterwards"
 
         stack.run("index", "promote", "v2")
         searching.await_generation("v2", within_s=5)
@@ -152,6 +158,8 @@ def test_the_model_is_changed_without_an_outage(journey: Journey) -> None:
     heard = searching.heard
     assert (heard.failed, heard.mixed) == ([], [])
     assert min(heard.by_generation.values()) > 10
+    with capsys.disabled():
+        click.echo(f"\n{type(stack).__name__}, {PICTURES:,} pictures: {heard.latencies()}")
 
     journey.verify("v2")
     standings = [json.loads(s) for s in stack.run("index", "status", "--json").splitlines()]

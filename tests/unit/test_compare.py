@@ -64,6 +64,7 @@ def test_overlap_and_places_moved(tmp_path: Path) -> None:
     sums = comparison.as_json()
     assert (sums["queries"], sums["overlap@3"], sums["rank_change"]) == (2, 0.3333, 0)
     assert min(sums["median_ms"]) > 0
+    assert sums["recall@3"] == [1, 1]
 
     moved = compared(tmp_path / "all", ["a"], limit=5).compared[0]
     assert moved.overlap == 1
@@ -85,6 +86,8 @@ def test_the_page_shows_both_rows_and_needs_nothing_else(tmp_path: Path) -> None
     assert shown.count("data:image/jpeg;base64,anBlZw==") == 5
     assert shown.count("class=none") == 1
     assert shown.count("class=only") == 4
+    assert "recall 1.00 and 1.00" in shown
+    assert "finds 100.0% and 100.0%" in shown
     assert "http" not in shown
 
 

@@ -1,0 +1,52 @@
+"""A scatter plot as SVG, which needs no library and shows in any browser, light or dark."""
+
+import html
+import math
+from collections.abc import Sequence
+
+_WIDTH, _HEIGHT = 720, 420
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 150, 30, 60
+_INK = "#808080"
+_DOT = "#2b7de9"
+
+
+def scatter(points: Sequence[tuple[str, float, float]], *, x: str, y: str) -> str:
+    """Points (label, x, y): x on a scale of powers of two, y from just below the least."""
+    first = math.floor(math.log2(min(point[1] for point in points)))
+    last = math.ceil(math.log2(max(point[1] for point in points)))
+    low = math.floor(min(point[2] for point in points) * 20 - 0.5) / 20
+    high = 1.0
+
+    def across(value: float) -> float:
+        return _LEFT + (math.log2(value) - first) / (last - first) * (_WIDTH - _LEFT - _RIGHT)
+
+    def down(value: float) -> float:
+        return _TOP + (high - value) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+    floor = _HEIGHT - _BOTTOM
+    parts = [_text(_LEFT, 18, y), _text(_LEFT, _HEIGHT - 12, x)]
+    for power in range(first, last + 1):
+        at = across(2**power)
+        parts += [_line(at, _TOP, at, floor), _text(at, floor + 18, f"{2**power}", "middle")]
+    for step in range(5):
+        value = low + (high - low) * step / 4
+        at = down(value)
+        parts += [_line(_LEFT, at, _WIDTH - _RIGHT, at), _text(62, at + 4, f"{value:.3f}", "end")]
+    for label, size, share in points:
+        parts.append(f'<circle cx="{across(size):.1f}" cy="{down(share):.1f}" r="5"/>')
+        parts.append(_text(across(size) + 9, down(share) + 4, label))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+        f' font-family="sans-serif" font-size="12" fill="{_INK}">'
+        f"<style>circle{{fill:{_DOT}}}line{{stroke:{_INK};stroke-opacity:.3}}</style>"
+        + "".join(parts)
+        + "</svg>\n"
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
