@@ -61,10 +61,10 @@ def _fused(
     """Both rankings in one; equal scores in the order of ids, so that pages fit together."""
     nearest = sorted(hits, key=lambda hit: (-hit.similarity, hit.row.image_id))
     by_words = sorted(worded, key=lambda hit: (-hit.score, hit.row.image_id))
-    found = {hit.row.image_id: Ranked(hit.row, hit.similarity, Score()) for hit in nearest}
-    for place, hit in enumerate(nearest, 1):
-        one = found[hit.row.image_id]
-        found[hit.row.image_id] = replace(one, score=Score(meaning_rank=place))
+    found = {
+        hit.row.image_id: Ranked(hit.row, hit.similarity, Score(meaning_rank=place))
+        for place, hit in enumerate(nearest, 1)
+    }
     for place, each in enumerate(by_words, 1):
         one = found.get(each.row.image_id) or Ranked(
             each.row, _similarity(each.row, direction), Score()

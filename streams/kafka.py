@@ -251,6 +251,14 @@ def ends(client: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int
     return _offsets(client, topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
 
+def delete_before(client: AdminClient, topic: str, offsets: Mapping[int, int]) -> None:
+    """Delete the records below these offsets, by partition. Raises TransientError."""
+    where = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
+    with translated(client):
+        for deleted in client.delete_records(where, request_timeout=REQUEST_TIMEOUT_S).values():
+            deleted.result()
+
+
 def newest_timestamp(client: AdminClient, topic: str) -> int:
     """The latest timestamp of a topic's records, epoch milliseconds; -1 where it has none.
 

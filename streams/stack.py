@@ -20,6 +20,7 @@ from schemas.errors import PixtideError, TransientError, UsageError
 from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog
 from streams import kafka
+from streams.embedded_retention import Retention
 from streams.process import undisturbed
 from streams.settings import Settings
 from streams.wiring import generation_to_work_for, open_catalog
@@ -67,6 +68,7 @@ class Stack:
         self._children: list[Child] = []
         self._given_up: set[str] = set()
         self._catalog: GenerationCatalog | None = None
+        self._retention: Retention | None = None
         self._lock = FileLock(self._home / "stack.lock")
         roots = settings.file_roots or (str(Path.home()), str(Path.cwd()))
         self._roots = [str(Path(root).expanduser().resolve()) for root in roots]
@@ -101,6 +103,14 @@ class Stack:
         client = kafka.admin(settings.kafka_connection())
         table = [(settings.named(t.name), t) for t in topics.topics(embedded=True)]
         kafka.create_topics(client, table, replication=1)
+        self._retention = Retention(
+            client,
+            {
+                name: (topic.retention_ms or 0) / 1000
+                for name, topic in table
+                if topic.name in (topics.REQUESTS, topics.REPLIES)
+            },
+        )
         catalog = self._catalog = open_catalog(settings)
         live = catalog.live()
         if live is None:
@@ -141,6 +151,8 @@ class Stack:
                 if time.monotonic() - tended > _TEND_S:
                     with contextlib.suppress(TransientError):  # the workers wait for it, too
                         self._tend_generations()
+                        if self._retention is not None:
+                            self._retention.enforce()
                     tended = time.monotonic()
                 time.sleep(_WATCH_S)
 

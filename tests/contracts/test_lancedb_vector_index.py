@@ -53,6 +53,13 @@ def test_an_index_is_made_kept_and_right(tmp_path: Path, monkeypatch: pytest.Mon
     assert {hit.row.image_id for hit in all_of_them} == {expected[n].image_id for n in best}
     [few] = index.search([Query(asked[0], 10, Filters(uploaded_before=expected[0].uploaded_at))])
     assert few == []
+    [first, *_] = found[0]
+    index.write([live(first.row.image_id, 9999, vectors[1])])
+    [newest] = index.search([Query(vectors[1], 2)])
+    assert first.row.image_id in {hit.row.image_id for hit in newest}
+    [older] = index.search([Query(asked[0], 10)])
+    assert all(hit.similarity < 0.99 for hit in older), "a row that was replaced was remembered"
+
     again = catalog.open(made)
     again.write([*rows(20_000, 100), *(deleted(f"i{n}", 9000) for n in range(1000))])
     wait_until_indexed(again)

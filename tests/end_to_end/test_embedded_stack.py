@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from schemas import topics
+from streams import kafka
+from streams.embedded_retention import Retention
 from tests.deployments import Embedded
 from tests.pictures import jpeg
 
@@ -84,6 +87,28 @@ def test_one_stack_a_home_and_two_homes_side_by_side(stack: Embedded, tmp_path: 
         assert len(stack.search("anything")) == 1
     finally:
         other.stop()
+
+
+@pytest.mark.slow
+def test_replies_that_nobody_waits_for_are_forgotten(stack: Embedded) -> None:
+    stack.start()
+    publish_one(stack, "a.jpg")
+    stack.search("anything")
+    client = kafka.admin(stack.settings().kafka_connection())
+    clock = [0.0]
+    retention = Retention(client, {topics.REPLIES: 60.0}, clock=lambda: clock[0])
+    retention.enforce()
+    before = kafka.ends(client, topics.REPLIES, range(6))
+    assert sum(before.values()) == 1
+    stack.search("something else")
+    for clock[0] in (5.0, 15.0, 59.0):
+        retention.enforce()
+    assert sum(kafka.beginnings(client, topics.REPLIES, range(6)).values()) == 0
+    clock[0] = 70.0
+    retention.enforce()
+    assert kafka.beginnings(client, topics.REPLIES, range(6)) == before
+    assert sum(kafka.ends(client, topics.REPLIES, range(6)).values()) == 2
+    assert stack.search("something else")
 
 
 def test_a_part_that_ends_by_itself_ends_the_stack_with_an_error(stack: Embedded) -> None:
