@@ -22,7 +22,7 @@ from schemas.errors import PixtideError, UsageError
 from search.generations import NAME, AttributeType, Compression, Generation, GenerationState
 from search.port import GenerationCatalog
 from streams import kafka
-from streams.group import Tell, await_group, lag_behind
+from streams.group import Tell, await_group
 from streams.settings import Settings
 from streams.wiring import load_encoder
 
@@ -175,10 +175,3 @@ def create_generation(
     if catalog.live() is None:
         catalog.promote(name)
     return generation
-
-
-def lag_of(settings: Settings, generation: Generation) -> int:
-    """How many records of the log its group has not committed yet."""
-    log = generation.log
-    ends = kafka.ends(kafka.admin(settings.kafka_connection()), log.topic, range(log.partitions))
-    return lag_behind(settings, generation, ends)

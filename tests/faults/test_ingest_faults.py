@@ -17,10 +17,12 @@ from schemas.codec import decode_event, encode_event
 from schemas.events import ImageUploaded, InlinePicture
 from schemas.identity import partition_of
 from schemas.outcomes import Outcome
+from search.generations import Generation
 from search.port import RowState
 from streams import kafka as kafka_clients
+from streams.group import lag_behind
 from streams.publish import Description, Publisher, Source
-from streams.reindex import lag_of
+from streams.settings import Settings
 from streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import Deployment, OnServers
 from tests.faults.oracle import check_against_the_log, read_topic, topic
@@ -100,6 +102,14 @@ def upload(image_id: str, data: bytes) -> ImageUploaded:
     assert isinstance(decoded, ImageUploaded)
     assert isinstance(decoded.picture, InlinePicture)
     return decoded
+
+
+def lag_of(settings: Settings, generation: Generation) -> int:
+    """How many records of the log its group has not committed yet."""
+    log = generation.log
+    admin = kafka_clients.admin(settings.kafka_connection())
+    ends = kafka_clients.ends(admin, log.topic, range(log.partitions))
+    return lag_behind(settings, generation, ends)
 
 
 def wait_until_read(stack: OnServers, *, seconds: float = 120) -> None:
