@@ -130,8 +130,6 @@ def test_nothing_differs_after_many_kills(
     check_originals(stack)
     verified = json.loads(stack.run("index", "verify", "v1", "--json"))
     assert (verified["clean"], verified["images"]) == (True, CHAOS.pictures)
-    for name in WORKERS:
-        stack.stop_process(name)
 
 
 def kill_one(stack: OnServers, chance: random.Random, publishing: Publishing) -> None:
