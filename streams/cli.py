@@ -23,7 +23,7 @@ _EXAMPLES = """
 \b
 Try it, with nothing to install besides this package:
   pixtide demo                         the whole system on this machine, with pictures
-  pixtide up                           the same, empty, in the foreground; then:
+  pixtide up                           the same, to use: it stays in the foreground; then:
   pixtide publish ~/Pictures --wait    make a folder searchable
   pixtide search "a red bicycle"       find pictures by words
 
@@ -71,7 +71,11 @@ def demo(folder: Path | None, once: bool) -> None:
 
     Starts the embedded stack, publishes the pictures of FOLDER (or those that come with
     pixtide) to the log, waits until all are indexed, searches for some of them by words over
-    Kafka, and keeps serving `pixtide search` until Ctrl-C.
+    Kafka, and keeps serving `pixtide search` until Ctrl-C. Where its output is no terminal, it
+    ends after the searches, as with --once.
+
+    What it publishes stays in PIXTIDE_HOME (default ./.pixtide), beside what was there; to begin
+    anew, set that to another folder.
     """
     from streams.demo.run import run_demo
 
@@ -152,9 +156,19 @@ def publish(
 @quiet_option
 @json_option
 def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
-    """Delete pictures: from the index, and their originals from the image store."""
+    """Delete pictures from the index, and what the image store keeps of them.
+
+    Your own files stay. An id that nothing is indexed under may be deleted, too: the log may hold
+    an upload that is still to come.
+    """
     from streams.publishing import delete_all
 
+    for image_id in image_ids:
+        if image_id.startswith(("/", "./", "../")) and Path(image_id).exists():
+            raise UsageError(
+                f"{image_id} is a file, not an image id; ids are as `pixtide search` shows them, "
+                f"such as {Path(image_id).resolve().parent.name}/{Path(image_id).name}"
+            )
     settings = _settings()
     wait_for = _live_name(settings) if wait else None
     delete_all(settings, image_ids, wait_for=wait_for).show(as_json=as_json)
@@ -278,6 +292,7 @@ def _settings() -> "Settings":
 def _live_name(settings: "Settings") -> str:
     from streams.wiring import generation_to_work_for, open_catalog
 
+    settings.bootstrap()  # without a log, to create an index is no help
     with contextlib.closing(open_catalog(settings)) as catalog:
         return generation_to_work_for(catalog, None).name
 

@@ -176,7 +176,7 @@ def index_status(watch: bool, as_json: bool) -> None:
             time.sleep(_LOOK_EVERY_S)
             looked = standings.look()
     if not as_json:
-        console.output.print(table(looked))
+        console.show_whole(table(looked))
 
 
 def _attributes(declared: tuple[str, ...]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ output = Console(highlight=False)
 
 #: Columns of a table of results that its ids leave to the rest.
 _BESIDE_IDS = 40
+_WIDEST = 10_000
 
 _hushed = False
 
@@ -99,20 +100,38 @@ def show_reply(query: str, reply: SearchReply) -> None:
     )
     table.add_column("similarity", justify="right", style="cyan")
     longest = max((len(result.image_id) for result in reply.results or ()), default=0)
-    fit = longest <= output.width - _BESIDE_IDS  # ids are copied: captions give way to them
-    table.add_column("picture", overflow="fold", no_wrap=fit)
+    table.add_column("picture", no_wrap=True)  # ids are copied: captions give way to them
     table.add_column("size", justify="right", style="dim")
     if with_caption := any(result.caption for result in reply.results or ()):
         table.add_column("caption", style="dim")
     for result in reply.results or ():
         row = [f"{result.similarity:.3f}", result.image_id, f"{result.width}×{result.height}"]
         table.add_row(*map(Text, row + ([result.caption] if with_caption else [])))
-    output.print(table if reply.results else Text(f"{shown}: nothing is indexed that matches"))
+    if reply.results:
+        _print_at_width(table, longest + _BESIDE_IDS)
+    else:
+        output.print(Text(f"{shown}: nothing is indexed that matches"))
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A plain table."""
-    output.print(table(headings, rows))
+    show_whole(table(headings, rows))
+
+
+def show_whole(made: Table) -> None:
+    """A table as wide as it needs to be: half an id or a heading is of no use to anybody."""
+    options = output.options.update(max_width=_WIDEST)
+    _print_at_width(made, output.measure(made, options=options).maximum)
+
+
+def _print_at_width(made: Table, least: int) -> None:
+    """The terminal itself folds what is wider than it is."""
+    width = output.width
+    output.width = max(width, least)
+    try:
+        output.print(made)
+    finally:
+        output.width = width
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

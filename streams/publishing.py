@@ -61,8 +61,8 @@ class Summary:
         said = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
         rate = self.published / self.took_s if self.took_s else 0
         console.say(
-            f"{self.published} events published in {self.took_s:.1f} s ({rate:.0f}/s)"
-            + (f": {said}" if said else "")
+            f"{self.published} event{'' if self.published == 1 else 's'} published"
+            f" in {self.took_s:.1f} s ({rate:.0f}/s)" + (f": {said}" if said else "")
         )
         _show_some(console.complain, "files could not be read", self.unreadable)
         _show_some(console.say, "replaced another picture", self.replaced)

@@ -163,7 +163,7 @@ def table(standings: Sequence[Standing]) -> Table:
             (
                 "live" if s.is_live else "",
                 s.generation,
-                s.state,
+                "not verified" if s.is_live and s.verified_at is None else s.state,
                 f"{s.live:,}",
                 f"{s.deleted:,}",
                 f"{s.dead_lettered:,}",

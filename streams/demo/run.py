@@ -54,6 +54,8 @@ def run_demo(settings: Settings, folder: Path | None, *, once: bool) -> None:
         if summary.dead_letters and folder is None:
             raise FatalError("pictures that come with pixtide were not indexed: see above")
         if once:
+            if not sys.stdout.isatty():
+                console.say("no terminal, so it ends here; `pixtide up` serves on")
             return
         command = "pixtide" if shutil.which("pixtide") else sys.argv[0]
         stack.serve(
