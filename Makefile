@@ -36,7 +36,7 @@ faults: setup-servers ## break things on purpose and see what survives; a table 
 
 bench: bench-search bench-soak bench-story bench-compression ## measure, and compare with others
 
-bench-search: $(STAMP) ## measure searches over Kafka (12 minutes)
+bench-search: $(STAMP) ## measure searches over Kafka (15 minutes)
 	$(BIN)/python -m tests.benchmarks search $(ARGS)
 
 bench-soak: $(STAMP) ## watch the memory of searches of all kinds (6 minutes)
