@@ -270,7 +270,8 @@ def table(results: list[Result], machine: dict[str, Any], rows: int, seconds: fl
         "# Searches over Kafka",
         "",
         f"{rows:,} vectors of 384 dimensions in LanceDB, starter model, embedded broker; "
-        f"{seconds:g} s each, half of that where caches don't matter, the median of both rounds. Made by `make bench-search` on: "
+        f"{seconds:g} s each, half of that where caches don't matter, the median of both rounds. "
+        "Made by `make bench-search` on: "
         + ", ".join(f"{name} {value}" for name, value in machine.items())
         + ".",
         "",
