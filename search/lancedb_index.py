@@ -135,7 +135,7 @@ class LanceIndex:
             vectors = np.stack([queries[position].vector for position in positions])
             where = condition(filters, self._generation)
             found = (
-                self._nearest_by_index(vectors, limit)
+                self._nearest_by_index(vectors, limit, with_vectors)
                 if where is None and limit <= _INDEX_DEPTH
                 else self._nearest_of_all(vectors, where, limit, with_vectors)
             )
@@ -216,7 +216,9 @@ class LanceIndex:
             self._tidy()
         return written
 
-    def _nearest_by_index(self, vectors: NDArray[np.float32], limit: int) -> list[list[Hit]]:
+    def _nearest_by_index(
+        self, vectors: NDArray[np.float32], limit: int, with_vectors: bool
+    ) -> list[list[Hit]]:
         """For n queries of shape (n, dimension), the nearest of what the index finds."""
 
         def fetch() -> pa.Table:
@@ -229,9 +231,10 @@ class LanceIndex:
         for number, place in zip(_numbers(found), found["_rowid"].to_pylist(), strict=True):
             if place in rows:
                 candidates[number].append(rows[place])
-        return [
-            _nearest(vector, some, limit) for vector, some in zip(vectors, candidates, strict=True)
-        ]
+        found_hits = (_nearest(v, some, limit) for v, some in zip(vectors, candidates, strict=True))
+        if with_vectors:
+            return list(found_hits)
+        return [[Hit(h.row.without_vector(), h.similarity) for h in hits] for hits in found_hits]
 
     def _nearest_of_all(
         self, vectors: NDArray[np.float32], where: str | None, limit: int, with_vectors: bool
