@@ -12,9 +12,6 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from schemas.reply_address import CORRELATION_ID, REPLY_PARTITION, REPLY_TOPIC
 
 _POLL_S = 0.001
-#: The embedded broker answers an empty fetch at once, so that a client which always asks takes a
-#: core from what is measured. Where many replies come at a time, it looks for them this often.
-_REST_S = 0.005
 
 
 @dataclass
@@ -54,8 +51,7 @@ class Load:
         )
         where = TopicPartition(replies, 0)
         _, end = self._consumer.get_watermark_offsets(where, timeout=20)
-        self._where = [TopicPartition(replies, 0, end)]
-        self._consumer.assign(self._where)
+        self._consumer.assign([TopicPartition(replies, 0, end)])
         self._numbers = count()
         self._due: dict[bytes, float] = {}
 
@@ -67,8 +63,7 @@ class Load:
             while len(self._due) < window:
                 self._ask(texts[asked % len(texts)], now)
                 asked += 1
-            if not self._collect(measured):
-                self._rest()
+            self._collect(measured)
         measured.seconds = time.perf_counter() - started
         self._drain(Measured())
         return measured
@@ -100,17 +95,9 @@ class Load:
         ]
         self._producer.produce(self._requests, json.dumps({"text": text}), headers=headers)  # type: ignore[arg-type]
 
-    def _rest(self) -> None:
-        self._consumer.pause(self._where)
-        time.sleep(_REST_S)
-        self._consumer.resume(self._where)
-        self._consumer.list_topics(self._where[0].topic)  # librdkafka fetches again upon this
-
-    def _collect(self, measured: Measured) -> int:
-        """How many replies came."""
+    def _collect(self, measured: Measured) -> None:
         self._producer.poll(0)
-        messages = self._consumer.consume(1000, timeout=_POLL_S)
-        for message in messages:
+        for message in self._consumer.consume(1000, timeout=_POLL_S):
             now = time.perf_counter()
             found = dict(message.headers() or ()).get(CORRELATION_ID)
             due = self._due.pop(found, None) if isinstance(found, bytes) else None
@@ -120,7 +107,6 @@ class Load:
                 measured.errors += 1
             else:
                 measured.latencies_ms.append((now - due) * 1000)
-        return len(messages)
 
     def _drain(self, measured: Measured) -> None:
         deadline = time.perf_counter() + 10
