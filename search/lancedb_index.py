@@ -24,7 +24,7 @@ from schemas.identity import Version
 from schemas.queries import Filters
 from search.generations import Generation
 from search.lancedb_indexing import KEEP_OLD_FILES, Indexing
-from search.lancedb_table import attempt, condition, literals, to_arrow
+from search.lancedb_table import attempt, condition, literals, nearest_exactly, to_arrow
 from search.port import (
     Hit,
     Query,
@@ -35,7 +35,6 @@ from search.port import (
     Written,
     may_replace,
 )
-from search.recent_rows import RecentRows
 from search.rows import (
     FIELDS,
     WORDS,
@@ -56,7 +55,7 @@ _COPIES = 4
 _MIN_FRAGMENTS = 24
 #: Partitions looked into. There, twice as many rows as asked for are found by their 8-bit numbers
 #: and then compared exactly: of 100,000 rows in 1,000 clusters and 316 partitions, 99.9 % of the
-#: true ten nearest are found. LanceDB's own refining reads the vectors anew for each query.
+#: true ten nearest are found. LanceDB's own refining reads the vectors at twice the cost.
 _PROBES, _REFINED = 40, 2
 #: Beyond this rank, and where filters leave few rows, the index would miss too many.
 _INDEX_DEPTH = 100
@@ -80,7 +79,6 @@ class LanceIndex:
         self._lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
         self._settled = 0
         self._indexing = Indexing(table, self._lock)
-        self._recent = RecentRows(self._read_places)
 
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
         """The rows of these ids that exist, with vectors."""
@@ -133,14 +131,8 @@ class LanceIndex:
         hits: list[list[Hit]] = [[] for _ in queries]
         for (filters, limit, with_vectors), positions in alike.items():
             vectors = np.stack([queries[position].vector for position in positions])
-            where = condition(filters, self._generation)
-            found = (
-                self._nearest_by_index(vectors, limit, with_vectors)
-                if where is None and limit <= _INDEX_DEPTH
-                else self._nearest_of_all(vectors, where, limit, with_vectors)
-            )
-            for position, some in zip(positions, found, strict=True):
-                hits[position] = some
+            for number, record, similarity in self._nearest(vectors, filters, limit, with_vectors):
+                hits[positions[number]].append(Hit(_row(record), similarity))
         return hits
 
     def search_words(self, queries: Sequence[WordQuery]) -> list[list[WordHit]]:
@@ -216,65 +208,32 @@ class LanceIndex:
             self._tidy()
         return written
 
-    def _nearest_by_index(
-        self, vectors: NDArray[np.float32], limit: int, with_vectors: bool
-    ) -> list[list[Hit]]:
-        """For n queries of shape (n, dimension), the nearest of what the index finds."""
+    def _nearest(
+        self, vectors: NDArray[np.float32], filters: Filters, limit: int, with_vectors: bool
+    ) -> Iterator[tuple[int, dict[str, Any], float]]:
+        """For n queries: a query's number, a record and its similarity; each's nearest first."""
+        where = condition(filters, self._generation)
+        indexed = where is None and limit <= _INDEX_DEPTH
+        columns = [*_COLUMNS, "_distance"] + ["vector"] * (indexed or with_vectors)
 
         def fetch() -> pa.Table:
-            search = self._beginning(vectors).nprobes(_PROBES).with_row_id(True)
-            return search.select(["_distance"]).limit(limit * _REFINED).to_arrow()
-
-        found = self._ask(fetch)
-        rows = self._recent.at(found["_rowid"].to_pylist())
-        candidates: list[list[StoredImage]] = [[] for _ in vectors]
-        for number, place in zip(_numbers(found), found["_rowid"].to_pylist(), strict=True):
-            if place in rows:
-                candidates[number].append(rows[place])
-        found_hits = (_nearest(v, some, limit) for v, some in zip(vectors, candidates, strict=True))
-        if with_vectors:
-            return list(found_hits)
-        return [[Hit(h.row.without_vector(), h.similarity) for h in hits] for hits in found_hits]
-
-    def _nearest_of_all(
-        self, vectors: NDArray[np.float32], where: str | None, limit: int, with_vectors: bool
-    ) -> list[list[Hit]]:
-        """For n queries of shape (n, dimension), the nearest of all rows that meet a condition."""
-
-        def fetch() -> pa.Table:
-            search = self._beginning(vectors).bypass_vector_index()
+            # Of a single query LanceDB gives no query_index, so it may as well be asked plainly.
+            wanted = vectors if len(vectors) > 1 else vectors[0]
+            search: Any = self._table.search(wanted, vector_column_name="vector")
+            search = search.distance_type("cosine").select(columns)
+            if indexed:
+                return search.nprobes(_PROBES).limit(limit * _REFINED).to_arrow()
             if where is not None:
                 search = search.where(where, prefilter=True)
-            columns = [*_COLUMNS, "_distance"] + ["vector"] * with_vectors
-            return search.select(columns).limit(limit).to_arrow()
+            return search.bypass_vector_index().limit(limit).to_arrow()
 
         found = self._ask(fetch)
-        hits: list[list[Hit]] = [[] for _ in vectors]
-        for number, record in zip(_numbers(found), found.to_pylist(), strict=True):
-            hits[number].append(Hit(_row(record), similarity_of(record["_distance"])))
-        return hits
-
-    def _beginning(self, vectors: NDArray[np.float32]) -> Any:
-        # Of a single query LanceDB gives no query_index, so it may as well be asked plainly.
-        wanted = vectors if len(vectors) > 1 else vectors[0]
-        search: Any = self._table.search(wanted, vector_column_name="vector")
-        return search.distance_type("cosine")
-
-    def _read_places(self, places: Sequence[int]) -> dict[int, StoredImage]:
-        """Of those that still hold a row, the rows with their vectors."""
-        columns = [*_COLUMNS, "vector"]
-
-        def fetch() -> pa.Table:
-            return self._table.take_row_ids(list(places)).with_row_id().select(columns).to_arrow()
-
-        found = self._ask(fetch)
-        flat = found["vector"].combine_chunks().flatten().to_numpy()  # as lists it would take long
-        vectors = flat.reshape(-1, self._generation.dimension)
-        records = found.drop_columns("vector").to_pylist()
-        return {
-            record["_rowid"]: from_record(record, vector.copy())
-            for record, vector in zip(records, vectors, strict=True)
-        }
+        if indexed:
+            found = nearest_exactly(found, vectors, limit)
+        if not with_vectors and indexed:
+            found = found.drop_columns("vector")
+        for record in found.to_pylist():
+            yield record.get("query_index", 0), record, similarity_of(record["_distance"])
 
     def _worded(self, query: WordQuery) -> list[dict[str, Any]]:
         def fetch() -> list[dict[str, Any]]:
@@ -313,20 +272,6 @@ def _row(record: Mapping[str, Any]) -> StoredImage:
     """The row of a record that may have a vector."""
     vector = record.get("vector")
     return from_record(record, None if vector is None else np.asarray(vector, dtype=np.float32))
-
-
-def _nearest(wanted: NDArray[np.float32], rows: Sequence[StoredImage], limit: int) -> list[Hit]:
-    """The rows nearest to a vector by their own vectors, which they have."""
-    vectors = np.stack([row.vector for row in rows if row.vector is not None] or [wanted])
-    distances = 1 - vectors @ wanted
-    order = np.argsort(distances, kind="stable")[: min(limit, len(rows))]
-    return [Hit(rows[n], similarity_of(float(distances[n]))) for n in order]
-
-
-def _numbers(found: pa.Table) -> list[int]:
-    """Which query each row was found for."""
-    several = "query_index" in found.column_names
-    return found["query_index"].to_pylist() if several else [0] * len(found)
 
 
 def _counter(table: Table, state: RowState) -> Callable[[], int]:

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 from lancedb.expr import lit
+from numpy.typing import NDArray
 
 from schemas.errors import TransientError
 from schemas.queries import Filters
@@ -37,6 +39,23 @@ def to_arrow(rows: Sequence[StoredImage], generation: Generation) -> pa.Table:
     """Normalised rows in the table's schema."""
     records = [{**to_record(row, generation.attributes), "vector": row.vector} for row in rows]
     return pa.Table.from_pylist(records, schema=table_schema(generation))
+
+
+def nearest_exactly(found: pa.Table, vectors: NDArray[np.float32], limit: int) -> pa.Table:
+    """Of what an index of rounded vectors found, the nearest by the vectors themselves.
+
+    `vectors`, of shape (queries, dimension), are what was asked for; `found` has the columns
+    `vector`, `_distance` and, for more than one query, `query_index`. The distances are replaced.
+    """
+    several = "query_index" in found.column_names
+    numbers = found["query_index"].to_numpy() if several else np.zeros(len(found), np.int64)
+    stored = found["vector"].combine_chunks().flatten().to_numpy().reshape(-1, vectors.shape[1])
+    distances = 1 - np.einsum("rd,rd->r", stored, vectors[numbers])
+    order = np.lexsort((distances, numbers))
+    starts = np.searchsorted(numbers[order], numbers[order])
+    order = order[np.arange(len(order)) - starts < limit]
+    place = found.column_names.index("_distance")
+    return found.set_column(place, "_distance", pa.array(distances)).take(order)
 
 
 def attempt(ask: Callable[[], T], what: str) -> T:
