@@ -18,6 +18,7 @@ from search.port import StoredImage, VectorIndex
 from streams.cli import cli
 from streams.settings import Settings, load_settings
 from streams.wiring import generation_to_work_for, open_catalog
+from tests.servers import KafkaServer, WeaviateServer
 
 PIXTIDE = (sys.executable, "-m", "streams.cli")
 READY_S = 120.0
@@ -178,6 +179,32 @@ class OnServers(Deployment):
     def start_process(self, name: str) -> None:
         """Start `ingest` or `query`, and wait until it is ready."""
         self.spawn(name, name, "--ready-file", str(self.home / name), ready=self.home / name)
+
+
+def on_servers(
+    folder: Path, kafka: KafkaServer, weaviate: WeaviateServer, **settings: str
+) -> OnServers:
+    """A deployment on the test servers with a tiny model of its own, all in that folder."""
+    from tests.models import tiny_clip  # benchmarks, which use the rest here, need no torch
+
+    return OnServers(
+        folder / "home",
+        kafka=kafka.bootstrap,
+        weaviate_url=weaviate.http_url,
+        grpc_port=weaviate.grpc_port,
+        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+        **settings,
+    )
+
+
+@contextlib.contextmanager
+def killed_in_the_end(made: OnServers) -> Iterator[OnServers]:
+    """Whatever a test did to its processes, none outlives it."""
+    try:
+        yield made
+    finally:
+        for name in list(made.processes):
+            made.kill(name)
 
 
 class Embedded(Deployment):

@@ -28,7 +28,7 @@ from streams.reindex import create_generation
 from streams.settings import Settings
 from streams.wiring import open_catalog
 from tests.contracts.proxy import BrokerProxy
-from tests.deployments import OnServers
+from tests.deployments import OnServers, on_servers
 from tests.models import tiny_clip
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
@@ -40,12 +40,10 @@ def stack(
 ) -> OnServers:
     """Topics and a generation; no workers."""
     folder = tmp_path_factory.mktemp("doctor")
-    made = OnServers(
-        folder / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+    made = on_servers(
+        folder,
+        kafka,
+        weaviate,
     )
     settings = made.settings()
     table = [(settings.named(topic.name), topic) for topic in topics.topics(embedded=False)]

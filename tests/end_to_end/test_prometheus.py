@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deployments import OnServers
+from tests.deployments import OnServers, on_servers
 from tests.end_to_end.test_seen_from_outside import wait_for
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.prometheus import PrometheusServer, program
@@ -61,12 +60,10 @@ def prometheus(
     """It looks at a worker and a query consumer that have had pictures, bad ones and requests."""
     folder = tmp_path_factory.mktemp("prometheus")
     ports = dict(zip(("ingest", "query"), map(str, free_ports(2)), strict=True))
-    stack = OnServers(
-        folder / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+    stack = on_servers(
+        folder,
+        kafka,
+        weaviate,
     )
     stack.create()
     jobs = {f"pixtide-{name}": port for name, port in ports.items()}

@@ -15,7 +15,7 @@ from search.generations import GenerationState
 from search.port import RowState, StoredImage
 from streams.lifecycle import promote, retire
 from streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import OnServers
+from tests.deployments import OnServers, killed_in_the_end
 from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
@@ -35,11 +35,8 @@ def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Itera
         PIXTIDE_MODEL=tiny_clip(tmp_path / "first"),
         PIXTIDE_FILE_ROOTS=str(pictures),
     )
-    try:
+    with killed_in_the_end(made):
         yield made
-    finally:
-        for name in list(made.processes):
-            made.kill(name)
 
 
 def rows_of(stack: OnServers, name: str) -> dict[str, StoredImage]:

@@ -22,8 +22,7 @@ from streams.async_client import AsyncSearchClient
 from streams.client import SearchClient
 from streams.publish import Description, Publisher, Source
 from streams.wiring import search_client
-from tests.deployments import OnServers
-from tests.models import tiny_clip
+from tests.deployments import OnServers, on_servers
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
@@ -39,12 +38,10 @@ def service(
 ) -> Iterator[OnServers]:
     """A running service over twenty pictures."""
     folder = tmp_path_factory.mktemp("service")
-    made = OnServers(
-        folder / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+    made = on_servers(
+        folder,
+        kafka,
+        weaviate,
         PIXTIDE_ALLOWED_HOSTS=f"127.0.0.1:{SLOW_PORT}",
         PIXTIDE_FETCH_TIMEOUT_S="5",
     )

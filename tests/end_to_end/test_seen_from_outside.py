@@ -15,9 +15,8 @@ from schemas import topics
 from schemas.queries import SearchReply
 from streams import kafka as kafka_clients
 from tests.contracts.proxy import BrokerProxy
-from tests.deployments import OnServers
+from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import read_topic
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
@@ -45,12 +44,10 @@ def seen(
 ) -> Iterator[OnServers]:
     """Both workers, seen by HTTP and by their logs."""
     folder = tmp_path_factory.mktemp("seen")
-    made = OnServers(
-        folder / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+    made = on_servers(
+        folder,
+        kafka,
+        weaviate,
         PIXTIDE_LOG="json",
     )
     made.run("topics", "create")

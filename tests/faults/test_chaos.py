@@ -17,10 +17,9 @@ import pytest
 from schemas import topics
 from search.port import RowState
 from streams import kafka as kafka_clients
-from tests.deployments import OnServers
+from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import POISON, check_against_the_log, check_commits, topic
 from tests.faults.test_ingest_faults import produce, wait_until, wait_until_read
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.traffic import Background
@@ -85,20 +84,15 @@ class Publishing(Background):
 
 @pytest.fixture
 def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Iterator[OnServers]:
-    made = OnServers(
-        tmp_path / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(tmp_path / "model"),
+    made = on_servers(
+        tmp_path,
+        kafka,
+        weaviate,
         PIXTIDE_SESSION_TIMEOUT_S="6",  # or a group of two would wait for its dead most of the time
     )
     made.create()
-    try:
+    with killed_in_the_end(made):
         yield made
-    finally:
-        for name in list(made.processes):
-            made.kill(name)
 
 
 def told(stack: OnServers) -> int:

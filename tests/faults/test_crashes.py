@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas import topics
 from search.port import RowState
-from tests.deployments import PIXTIDE, OnServers
+from tests.deployments import PIXTIDE, OnServers, on_servers
 from tests.faults import sabotage
 from tests.faults.members import Passenger
 from tests.faults.oracle import (
@@ -25,7 +25,6 @@ from tests.faults.oracle import (
     read_topic,
 )
 from tests.faults.test_ingest_faults import publish, wait_until, wait_until_read
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
@@ -39,12 +38,10 @@ def deployed(
     tmp_path_factory: pytest.TempPathFactory, kafka: KafkaServer, weaviate: WeaviateServer
 ) -> OnServers:
     folder = tmp_path_factory.mktemp("crashes")
-    made = OnServers(
-        folder / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+    made = on_servers(
+        folder,
+        kafka,
+        weaviate,
         PIXTIDE_BREAKER_WINDOW="0",
         PIXTIDE_HEALTH_PORT=str(PORT),
         PIXTIDE_SESSION_TIMEOUT_S="9",  # so that a killed worker's partitions are soon another's

@@ -28,7 +28,7 @@ from streams import kafka as kafka_clients
 from streams.dead_letters import EVERY_LETTER, DeadLetter, LetterState, Selection
 from streams.retrying import RetryPlan
 from streams.wiring import dead_letters, retrier
-from tests.deployments import OnServers
+from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import check_against_the_log, read_topic, topic
 from tests.faults.test_ingest_faults import (
     home_of,
@@ -37,7 +37,6 @@ from tests.faults.test_ingest_faults import (
     wait_until,
     wait_until_read,
 )
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 
@@ -45,12 +44,10 @@ from tests.servers import KafkaServer, WeaviateServer
 @contextmanager
 def deployed(folder: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Iterator[OnServers]:
     """With a worker; pictures may lie in a folder, and each one fetched is kept."""
-    made = OnServers(
-        folder / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+    made = on_servers(
+        folder,
+        kafka,
+        weaviate,
         PIXTIDE_FILE_ROOTS=str(folder / "pictures"),
         PIXTIDE_KEEP_ORIGINALS="all",
         PIXTIDE_BREAKER_WINDOW="0",

@@ -12,9 +12,8 @@ import pytest
 from schemas import topics
 from search.port import RowState
 from streams import kafka as kafka_clients
-from tests.deployments import OnServers
+from tests.deployments import OnServers, on_servers
 from tests.hostile import HostileServer, hostile_server
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.s3 import S3Server
@@ -44,12 +43,10 @@ def stack(
 ) -> Iterator[OnServers]:
     folder = tmp_path_factory.mktemp("fetching")
     port = hostile.server_address[1]
-    made = OnServers(
-        folder / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+    made = on_servers(
+        folder,
+        kafka,
+        weaviate,
         PIXTIDE_IMAGE_STORE=f"s3://{name}-originals/kept",
         PIXTIDE_ALLOWED_BUCKETS=f"s3://{name}",
         PIXTIDE_ALLOWED_HOSTS=f"127.0.0.1:{port},localhost:{port}",

@@ -24,9 +24,8 @@ from streams.group import lag_behind
 from streams.publish import Description, Publisher, Source
 from streams.settings import Settings
 from streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import Deployment, OnServers
+from tests.deployments import Deployment, OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import check_against_the_log, read_topic, topic
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 
@@ -35,20 +34,15 @@ PARTITIONS = topics.topics(embedded=False)[0].partitions
 
 @pytest.fixture
 def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Iterator[OnServers]:
-    made = OnServers(
-        tmp_path / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(tmp_path / "model"),
+    made = on_servers(
+        tmp_path,
+        kafka,
+        weaviate,
         PIXTIDE_SESSION_TIMEOUT_S="9",  # so that a killed worker's partitions are soon another's
     )
     made.create()
-    try:
+    with killed_in_the_end(made):
         yield made
-    finally:
-        for name in list(made.processes):
-            made.kill(name)
 
 
 def publish(stack: Deployment, pictures: Mapping[str, bytes | None]) -> None:

@@ -13,10 +13,9 @@ from PIL import Image
 from schemas.codec import encode_event
 from schemas.events import PictureAt
 from streams import kafka as kafka_clients
-from tests.deployments import OnServers
+from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import topic
 from tests.faults.test_ingest_faults import outcomes, upload, wait_until_read
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 
@@ -36,12 +35,10 @@ LARGE = 50
 def test_fifty_pictures_of_80_megapixels(
     tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer
 ) -> None:
-    stack = OnServers(
-        tmp_path / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(tmp_path / "model"),
+    stack = on_servers(
+        tmp_path,
+        kafka,
+        weaviate,
         PIXTIDE_FILE_ROOTS=str(tmp_path / "pictures"),
         PIXTIDE_IN_FLIGHT_BYTES=str(IN_FLIGHT),
         PIXTIDE_MAX_PICTURE_BYTES=str(16 * MiB),

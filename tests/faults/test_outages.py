@@ -22,7 +22,7 @@ from schemas import topics
 from search.port import RowState
 from streams import kafka as kafka_clients
 from streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import OnServers
+from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import (
     POISON,
     check_against_the_log,
@@ -32,7 +32,6 @@ from tests.faults.oracle import (
     topic,
 )
 from tests.faults.test_ingest_faults import publish, wait_until, wait_until_read
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, Link, Toxiproxy, WeaviateServer
 
@@ -81,12 +80,10 @@ def outages(
     toxiproxy: Toxiproxy,
 ) -> Iterator[Outages]:
     folder = tmp_path_factory.mktemp("outages")
-    stack = OnServers(
-        folder / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+    stack = on_servers(
+        folder,
+        kafka,
+        weaviate,
         PIXTIDE_SESSION_TIMEOUT_S=str(SESSION_S),
         PIXTIDE_BREAKER_WINDOW="0",
     )

@@ -22,7 +22,7 @@ from search.port import RowState
 from streams import kafka as kafka_clients
 from streams.client import SearchClient
 from streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import OnServers
+from tests.deployments import OnServers, on_servers
 from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
@@ -40,12 +40,10 @@ def service(
 ) -> Iterator[OnServers]:
     """A service over a few pictures that lets few requests wait."""
     folder = tmp_path_factory.mktemp("query-faults")
-    made = OnServers(
-        folder / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+    made = on_servers(
+        folder,
+        kafka,
+        weaviate,
         PIXTIDE_QUERY_QUEUE="64",
         PIXTIDE_ALLOWED_HOSTS=f"127.0.0.1:{SLOW_PORT}",
     )

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployments import OnServers
+from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.members import Passenger
 from tests.faults.oracle import POISON, check_against_the_log
 from tests.faults.test_ingest_faults import publish, wait_until, wait_until_read
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.traffic import Publishing
@@ -20,19 +19,14 @@ PICTURES, TURNS = 30, 12
 
 @pytest.fixture
 def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Iterator[OnServers]:
-    made = OnServers(
-        tmp_path / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(tmp_path / "model"),
+    made = on_servers(
+        tmp_path,
+        kafka,
+        weaviate,
     )
     made.create()
-    try:
+    with killed_in_the_end(made):
         yield made
-    finally:
-        for name in list(made.processes):
-            made.kill(name)
 
 
 @pytest.mark.fault("a member joins before anything is committed")

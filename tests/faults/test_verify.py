@@ -14,10 +14,9 @@ import pytest
 from schemas.identity import Version
 from search.port import RowState, StoredImage
 from streams.image_store import ImageStore
-from tests.deployments import OnServers
+from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import check_against_the_log
 from tests.faults.test_ingest_faults import publish, wait_until_read
-from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 
@@ -26,20 +25,15 @@ POISONED = frozenset({"bad.jpg"})
 
 @pytest.fixture
 def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Iterator[OnServers]:
-    made = OnServers(
-        tmp_path / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(tmp_path / "model"),
+    made = on_servers(
+        tmp_path,
+        kafka,
+        weaviate,
     )
     made.run("topics", "create")
     made.run("index", "create", "v1")
-    try:
+    with killed_in_the_end(made):
         yield made
-    finally:
-        for name in list(made.processes):
-            made.kill(name)
 
 
 def verify(stack: OnServers, *arguments: str, code: int = 0) -> dict[str, Any]:

@@ -12,8 +12,7 @@ import pytest
 from schemas import topics
 from schemas.queries import SearchReply
 from streams import kafka as kafka_clients
-from tests.deployments import OnServers
-from tests.models import tiny_clip
+from tests.deployments import OnServers, on_servers
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 
@@ -36,12 +35,10 @@ def service(
 ) -> Iterator[OnServers]:
     """A running service over a dozen pictures, with NestJS's reply topic."""
     folder = tmp_path_factory.mktemp("foreign")
-    made = OnServers(
-        folder / "home",
-        kafka=kafka.bootstrap,
-        weaviate_url=weaviate.http_url,
-        grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
+    made = on_servers(
+        folder,
+        kafka,
+        weaviate,
     )
     try:
         made.start()
