@@ -1,4 +1,4 @@
-"""A scatter plot as SVG, which needs no library and shows in any browser, light or dark."""
+"""Plots as SVG, which need no library and show in any browser, light or dark."""
 
 import html
 import math
@@ -39,6 +39,35 @@ def scatter(points: Sequence[tuple[str, float, float]], *, x: str, y: str) -> st
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
         f' font-family="sans-serif" font-size="12" fill="{_INK}">'
         f"<style>circle{{fill:{_DOT}}}line{{stroke:{_INK};stroke-opacity:.3}}</style>"
+        + "".join(parts)
+        + "</svg>\n"
+    )
+
+
+def bars(rows: Sequence[tuple[str, float, float, float]], *, x: str) -> str:
+    """Rows (label, value, low, high): a bar from 0 for each value, a line for its interval."""
+    left, step = 210, 26
+    most = max(row[3] for row in rows)
+    height = _TOP + len(rows) * step + 36
+    parts = [_text(left, 18, x)]
+    for place, (label, value, low, high) in enumerate(rows):
+        top = _TOP + place * step
+        middle = top + step / 2
+
+        def across(value: float) -> float:
+            return left + value / most * (_WIDTH - left - 60)
+
+        parts += [
+            _text(left - 8, middle + 4, label, "end"),
+            f'<rect x="{left}" y="{top + 4}" width="{across(value) - left:.1f}"'
+            f' height="{step - 8}"/>',
+            _line(across(low), middle, across(high), middle),
+            _text(across(high) + 6, middle + 4, f"{value:,.3g}"),
+        ]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"'
+        f' font-family="sans-serif" font-size="12" fill="{_INK}">'
+        f"<style>rect{{fill:{_DOT};fill-opacity:.6}}line{{stroke:{_INK};stroke-width:3}}</style>"
         + "".join(parts)
         + "</svg>\n"
     )
