@@ -48,6 +48,10 @@ _TRANSPOSED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = range(5, 9)
+#: A JPEG is decoded to no less than so many times what is needed of each side. At 2, vectors are
+#: within a cosine of 0.995 of those of the whole picture; at 1 they are not.
+_AMPLE = 2
 #: What Pillow's readers raise over data that is damaged or ends early.
 _DAMAGED = (
     ArithmeticError,
@@ -142,8 +146,15 @@ def render(image: Image.Image, crop: Crop) -> Picture:
     """
     # a JPEG with further pictures behind it (a phone's depth map, say) is a JPEG all the same
     kind = "JPEG" if image.format == "MPO" else image.format or ""
+    whole = image.size
+    _spare(image, crop.resize)
+    spared = image.size != whole
     shown = _displayed(image)
-    return Picture(np.array(cut(shown, crop)), shown.width, shown.height, kind)
+    if not spared:
+        whole = shown.size
+    elif _orientation(image) in _ON_ITS_SIDE:
+        whole = whole[::-1]
+    return Picture(np.asarray(cut(shown, crop)), *whole, kind)
 
 
 def thumbnail(image: Image.Image, side: int) -> bytes:
@@ -152,6 +163,7 @@ def thumbnail(image: Image.Image, side: int) -> bytes:
     Raises:
         PoisonError: as `render`.
     """
+    _spare(image, side)
     shown = _displayed(image)
     shown.thumbnail((side, side))
     small = io.BytesIO()
@@ -203,6 +215,15 @@ def _check_header(image: Image.Image, limits: Limits) -> None:
             ReasonCode.METADATA_LIMIT,
             f"{metadata} bytes of metadata; at most {limits.max_metadata_bytes} are read",
         )
+
+
+def _spare(image: Image.Image, side: int) -> None:
+    """Have a JPEG decoded to a half, a quarter or an eighth of its sides, where that is ample.
+
+    The inverse cosine transform gives the smaller picture itself, in a fraction of the time.
+    Pillow's other readers don't heed this.
+    """
+    image.draft(None, (_AMPLE * side, _AMPLE * side))
 
 
 def _displayed(image: Image.Image) -> Image.Image:

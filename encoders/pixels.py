@@ -12,7 +12,7 @@ from PIL import Image
 from encoders.port import Crop
 
 #: The version of what is done to pixels; part of every model's fingerprint.
-PREPROCESSING = "pixels-v1"
+PREPROCESSING = "pixels-v2"
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -49,7 +49,8 @@ def cut(image: Image.Image, crop: Crop) -> Image.Image:
     """Resize and cut RGB as open_clip 3.3.0's `image_transform(is_train=False)` does.
 
     The roundings are its and torchvision's: the long side is cut off to whole pixels, centres
-    round half to even, and padding puts the odd pixel right and below.
+    round half to even, and padding puts the odd pixel right and below. What is cut off is not
+    computed; in what stays, a few values may be rounded the other way.
     """
     width, height = image.size
     if crop.mode == "squash":
@@ -61,11 +62,16 @@ def cut(image: Image.Image, crop: Crop) -> Image.Image:
         target = (crop.resize, int(crop.resize * height / width))
     else:
         target = (int(crop.resize * width / height), crop.resize)
-    image = image.resize(target, _RESAMPLING[crop.interpolation])
-    padded = (max(crop.size, image.width), max(crop.size, image.height))
-    if padded != image.size:
-        canvas = Image.new("RGB", padded, (crop.fill, crop.fill, crop.fill))
-        canvas.paste(image, ((padded[0] - image.width) // 2, (padded[1] - image.height) // 2))
-        image = canvas
-    left, top = round((image.width - crop.size) / 2), round((image.height - crop.size) / 2)
-    return image.crop((left, top, left + crop.size, top + crop.size))
+    left, top = (max(0, round((side - crop.size) / 2)) for side in target)
+    right, bottom = min(target[0], left + crop.size), min(target[1], top + crop.size)
+    across, down = width / target[0], height / target[1]
+    image = image.resize(
+        (right - left, bottom - top),
+        _RESAMPLING[crop.interpolation],
+        (left * across, top * down, min(width, right * across), min(height, bottom * down)),
+    )
+    if image.size == (crop.size, crop.size):
+        return image
+    canvas = Image.new("RGB", (crop.size, crop.size), (crop.fill, crop.fill, crop.fill))
+    canvas.paste(image, ((crop.size - image.width) // 2, (crop.size - image.height) // 2))
+    return canvas
