@@ -14,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all faults bench bench-search bench-soak bench-compression bench-story check screenshots sbom clean
+.PHONY: help setup setup-servers lock demo test test-all faults bench bench-encode bench-search bench-soak bench-compression bench-story check screenshots sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,10 @@ test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 2
 faults: setup-servers ## break things on purpose and see what survives; a table at the end (25 minutes)
 	PIXTIDE_TEST_CHAOS=full $(BIN)/python -m pytest --ignore tests/benchmarks -m fault $(ARGS)
 
-bench: bench-search bench-soak bench-story bench-compression ## measure, and compare with others
+bench: bench-encode bench-search bench-soak bench-story bench-compression ## measure, and compare with others
+
+bench-encode: $(STAMP) ## measure encoding against other encoders (8 minutes, and 5 to install them once)
+	$(BIN)/python -m tests.benchmarks encode $(ARGS)
 
 bench-search: $(STAMP) ## measure searches over Kafka (15 minutes)
 	$(BIN)/python -m tests.benchmarks search $(ARGS)

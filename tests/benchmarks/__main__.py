@@ -1,5 +1,6 @@
 """`python -m tests.benchmarks`: each writes a table and its raw results into docs/benchmarks."""
 
+import os
 from pathlib import Path
 
 import click
@@ -21,6 +22,18 @@ def search(rows: int, seconds: float, out: Path) -> None:
     from tests.benchmarks.search import run
 
     run(rows, seconds, out)
+
+
+@benchmarks.command()
+@click.option("--seconds", default=2.0, show_default=True, help="Of each measurement.")
+@click.option("--pairs", default=8, show_default=True, help="Turns of each contender.")
+@click.option("--threads", default=os.cpu_count(), show_default=True, help="Of each contender.")
+@click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
+def encode(seconds: float, pairs: int, threads: int, out: Path) -> None:
+    """Pictures and texts to vectors, against open_clip and other encoders."""
+    from tests.benchmarks.encode import run
+
+    run(seconds, pairs, threads, out)
 
 
 @benchmarks.command()

@@ -67,7 +67,8 @@ class Contender:
             RuntimeError: it has ended, or answers an "error".
         """
         try:
-            print(json.dumps(job), file=self._jobs, flush=True)
+            self._jobs.write(json.dumps(job) + "\n")
+            self._jobs.flush()
             # libraries print to standard output as they please
             while (line := self._results.readline()) and not line.startswith("{"):
                 continue

@@ -1,0 +1,227 @@
+"""`make bench-encode`: pictures and texts to vectors on a CPU, against what people use today.
+
+Each contender has the same weights and the same threads, and agrees with open_clip on the vectors
+before it is timed. Peers run in virtual environments of their own, made once in the user's cache.
+"""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image, ImageOps
+
+from encoders.port import Vectors
+from tests.benchmarks import checkpoint
+from tests.benchmarks.contender import Contender
+from tests.benchmarks.machine import describe
+from tests.benchmarks.pairs import Turns, take_turns
+from tests.benchmarks.plot import bars
+from tests.benchmarks.words import phrases
+
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixtide"
+_ORIGINALS = Path(__file__).parents[2] / "streams" / "demo" / "pictures"
+_SCRIPT = Path(__file__).with_name("peers.py")
+#: name: Python's version, and what is installed.
+_PEERS = {
+    "sentence-transformers": (
+        "3.12",
+        ("sentence-transformers==6.2.0", "pillow", "torch==2.15.0", "torchvision"),
+    ),
+    "infinity-emb": (
+        "3.12",
+        (
+            *("infinity-emb[torch,vision,optimum]==0.0.77", "torch==2.15.0", "optimum<2"),
+            *("transformers==4.47.1", "pyarrow<20", "pandas<3", "datasets<4.5", "click<8.2"),
+        ),
+    ),
+}
+_OURS = ("pixtide fp32", "pixtide bf16", "pixtide int8")
+_DECODERS = ("decode: pixtide", "decode: open_clip")
+_BASELINE = "open_clip"
+#: How near a contender's vectors are to open_clip's, at the least, in fp32 and below.
+_ALIKE = 0.999
+#: name: width and height of the pictures, how many.
+_PICTURES = {"small": (640, 427, 32), "2 MP": (1800, 1200, 16), "12 MP": (4200, 2800, 8)}
+_TEXTS = 64
+
+
+def run(seconds: float, pairs: int, threads: int, out: Path) -> None:
+    """Measure, and write the results as JSON, as a Markdown table and as a plot."""
+    models = _CACHE / "benchmarks" / "vit-b-32"
+    checkpoint.write(models)
+    with (
+        tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder,
+        contextlib.ExitStack() as running,
+    ):
+        data = Path(folder)
+        _write_data(data)
+
+        ours = Path(sys.executable)
+
+        def start(name: str, python: Path, threads: int = threads) -> Contender:
+            command = [str(python), "-P", str(_SCRIPT), name, str(models), str(data), str(threads)]
+            log = _CACHE / "bench-peers" / "log"
+            root = str(Path(__file__).parents[2])
+            env = {"PYTHONPATH": root if python == ours else ""}
+            return running.enter_context(
+                Contender(name, command, threads=threads, log=log, env=env)
+            )
+
+        absent: dict[str, str] = {}
+        contenders = {name: start(name, ours) for name in (*_OURS, _BASELINE)}
+        for name in _PEERS:
+            try:
+                contenders[name] = start(name, _environment(name))
+            except (OSError, subprocess.SubprocessError) as error:
+                absent[name] = str(error)
+        cosines = _agree(contenders, absent)
+        measured: dict[str, Turns] = {}
+        for work, count in (("texts", _TEXTS), ("small", 32), ("2 MP", 16)):
+            click.echo(work, err=True)
+            measured[work] = take_turns(_measures(contenders.values(), work, count, seconds), pairs)
+        decoders = [start(name, ours, 1) for name in _DECODERS]
+        for work, (*_, count) in _PICTURES.items():
+            click.echo(f"decode {work}", err=True)
+            measured[f"decode {work}"] = take_turns(
+                _measures(decoders, work, min(count, 8), seconds / 2), pairs
+            )
+    raw: dict[str, Any] = {
+        "machine": describe(),
+        "threads": threads,
+        "seconds": seconds,
+        "cosines": cosines,
+        "absent": absent,
+        "measured": {work: asdict(turns) for work, turns in measured.items()},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "encode.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (out / "encode.md").write_text(_table(raw, measured))
+    (out / "encode.svg").write_text(_plot(measured))
+    click.echo((out / "encode.md").read_text())
+
+
+def _measures(
+    contenders: Any, work: str, count: int, seconds: float
+) -> dict[str, Callable[[], float]]:
+    def measure(contender: Contender) -> float:
+        return float(contender.ask(work=work, count=count, seconds=seconds)["per_s"])
+
+    for contender in contenders:
+        contender.ask(work=work, count=count, seconds=0.1)  # the first time is the slow one
+    return {contender.name: partial(measure, contender) for contender in contenders}
+
+
+def _agree(contenders: dict[str, Contender], absent: dict[str, str]) -> dict[str, dict[str, float]]:
+    """The least cosine of each contender's vectors to open_clip's; who differs is left out."""
+    cosines: dict[str, dict[str, float]] = {}
+    for work in ("texts", "small", "2 MP"):
+        wanted = _vectors(contenders[_BASELINE], work)
+        for name in list(contenders):
+            try:
+                least = float((_vectors(contenders[name], work) * wanted).sum(1).min())
+            except RuntimeError as error:
+                absent[name] = str(error)
+                del contenders[name]
+                continue
+            cosines.setdefault(name, {})[work] = round(least, 6)
+            if least < _ALIKE and name not in _OURS:
+                absent[name] = f"its vectors of {work} are within {least:.4f} only"
+                del contenders[name]
+    return cosines
+
+
+def _vectors(contender: Contender, work: str) -> Vectors:
+    return np.asarray(contender.ask(work=work, count=16, vectors=True)["vectors"], np.float32)
+
+
+def _environment(name: str) -> Path:
+    """The Python of a peer's virtual environment, which is made where it isn't there yet."""
+    version, packages = _PEERS[name]
+    folder = _CACHE / "bench-peers" / name
+    python, uv = folder / "bin" / "python", str(Path(sys.executable).with_name("uv"))
+    if not (folder / "complete").exists():
+        click.echo(f"installing {name}", err=True)
+        found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+        wanted = str(found[-1]) if found else version
+        subprocess.run([uv, "venv", "--clear", "--python", wanted, str(folder)], check=True)
+        subprocess.run([uv, "pip", "install", "--python", str(python), *packages], check=True)
+        (folder / "complete").touch()
+    return python
+
+
+def _write_data(data: Path) -> None:
+    """Texts, and JPEGs of each size: the demo's pictures, enlarged, grainy as a camera's are."""
+    (data / "texts.json").write_text(json.dumps(phrases(_TEXTS)))
+    random = np.random.default_rng(0)
+    originals = [
+        path for path in sorted(_ORIGINALS.rglob("*.jpg")) if max(Image.open(path).size) >= 600
+    ]
+    for kind, (width, height, count) in _PICTURES.items():
+        (data / kind).mkdir()
+        for number in range(count):
+            with Image.open(originals[number % len(originals)]) as picture:
+                fitted = ImageOps.fit(picture.convert("RGB"), (width, height))
+            if kind != "small":
+                grain = random.normal(0, 5, (height, width, 1))
+                grainy = np.asarray(fitted, np.float32) + grain
+                fitted = Image.fromarray(grainy.clip(0, 255).astype(np.uint8))
+            jpeg = io.BytesIO()
+            fitted.save(jpeg, "JPEG", quality=85)
+            (data / kind / f"{number:03}.jpg").write_bytes(jpeg.getvalue())
+
+
+def _table(raw: dict[str, Any], measured: dict[str, Turns]) -> str:
+    machine = ", ".join(f"{name} {value}" for name, value in raw["machine"].items())
+    sentinels = [figure for turns in measured.values() for figure in turns.sentinels]
+    lines = [
+        "# Encoding on a CPU",
+        "",
+        "ViT-B-32 with seeded random weights, the same for all; batches of at most 32;"
+        f" {raw['threads']} threads each. Pictures are JPEGs, decoding included; texts have up to"
+        " 9 tokens. Contenders take turns, forwards and backwards; ratios are of the same turn,"
+        " their median with its 95 % interval. Decoding alone is by one thread. The pictures are"
+        " the demo's: cut to 640 x 427, and enlarged with grain. clip-server (Python 3.8) and"
+        " clip-retrieval (Python 3.10) are not driven by this benchmark. A matrix product, measured"
+        f" between the turns, gave {min(sentinels):.0f} to {max(sentinels):.0f} GFLOP/s."
+        f" Made by `make bench-encode` on: {machine}.",
+        "",
+        "| what | contender | per second | pixtide fp32, times as many | pixtide bf16"
+        " | pixtide int8 | cosine |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for work, turns in measured.items():
+        for name in turns.figures:
+            cosine = raw["cosines"].get(name, {}).get(work, "")
+            ours = _DECODERS[:1] if work.startswith("decode") else _OURS
+            ratios = [str(turns.ratio(o, name)) if o in turns.figures else "" for o in ours]
+            cells = [*ratios, *[""] * (len(_OURS) - len(ratios)), str(cosine)]
+            label = name.removeprefix("decode: ")
+            lines.append(f"| {work} | {label} | {turns.median(name):,.1f} | {' | '.join(cells)} |")
+    lines += ["", "![Compared with open_clip](encode.svg)"]
+    if raw["absent"]:
+        lines += ["", "Not measured:", ""]
+        lines += [f"- {name}: {why}" for name, why in raw["absent"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _plot(measured: dict[str, Turns]) -> str:
+    rows: list[tuple[str, float, float, float]] = []
+    for work, turns in measured.items():
+        against: Sequence[str] = [name for name in turns.figures if "open_clip" not in name]
+        base = next(name for name in turns.figures if "open_clip" in name)
+        for name in against:
+            ratio = turns.ratio(name, base)
+            label = f"{work}: {name.removeprefix('decode: ')}"
+            rows.append((label, ratio.median, ratio.low, ratio.high))
+    return bars(rows, x="times as many a second as open_clip")
