@@ -146,7 +146,9 @@ _MEANINGS = {
     "weaviate_api_key": "Weaviate's API key",
     "web_port": "port that the page listens on",
     "device": "auto, cpu or cuda: where the model runs; auto takes a GPU if there is one",
-    "precision": "fp32, bf16 or fp16; all three share a model's fingerprint",
+    "precision": "auto takes bf16 where the processor or GPU computes with it, else fp32 or, on a "
+    "GPU, fp16. These share a model's fingerprint; int8, of pictures on a CPU, has its own and "
+    "needs pixtide[int8]",
     "batch_size": "pictures encoded and written at once",
     "max_picture_bytes": "a larger picture is dead-lettered as TOO_LARGE",
     "max_pixels": "a picture of more pixels is dead-lettered as PIXEL_LIMIT",

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
@@ -15,9 +16,17 @@ from schemas.errors import FatalError, TransientError, UsageError
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "fp16", "bf16"]
+#: `int8` is of pictures alone; what isn't in 8-bit numbers then is in fp32.
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_DTYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,
+}
+#: How Linux names processors that multiply bf16 themselves: x86's two ways, and ARM's.
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 #: What libraries below torch say where torch has no class for it: cuBLAS, cuDNN, the CPU allocator.
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
@@ -31,20 +40,22 @@ class Device:
     """
 
     torch_device: torch.device
-    dtype: torch.dtype
+    precision: Precision
     batch_size: int
 
     @classmethod
     def pick(cls, device: str, precision: Precision, batch_size: int) -> Self:
-        """Resolve `auto`, `cuda` or `cpu`.
+        """Resolve `auto`, `cuda` or `cpu`, and the precision `auto`: bf16 where it is native.
 
         Raises:
             UsageError: for what this machine hasn't got, or can't compute with.
         """
         if device not in ("auto", "cuda", "cpu"):
             raise UsageError(f"device {device!r} is unknown; choose auto, cuda or cpu")
-        if precision not in _DTYPES:
-            raise UsageError(f"precision {precision!r} is unknown; choose fp32, fp16 or bf16")
+        if precision not in ("auto", *_DTYPES):
+            raise UsageError(
+                f"precision {precision!r} is unknown; choose auto, fp32, fp16, bf16 or int8"
+            )
         if batch_size < 1:
             raise UsageError(f"a batch size of {batch_size} encodes nothing; choose 1 or more")
         has_cuda = torch.cuda.is_available()
@@ -53,7 +64,19 @@ class Device:
         name = "cuda" if has_cuda and device != "cpu" else "cpu"
         if name == "cpu" and precision == "fp16":
             raise UsageError("fp16 needs a CUDA device; on a CPU choose fp32 or bf16")
-        return cls(torch.device(name), _DTYPES[precision], batch_size)
+        if name == "cuda" and precision == "int8":
+            raise UsageError("int8 is of CPUs; on a CUDA device choose bf16 or fp16")
+        if precision == "auto":
+            if name == "cuda":
+                precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            else:
+                precision = "bf16" if _has_bf16() else "fp32"
+        return cls(torch.device(name), precision, batch_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model's weights and its input are kept in."""
+        return _DTYPES[self.precision]
 
     def upload(self, rows: NDArray[np.uint8] | NDArray[np.int64]) -> torch.Tensor:
         """Copy rows to the device; from pinned memory, so that the copy can overlap."""
@@ -109,6 +132,14 @@ class Normalisation:
         """Upload and normalise: in float32, then in the model's precision."""
         planes = self._device.upload(pixels).permute(0, 3, 1, 2).float()
         return planes.div_(255).sub_(self._mean).div_(self._std).to(self._device.dtype)
+
+
+def _has_bf16() -> bool:
+    """Whether the processor multiplies bf16; where it doesn't, bf16 is slower than fp32."""
+    try:
+        return not _BF16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+    except OSError:  # no Linux
+        return False
 
 
 def check_pixels(pixels: Pixels, size: int) -> None:

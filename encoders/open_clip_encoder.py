@@ -8,6 +8,7 @@ import open_clip
 import torch
 
 from encoders.device import Device, Normalisation, Precision, check_pixels
+from encoders.open_clip_int8 import EIGHT_BIT, eight_bit_pictures
 from encoders.open_clip_source import LoadedModel, load_model
 from encoders.open_clip_text import encode_text
 from encoders.port import Crop, Pixels, Vectors
@@ -30,6 +31,10 @@ class OpenClipEncoder:
         self.fingerprint = loaded.fingerprint
         self.dimension = loaded.dimension
         self.crop = crop_of(loaded.preprocess)
+        self._picture_tower = self._network.encode_image
+        if device.precision == "int8":
+            self._picture_tower = eight_bit_pictures(self._network, self.crop.size)
+            self.fingerprint += EIGHT_BIT
         self._normalised = Normalisation(device, loaded.preprocess.mean, loaded.preprocess.std)
 
     @classmethod
@@ -38,7 +43,7 @@ class OpenClipEncoder:
         model: str,
         *,
         device: str = "auto",
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
         batch_size: int = 32,
     ) -> Self:
         """Load a model by its specification.
@@ -47,13 +52,15 @@ class OpenClipEncoder:
             model: `ViT-B-32::laion2b_s34b_b79k` (architecture::tag),
                 `hf-hub:organisation/name@revision`, or `local-dir:/folder`.
             device: `auto` (CUDA where there is one), `cuda` or `cpu`.
+            precision: `auto` takes bf16 where the device computes with it; `int8` is of pictures
+                on a CPU, and vectors of its own.
             batch_size: the most pictures or texts that run at once.
 
         Raises:
             UsageError: the model can't be loaded, or not on this device in this precision.
         """
         place = Device.pick(device, precision, batch_size)
-        return cls(load_model(model, place, precision), place)
+        return cls(load_model(model, place), place)
 
     def warm_up(self) -> None:
         """Run both towers once, on a GPU with a full batch: its size decides which kernels run."""
@@ -72,7 +79,7 @@ class OpenClipEncoder:
         check_pixels(pixels, self.crop.size)
 
         def forward(batch: slice) -> torch.Tensor:
-            features: torch.Tensor = self._network.encode_image(self._normalised(pixels[batch]))
+            features: torch.Tensor = self._picture_tower(self._normalised(pixels[batch]))
             return features
 
         return self._device.encode(len(pixels), self.dimension, forward)

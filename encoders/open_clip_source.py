@@ -18,7 +18,7 @@ import open_clip
 from open_clip.transform import PreprocessCfg
 from safetensors import SafetensorError
 
-from encoders.device import Device, Precision
+from encoders.device import Device
 from encoders.pixels import PREPROCESSING
 from schemas.errors import UsageError
 
@@ -86,7 +86,7 @@ class _Files:
     options: dict[str, Any] | None = None
 
 
-def load_model(model: str, device: Device, precision: Precision) -> LoadedModel:
+def load_model(model: str, device: Device) -> LoadedModel:
     """Resolve `model`, fetch what is missing from the hub, and load it.
 
     Raises:
@@ -96,7 +96,7 @@ def load_model(model: str, device: Device, precision: Precision) -> LoadedModel:
         files = _resolve(model)
         network = open_clip.create_model(
             files.name,
-            precision=precision,
+            precision="fp32" if device.precision == "int8" else device.precision,
             device=device.torch_device,
             require_pretrained=True,
             **files.options or {},

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         description="architecture::pretrained, hf-hub:name@revision, local-dir:path, or starter",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     batch_size: int = Field(16, ge=1, le=4096)
     threads: int = Field(0, ge=0, description="of the encoder on a CPU; 0: as many as cores")
     image_store: str | None = Field(

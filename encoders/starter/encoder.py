@@ -67,7 +67,7 @@ class StarterEncoder:
 
     @classmethod
     def load(
-        cls, *, device: str = "cpu", precision: Precision = "fp32", batch_size: int = 32
+        cls, *, device: str = "cpu", precision: Precision = "auto", batch_size: int = 32
     ) -> Self:
         """Load both networks from their installed packages; nothing is downloaded.
 
@@ -75,6 +75,8 @@ class StarterEncoder:
             UsageError: a package is missing or not the one this was made with, or the device
                 can't be had.
         """
+        if precision == "int8":
+            raise UsageError("int8 is of open_clip models; choose another precision")
         classifier, sentences, _ = (
             _verified(*file) for file in (_CLASSIFIER, _SENTENCES, _TOKENIZER)
         )

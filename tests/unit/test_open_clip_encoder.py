@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +41,7 @@ def encoder(folder: Path) -> OpenClipEncoder:
 
 
 def load(folder: Path, **options: Any) -> OpenClipEncoder:
+    options = {"precision": "fp32"} | options
     return OpenClipEncoder.load(f"local-dir:{folder}", device="cpu", **options)
 
 
@@ -145,6 +147,28 @@ def test_bf16_is_close_and_shares_the_fingerprint(folder: Path, encoder: OpenCli
     assert cosines.min() > 0.999
 
 
+def test_auto_is_bf16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, expected in (("sse2 avx512_bf16", "bf16"), ("fp asimd bf16", "bf16"), ("", "fp32")):
+        monkeypatch.setattr(Path, "read_text", lambda _, flags=flags: f"flags : {flags}\n")
+        assert Device.pick("cpu", "auto", 1).precision == expected
+
+
+def test_int8_is_close_and_has_its_own_fingerprint(folder: Path, encoder: OpenClipEncoder) -> None:
+    pytest.importorskip("openvino")
+    low = load(folder, precision="int8")
+    assert low.fingerprint == f"{encoder.fingerprint}-int8v1"
+    pixels, texts = noise(5), ["a cat", "two dogs"]
+    cosines = (low.encode_pictures(pixels) * encoder.encode_pictures(pixels)).sum(1)
+    assert cosines.min() > 0.99
+    np.testing.assert_allclose(low.encode_texts(texts), encoder.encode_texts(texts), atol=1e-5)
+
+
+def test_int8_says_what_it_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UsageError, match=r"pixtide\[int8\]"):
+        load(folder, precision="int8")
+
+
 # Verdicts
 
 
@@ -202,7 +226,7 @@ def test_a_lost_device_is_fatal() -> None:
         ("cpu", "fp16", 32, "fp32 or bf16"),
         ("cuda", "fp32", 32, "choose device cpu"),
         ("tpu", "fp32", 32, "auto, cuda or cpu"),
-        ("cpu", "int4", 32, "fp32, fp16 or bf16"),
+        ("cpu", "int4", 32, "bf16 or int8"),
         ("cpu", "fp32", 0, "1 or more"),
     ],
 )
