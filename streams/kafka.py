@@ -109,6 +109,7 @@ def reply_producer(connection: KafkaConnection, *, max_waiting_kib: int = 2**20)
         {
             **connection.librdkafka(),
             "linger.ms": 5,  # a batch's replies go together: whoever flushes doesn't linger
+            "batch.size": 256 * 1024,  # a topic's limit is that of a batch, not of a message
             "queue.buffering.max.kbytes": max_waiting_kib,
             "delivery.timeout.ms": 10_000,
             "topic.metadata.propagation.max.ms": 2_000,  # a missing reply topic fails soon
