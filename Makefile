@@ -14,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all faults bench bench-encode bench-search bench-soak bench-compression bench-story check screenshots sbom clean
+.PHONY: help setup setup-servers lock demo test test-all faults bench bench-encode bench-search bench-gpu bench-soak bench-compression bench-story check screenshots sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench-encode: $(STAMP) ## measure encoding against other encoders (8 minutes, an
 
 bench-search: $(STAMP) ## measure searches over Kafka (15 minutes)
 	$(BIN)/python -m tests.benchmarks search $(ARGS)
+
+bench-gpu: $(STAMP) ## measure a GPU, and its share of what it can do (3 minutes; not in bench)
+	$(BIN)/python -m tests.benchmarks gpu $(ARGS)
 
 bench-soak: $(STAMP) ## watch the memory of searches of all kinds (6 minutes)
 	$(BIN)/python -m tests.benchmarks soak $(ARGS)

@@ -1,6 +1,7 @@
 """Where a model runs, and what both encoders share there: batches, verdicts, unit rows."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ _DTYPES = {
 }
 #: How Linux names processors that multiply bf16 themselves: x86's two ways, and ARM's.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+#: Batches that a GPU has besides the one whose vectors are waited for.
+_AHEAD = 1
 #: What libraries below torch say where torch has no class for it: cuBLAS, cuDNN, the CPU allocator.
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
@@ -89,7 +92,8 @@ class Device:
         self, count: int, dimension: int, forward: Callable[[slice], torch.Tensor]
     ) -> Vectors:
         """Run `forward` over rows 0..count in batches; a batch too large for memory is halved,
-        and no later one is larger.
+        and no later one is larger. A GPU has the next batch before the last one's vectors are
+        waited for, so that copying to and from it takes no time of its own.
 
         Args:
             forward: gives features of shape (rows, dimension), any float type, for a slice.
@@ -102,21 +106,32 @@ class Device:
             FatalError: the device or the model fails.
         """
         vectors = np.empty((count, dimension), dtype=np.float32)
+        under_way: deque[tuple[slice, torch.Tensor]] = deque()
+
+        def collect(most_left: int) -> None:
+            while len(under_way) > most_left:
+                batch, rows = under_way.popleft()
+                with _verdicts():
+                    vectors[batch] = rows.cpu().numpy()
+
         start = 0
         while start < count:
             batch = slice(start, min(start + self.batch_size, count))
             try:
                 with _verdicts(), torch.inference_mode():
-                    vectors[batch] = unit_rows(forward(batch))
+                    under_way.append((batch, unit_rows(forward(batch))))
             except TransientError as error:
                 if batch.stop - batch.start == 1:
                     raise
                 self.batch_size = (batch.stop - batch.start) // 2
                 logger.warning("batches are of %d rows from now on: %s", self.batch_size, error)
+                collect(0)
                 if self.torch_device.type == "cuda":
                     torch.cuda.empty_cache()
             else:
                 start = batch.stop
+                collect(_AHEAD if self.torch_device.type == "cuda" else 0)
+        collect(0)
         return vectors
 
 
@@ -150,13 +165,12 @@ def check_pixels(pixels: Pixels, size: int) -> None:
         )
 
 
-def unit_rows(features: torch.Tensor) -> Vectors:
+def unit_rows(features: torch.Tensor) -> torch.Tensor:
     """float32 rows of unit length; a row that is not finite or has no length becomes NaN."""
     rows = features.float()
     lengths = rows.norm(dim=1, keepdim=True)
     usable = torch.isfinite(lengths) & (lengths > 0)
-    unit: Vectors = torch.where(usable, rows / lengths, torch.nan).cpu().numpy()
-    return unit
+    return torch.where(usable, rows / lengths, torch.nan)
 
 
 @contextmanager

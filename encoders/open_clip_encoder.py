@@ -1,6 +1,6 @@
 """The production encoder: any open_clip model behind the `Encoder` port."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +24,7 @@ _CLIPS_EXTRA = 3
 class OpenClipEncoder:
     """An open_clip model; `load` makes one. Vectors are float32 of unit length."""
 
-    def __init__(self, loaded: LoadedModel, device: Device) -> None:
+    def __init__(self, loaded: LoadedModel, device: Device, *, compiled: bool = False) -> None:
         self._network = loaded.network
         self._tokenizer = loaded.tokenizer
         self._device = device
@@ -35,6 +35,8 @@ class OpenClipEncoder:
         if device.precision == "int8":
             self._picture_tower = eight_bit_pictures(self._network, self.crop.size)
             self.fingerprint += EIGHT_BIT
+        if compiled:
+            self._picture_tower = compile_full_batches(self._picture_tower, device)
         self._normalised = Normalisation(device, loaded.preprocess.mean, loaded.preprocess.std)
 
     @classmethod
@@ -45,6 +47,7 @@ class OpenClipEncoder:
         device: str = "auto",
         precision: Precision = "auto",
         batch_size: int = 32,
+        compiled: bool = False,
     ) -> Self:
         """Load a model by its specification.
 
@@ -55,12 +58,17 @@ class OpenClipEncoder:
             precision: `auto` takes bf16 where the device computes with it; `int8` is of pictures
                 on a CPU, and vectors of its own.
             batch_size: the most pictures or texts that run at once.
+            compiled: have torch compile the picture tower, on a CUDA device.
 
         Raises:
             UsageError: the model can't be loaded, or not on this device in this precision.
         """
         place = Device.pick(device, precision, batch_size)
-        return cls(load_model(model, place), place)
+        if compiled and place.torch_device.type != "cuda":
+            raise UsageError(
+                "only on a CUDA device is a model compiled; leave PIXTIDE_COMPILE unset"
+            )
+        return cls(load_model(model, place), place, compiled=compiled)
 
     def warm_up(self) -> None:
         """Run both towers once, on a GPU with a full batch: its size decides which kernels run."""
@@ -108,6 +116,27 @@ class OpenClipEncoder:
             raise RequestError(
                 QueryCode.QUERY_TOO_LONG, f"the text has more than the model's {limit} tokens"
             )
+
+
+def compile_full_batches(
+    tower: Callable[[torch.Tensor], torch.Tensor], device: Device
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Have torch compile a picture tower for batches of one size, since each size takes a minute.
+
+    A batch of more than half of it is filled up; a smaller one runs as it is, uncompiled.
+    """
+    # MultiheadAttention's own fast path is one opaque step, which would be left as it is
+    torch.backends.mha.set_fastpath_enabled(False)
+    compiled = torch.compile(tower, dynamic=False)
+
+    def forward(planes: torch.Tensor) -> torch.Tensor:
+        missing = device.batch_size - len(planes)
+        if missing >= len(planes):
+            return tower(planes)
+        full = torch.cat([planes, planes[:missing]]) if missing else planes
+        return compiled(full)[: len(planes)]
+
+    return forward
 
 
 def crop_of(preprocess: Any) -> Crop:

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     batch_size: int = Field(16, ge=1, le=4096)
+    compile: bool = Field(
+        False, description="compile the model for a GPU: starts a minute later, then runs faster"
+    )
     threads: int = Field(0, ge=0, description="of the encoder on a CPU; 0: as many as cores")
     image_store: str | None = Field(
         None, description="URL of the originals' folder or bucket; unset: PIXTIDE_HOME/originals"

@@ -67,6 +67,7 @@ def load_encoder(settings: Settings, model: str) -> "Encoder":
         device=settings.device,
         precision=settings.precision,
         batch_size=settings.batch_size,
+        compiled=settings.compile,
     )
 
 

@@ -75,4 +75,22 @@ def compression(rows: int, encoded: int, seconds: float, note: str, out: Path) -
     run(Extent(rows, encoded, seconds), note, out)
 
 
+@benchmarks.command()
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=["ViT-B-32", "ViT-L-14"],
+    show_default=True,
+    help="open_clip's name of an architecture, a ViT.",
+)
+@click.option("--seconds", default=10.0, show_default=True, help="Of each measurement.")
+@click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
+def gpu(models: tuple[str, ...], seconds: float, out: Path) -> None:
+    """Encoding on a GPU, and its share of what the GPU can do."""
+    from tests.benchmarks.gpu import run
+
+    run(models, seconds, out)
+
+
 benchmarks()

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from encoders import open_clip_source
 from encoders.device import Device, unit_rows
 from encoders.open_clip_encoder import OpenClipEncoder, count_tokens, crop_of
+from encoders.open_clip_source import load_model
 from encoders.open_clip_text import encode_text
 from encoders.port import Crop, Encoder, Pixels
 from schemas.errors import FatalError, QueryCode, RequestError, TransientError, UsageError
@@ -173,10 +174,39 @@ def test_int8_says_what_it_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_unusable_rows_become_nan_and_the_others_stand() -> None:
-    rows = unit_rows(torch.tensor([[3.0, 4.0], [0, 0], [torch.nan, 1], [torch.inf, 1], [0, -2]]))
+    features = torch.tensor([[3.0, 4.0], [0, 0], [torch.nan, 1], [torch.inf, 1], [0, -2]])
+    rows = unit_rows(features).numpy()
     assert np.isnan(rows[1:4]).all()
     expected = np.array([[0.6, 0.8], [0, -1]], dtype=np.float32)
     np.testing.assert_allclose(rows[[0, 4]], expected, atol=1e-6)
+
+
+def test_batches_are_filled_up_to_the_size_that_is_compiled(
+    folder: Path, encoder: OpenClipEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def compiles(tower: Any, *, dynamic: bool) -> Any:
+        assert not dynamic
+        return lambda planes: sizes.append(len(planes)) or tower(planes)
+
+    monkeypatch.setattr(torch, "compile", compiles)
+    monkeypatch.setattr(torch.backends.mha, "set_fastpath_enabled", lambda _: None)
+    device = Device.pick("cpu", "fp32", 4)
+    loaded = load_model(f"local-dir:{folder}", device)
+    full = OpenClipEncoder(loaded, device, compiled=True)
+    for count, compiled in ((2, []), (3, [4]), (4, [4]), (9, [4, 4])):
+        pixels = noise(count)
+        np.testing.assert_allclose(
+            full.encode_pictures(pixels), encoder.encode_pictures(pixels), atol=1e-5
+        )
+        assert sizes == compiled
+        sizes.clear()
+
+
+def test_only_a_gpu_has_compiled_models(folder: Path) -> None:
+    with pytest.raises(UsageError, match="CUDA"):
+        load(folder, compiled=True)
 
 
 def feign(limit: int, error: Exception) -> Callable[[slice], torch.Tensor]:
