@@ -14,12 +14,25 @@ _RRF = 60
 
 @dataclass(frozen=True)
 class Ranked:
-    """A row in its place among the results."""
+    """A row in its place among the results, and what each ranking said of it."""
 
     row: StoredImage
     similarity: float
-    score: Score
+    meaning_rank: int | None = None
+    keyword_rank: int | None = None
+    keyword_score: float | None = None
+    fused: float | None = None
     duplicates: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> Score:
+        """That, as a reply says it."""
+        return Score(
+            meaning_rank=self.meaning_rank,
+            keyword_rank=self.keyword_rank,
+            keyword_score=self.keyword_score,
+            fused=self.fused,
+        )
 
 
 def rank(
@@ -46,7 +59,7 @@ def rank(
         kept = [
             one
             for one in kept
-            if one.similarity >= cutoff or (words_do and one.score.keyword_rank is not None)
+            if one.similarity >= cutoff or (words_do and one.keyword_rank is not None)
         ]
     if request.collapse_above is not None:
         kept = _collapsed(kept, request.collapse_above)
@@ -62,29 +75,25 @@ def _fused(
     nearest = sorted(hits, key=lambda hit: (-hit.similarity, hit.row.image_id))
     by_words = sorted(worded, key=lambda hit: (-hit.score, hit.row.image_id))
     found = {
-        hit.row.image_id: Ranked(hit.row, hit.similarity, Score(meaning_rank=place))
+        hit.row.image_id: Ranked(hit.row, hit.similarity, meaning_rank=place)
         for place, hit in enumerate(nearest, 1)
     }
     for place, each in enumerate(by_words, 1):
-        one = found.get(each.row.image_id) or Ranked(
-            each.row, _similarity(each.row, direction), Score()
-        )
-        by_word = {"keyword_rank": place, "keyword_score": each.score}
-        found[each.row.image_id] = replace(one, score=one.score.model_copy(update=by_word))
+        one = found.get(each.row.image_id) or Ranked(each.row, _similarity(each.row, direction))
+        found[each.row.image_id] = replace(one, keyword_rank=place, keyword_score=each.score)
     if request.mode != "hybrid":
         return list(found.values())
     fused = [_with_fused(one, request.keyword_weight) for one in found.values()]
-    return sorted(fused, key=lambda one: (-(one.score.fused or 0), one.row.image_id))
+    return sorted(fused, key=lambda one: (-(one.fused or 0), one.row.image_id))
 
 
 def _with_fused(one: Ranked, keyword_weight: float) -> Ranked:
-    score = one.score
     total = 0.0
-    if score.meaning_rank is not None:
-        total += (1 - keyword_weight) / (_RRF + score.meaning_rank)
-    if score.keyword_rank is not None:
-        total += keyword_weight / (_RRF + score.keyword_rank)
-    return replace(one, score=score.model_copy(update={"fused": total}))
+    if one.meaning_rank is not None:
+        total += (1 - keyword_weight) / (_RRF + one.meaning_rank)
+    if one.keyword_rank is not None:
+        total += keyword_weight / (_RRF + one.keyword_rank)
+    return replace(one, fused=total)
 
 
 def _similarity(row: StoredImage, direction: Vector) -> float:

@@ -68,6 +68,13 @@ class Load:
         self._drain(Measured())
         return measured
 
+    def once(self, texts: Sequence[str], *, window: int) -> None:
+        """Ask for each, so many at any time, and wait for the replies."""
+        for start in range(0, len(texts), window):
+            for text in texts[start : start + window]:
+                self._ask(text, time.perf_counter())
+            self._drain(Measured())
+
     def open(self, texts: Sequence[str], *, seconds: float, rate: float) -> Measured:
         """So many requests a second, whatever becomes of them; late ones count from their due."""
         measured, asked = Measured(), 0
