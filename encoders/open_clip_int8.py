@@ -5,6 +5,7 @@ with is quantised as it comes, in groups, so that no pictures are needed to cali
 normalisation and the patches' convolution stay in float32.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,9 @@ def eight_bit_pictures(network: Any, size: int) -> Callable[[torch.Tensor], torc
     # the fast path is one operation that OpenVINO doesn't know
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            # OpenVINO has torch trace the network, which torch calls deprecated
+            warnings.simplefilter("ignore")
             model = openvino.convert_model(
                 _Pictures(network),
                 example_input=torch.zeros(2, 3, size, size),

@@ -50,7 +50,7 @@ def cut(image: Image.Image, crop: Crop) -> Image.Image:
 
     The roundings are its and torchvision's: the long side is cut off to whole pixels, centres
     round half to even, and padding puts the odd pixel right and below. What is cut off is not
-    computed; in what stays, a few values may be rounded the other way.
+    computed; what stays may be rounded the other way.
     """
     width, height = image.size
     if crop.mode == "squash":

@@ -52,7 +52,7 @@ _BASELINE = "open_clip"
 #: How near a contender's vectors are to open_clip's, at the least, in fp32 and below.
 _ALIKE = 0.999
 #: name: width and height of the pictures, how many.
-_PICTURES = {"small": (640, 427, 32), "2 MP": (1800, 1200, 16), "12 MP": (4200, 2800, 8)}
+_PICTURES = {"small": (640, 428, 32), "2 MP": (1800, 1200, 16), "12 MP": (4200, 2800, 8)}
 _TEXTS = 64
 
 
@@ -188,10 +188,10 @@ def _table(raw: dict[str, Any], measured: dict[str, Turns]) -> str:
         "# Encoding on a CPU",
         "",
         "ViT-B-32 with seeded random weights, the same for all; batches of at most 32;"
-        f" {raw['threads']} threads each. Pictures are JPEGs, decoding included; texts have up to"
-        " 9 tokens. Contenders take turns, forwards and backwards; ratios are of the same turn,"
+        f" {raw['threads']} threads each. Pictures are JPEGs, decoding included; texts have 2 to"
+        " 5 words. Contenders take turns, forwards and backwards; ratios are of the same turn,"
         " their median with its 95 % interval. Decoding alone is by one thread. The pictures are"
-        " the demo's: cut to 640 x 427, and enlarged with grain. clip-server (Python 3.8) and"
+        " the demo's: cut to 640 x 428, and enlarged with grain. clip-server (Python 3.8) and"
         " clip-retrieval (Python 3.10) are not driven by this benchmark. A matrix product, measured"
         f" between the turns, gave {min(sentinels):.0f} to {max(sentinels):.0f} GFLOP/s."
         f" Made by `make bench-encode` on: {machine}.",

@@ -134,30 +134,30 @@ def infinity() -> tuple[Encode, Encode]:
         rows = np.asarray(vectors, dtype=np.float32)
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).tolist()
 
-    def pictures(files: list[bytes]) -> list[Any]:
+    def pictures(files: list[bytes]) -> Any:
         return unit(loop.run_until_complete(engine.image_embed(images=files))[0])
 
-    def texts(phrases: list[str]) -> list[Any]:
+    def texts(phrases: list[str]) -> Any:
         return unit(loop.run_until_complete(engine.embed(sentences=phrases))[0])
 
     return pictures, texts
 
 
-def decoding(ours: bool) -> tuple[Encode, None]:
+def decoding(ours: bool) -> tuple[Encode, Encode]:
     """One thread: bytes to the pixels or planes that the model takes."""
     if ours:
         from encoders.images import Limits, decode
         from encoders.port import Crop
 
         crop, limits = Crop(size=224, resize=224), Limits()
-        return lambda files: [decode(data, crop, limits).pixels for data in files], None
+        return lambda files: [decode(data, crop, limits).pixels for data in files], list
     from open_clip.transform import image_transform
 
     transform = image_transform(224, is_train=False)
-    return lambda files: [transform(opened(data)) for data in files], None
+    return lambda files: [transform(opened(data)) for data in files], list
 
 
-MAKERS: dict[str, Callable[[], tuple[Encode, Encode | None]]] = {
+MAKERS: dict[str, Callable[[], tuple[Encode, Encode]]] = {
     "open_clip": open_clip_itself,
     "pixtide fp32": lambda: pixtide("fp32"),
     "pixtide bf16": lambda: pixtide("bf16"),
