@@ -28,12 +28,13 @@ def search(rows: int, seconds: float, out: Path) -> None:
 @click.option("--seconds", default=2.0, show_default=True, help="Of each measurement.")
 @click.option("--pairs", default=8, show_default=True, help="Turns of each contender.")
 @click.option("--threads", default=os.cpu_count(), show_default=True, help="Of each contender.")
+@click.option("--note", default="", help="What else the table should say of the machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
-def encode(seconds: float, pairs: int, threads: int, out: Path) -> None:
+def encode(seconds: float, pairs: int, threads: int, note: str, out: Path) -> None:
     """Pictures and texts to vectors, against open_clip and other encoders."""
     from tests.benchmarks.encode import run
 
-    run(seconds, pairs, threads, out)
+    run(seconds, pairs, threads, note, out)
 
 
 @benchmarks.command()

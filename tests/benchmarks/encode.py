@@ -56,7 +56,7 @@ _PICTURES = {"small": (640, 428, 32), "2 MP": (1800, 1200, 16), "12 MP": (4200, 
 _TEXTS = 64
 
 
-def run(seconds: float, pairs: int, threads: int, out: Path) -> None:
+def run(seconds: float, pairs: int, threads: int, note: str, out: Path) -> None:
     """Measure, and write the results as JSON, as a Markdown table and as a plot."""
     models = _CACHE / "benchmarks" / "vit-b-32"
     checkpoint.write(models)
@@ -100,6 +100,7 @@ def run(seconds: float, pairs: int, threads: int, out: Path) -> None:
         "machine": describe(),
         "threads": threads,
         "seconds": seconds,
+        "note": note,
         "cosines": cosines,
         "absent": absent,
         "measured": {work: asdict(turns) for work, turns in measured.items()},
@@ -194,7 +195,7 @@ def _table(raw: dict[str, Any], measured: dict[str, Turns]) -> str:
         " the demo's: cut to 640 x 428, and enlarged with grain. clip-server (Python 3.8) and"
         " clip-retrieval (Python 3.10) are not driven by this benchmark. A matrix product, measured"
         f" between the turns, gave {min(sentinels):.0f} to {max(sentinels):.0f} GFLOP/s."
-        f" Made by `make bench-encode` on: {machine}.",
+        f" Made by `make bench-encode` on: {machine}. {raw['note']}".rstrip(),
         "",
         "| what | contender | per second | pixtide fp32, times as many | pixtide bf16"
         " | pixtide int8 | cosine |",

@@ -100,8 +100,14 @@ def test_long_texts_are_refused_not_cut(starter: StarterEncoder) -> None:
 def test_bf16_is_close_and_shares_the_fingerprint(starter: StarterEncoder) -> None:
     low = StarterEncoder.load(precision="bf16")
     assert low.fingerprint == starter.fingerprint
+    assert starter._device.precision == "fp32"
     texts = ["a cat", "a dog in a car"]
     assert (low.encode_texts(texts) * starter.encode_texts(texts)).sum(1).min() > 0.99
+
+
+def test_int8_is_refused() -> None:
+    with pytest.raises(UsageError, match="open_clip"):
+        StarterEncoder.load(precision="int8")
 
 
 def test_another_file_or_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
