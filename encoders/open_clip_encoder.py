@@ -70,6 +70,11 @@ class OpenClipEncoder:
             )
         return cls(load_model(model, place), place, compiled=compiled)
 
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu" or "cuda"."""
+        return self._device.torch_device.type
+
     def warm_up(self) -> None:
         """Run both towers once, on a GPU with a full batch: its size decides which kernels run."""
         rows = self._device.batch_size if self._device.torch_device.type == "cuda" else 1

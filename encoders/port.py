@@ -38,6 +38,10 @@ class Encoder(Protocol):
         """Names weights, tokenizer and preprocessing; equal means vectors may be mixed."""
 
     @property
+    def device(self) -> str:
+        """Where it computes: "cpu" or "cuda"."""
+
+    @property
     def dimension(self) -> int:
         """The length of every vector."""
 

@@ -178,9 +178,14 @@ def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
 @click.option("--generation", metavar="NAME", help="Build this generation; default: the live one.")
 @max_rate_option
 @click.option("--background", is_flag=True, help="Give way to all else on this machine (nice 19).")
+@click.option("--profile", is_flag=True, help="Say in the end where the time went.")
 @ready_option
 def ingest(
-    generation: str | None, max_rate: float | None, background: bool, ready_file: Path | None
+    generation: str | None,
+    max_rate: float | None,
+    background: bool,
+    profile: bool,
+    ready_file: Path | None,
 ) -> None:
     """Run an ingest worker: image events from the log into the index.
 
@@ -191,6 +196,7 @@ def ingest(
     what it has begun. PIXTIDE_HEALTH_PORT serves /live, /ready and /metrics, PIXTIDE_LOG=json
     writes log lines for machines.
     """
+    from streams.profile import profiled
     from streams.vitals import seen_from_outside
     from streams.workers import ingest_worker
 
@@ -202,7 +208,9 @@ def ingest(
         worker = ingest_worker(settings, generation, vitals, max_rate=max_rate)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stop())
-        worker.run()
+        registry = vitals.instruments.registry
+        with profiled(registry, worker.limits) if profile else contextlib.nullcontext():
+            worker.run()
 
 
 @cli.command()

@@ -11,9 +11,11 @@
 7. commit   each partition's lowest unfinished offset
 
 The main thread does 1 and 7 and never waits for the others, so a slow model, picture or
-server never costs the group membership. A few threads do 2 and a few do 4, one thread does 3,
-one does 5 and 6. Whatever goes wrong has one verdict (see schemas/errors.py): transient is tried
-again with the record kept, poison becomes a dead letter and goes on, fatal ends the worker.
+server never costs the group membership. A few threads do 2 and a few do 4; 3 and 6 have one thread
+each, and 5 has one on a GPU and a few on a CPU, where each encodes a batch on its share of the
+cores. So pictures are decoded, encoded and written side by side. Whatever goes wrong has one
+verdict (see schemas/errors.py): transient is tried again with the record kept, poison becomes a
+dead letter and goes on, fatal ends the worker.
 
 A record of `images.uploaded.retry` is a dead letter that is tried again. It takes the same way
 under the version of its source, so that it heals its row or comes too late.
@@ -58,7 +60,7 @@ from streams.reading import RecordReader
 from streams.reporter import Reporter
 from streams.sibling import Sibling
 from streams.standstill import Standstill
-from streams.work import Work
+from streams.work import Work, timed
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,8 @@ class IngestLimits:
     bytes: int
     picture_bytes: int
     batch: int
+    decoders: int
+    encoders: int
     fetchers: int
     fetchers_per_host: int
     breaker_window: int
@@ -113,8 +117,8 @@ class IngestWorker:
     """One worker of one generation's group."""
 
     def __init__(self, parts: IngestParts, limits: IngestLimits) -> None:
+        self.limits = limits
         self._parts = parts
-        self._limits = limits
         self._flight: InFlight[Work] = InFlight()
         self._assignment = Assignment(
             parts.consumer,
@@ -136,10 +140,20 @@ class IngestWorker:
         # apart, since fetching may wait for memory that only decoding frees
         self._fetchers = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="fetch")
         self._lanes = HostLanes(self._fetchers, limits.fetchers_per_host)
+        # as many, since they also store; the processes are waited for apart from their work
         self._decoders = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="decode")
+        self._free_decoders = threading.Semaphore(limits.decoders)
         self._fetched: queue.Queue[Work] = queue.Queue()
         self._ready: queue.Queue[Work] = queue.Queue()
+        self._encoded: queue.Queue[Work] = queue.Queue()
         self._done: queue.Queue[Work] = queue.Queue()
+        batch = limits.batch
+        #: Of each thread: where its work comes from, how much at once, how long it waits for more.
+        self._steps = (
+            (self._fetched, batch, 0.0, self._look_up),
+            *[(self._ready, batch, _BATCH_LINGER_S, self._encode)] * limits.encoders,
+            (self._encoded, limits.records, 0.0, self._write),
+        )
         self._stopping = threading.Event()
         self._broken: BaseException | None = None
 
@@ -173,13 +187,9 @@ class IngestWorker:
             self._end(threads)
 
     def _start(self) -> list[threading.Thread]:
-        steps = (
-            (self._fetched, 0.0, self._look_up),
-            (self._ready, _BATCH_LINGER_S, self._index),
-        )
         threads = [
             threading.Thread(target=self._guarded, args=(self._batches, *step), daemon=True)
-            for step in steps
+            for step in self._steps
         ]
         for thread in threads:
             thread.start()
@@ -188,8 +198,8 @@ class IngestWorker:
     def _end(self, threads: Iterable[threading.Thread]) -> None:
         self._patiently.give_up()
         self._memory.close()
-        self._fetched.put(_END)
-        self._ready.put(_END)
+        for source, *_ in self._steps:
+            source.put(_END)
         for pool in (self._fetchers, self._decoders):
             pool.shutdown(wait=False, cancel_futures=True)
         for thread in threads:
@@ -206,13 +216,17 @@ class IngestWorker:
             self._broken = self._broken or error
 
     def _batches(
-        self, source: queue.Queue[Work], linger_s: float, step: Callable[[list[Work]], None]
+        self,
+        source: queue.Queue[Work],
+        most: int,
+        linger_s: float,
+        step: Callable[[list[Work]], None],
     ) -> None:
         while True:
             batch = [source.get()]
             until = time.monotonic() + linger_s
             with contextlib.suppress(queue.Empty):
-                while len(batch) < self._limits.batch:
+                while batch[-1] is not _END and len(batch) < most:  # each thread has its own end
                     batch.append(source.get(timeout=max(0, until - time.monotonic())))
             if _END in batch:
                 return
@@ -248,7 +262,7 @@ class IngestWorker:
         share = 0.5 if self._assignment.is_paused else 1.0
         return (
             self._stopping.is_set()
-            or len(self._flight) >= self._limits.records * share
+            or len(self._flight) >= self.limits.records * share
             or self._flight.bytes >= self._most_record_bytes * share
         )
 
@@ -284,7 +298,7 @@ class IngestWorker:
                 with self._parts.watch.about(work):
                     self._fetch_picture(work, work.upload)
         except OriginalGoneError as error:
-            if self._limits.only_latest:
+            if self.limits.only_latest:
                 work.fail("fetch", PoisonError(ReasonCode.SOURCE_GONE, str(error)))
             else:
                 work.supersede()
@@ -294,11 +308,11 @@ class IngestWorker:
         self._fetched.put(work)
 
     def _fetch_picture(self, work: Work, upload: ImageUploaded) -> None:
-        picture, most = upload.picture, self._limits.picture_bytes
+        picture, most = upload.picture, self.limits.picture_bytes
         known = len(picture.data) if isinstance(picture, InlinePicture) else most
         work.reserved = max(min(known, most), self._crop_bytes)
         self._memory.take(work.reserved)
-        with work.timed("fetch"):
+        with timed("fetch", work):
             data = self._patiently("fetch", lambda: self._parts.fetcher.fetch(picture))
         work.data, work.sha256 = data, hashlib.sha256(data).hexdigest()
         if upload.sha256 not in (None, work.sha256):
@@ -319,9 +333,10 @@ class IngestWorker:
     def _look_up(self, batch: Sequence[Work]) -> None:
         index = self._parts.index
         asking = {work: work.image_id for work in batch if work.image_id and work.wants_row}
-        known = self._patiently("look_up", lambda: index.get(set(asking.values())))
-        contents = {w.sha256 for w in asking if w.data and not w.has_content(known.get(asking[w]))}
-        twins = self._patiently("look_up", lambda: index.with_content(contents)) if contents else {}
+        with timed("look_up", *asking):
+            known = self._patiently("look_up", lambda: index.get(set(asking.values())))
+            new = {w.sha256 for w in asking if w.data and not w.has_content(known.get(asking[w]))}
+            twins = self._patiently("look_up", lambda: index.with_content(new)) if new else {}
         for work, image_id in asking.items():
             stored = known.get(image_id)
             if stored is not None and stored.version.newer_than(work.version):
@@ -342,14 +357,15 @@ class IngestWorker:
             if self._flight.holds(work):
                 seen: Picture | StoredImage | None = work.twin
                 if seen is None:
-                    with work.timed("decode"):
+                    with self._free_decoders, timed("decode", work):
                         seen = self._patiently(
                             "decode", lambda: self._parts.decoders.decode(data, self._crop)
                         )
                 kind = seen.format
-                uri = self._patiently(
-                    "store", lambda: self._parts.originals.keep(upload, kind, data)
-                )
+                with timed("store", work):
+                    uri = self._patiently(
+                        "store", lambda: self._parts.originals.keep(upload, kind, data)
+                    )
                 work.ask_live(upload, seen, uri)
         except PoisonError as error:
             work.fail("decode", error)
@@ -358,48 +374,42 @@ class IngestWorker:
 
     # 5. encode
 
-    def _index(self, batch: Sequence[Work]) -> None:
-        self._encode([work for work in batch if work.pixels is not None])
-        self._write(batch)
-        for work in batch:
-            self._done.put(work)
-
-    def _encode(self, wanted: Sequence[Work]) -> None:
+    def _encode(self, batch: Sequence[Work]) -> None:
+        wanted = [work for work in batch if work.pixels is not None]
         pictures = {work.sha256: work.pixels for work in wanted if work.pixels is not None}
-        if not pictures:
-            return
-        started = time.perf_counter()
-        pixels = np.stack(list(pictures.values()))
-        vectors = self._patiently("encode", lambda: encode_each(self._parts.encoder, pixels))
-        took_ms = round((time.perf_counter() - started) * 1000 / len(wanted), 2)
-        self._parts.watch.encoded(len(pictures))
-        by_content = dict(zip(pictures, vectors, strict=True))
-        for work in wanted:
-            work.took_ms["encode"] = took_ms
-            vector = by_content[work.sha256]
-            if np.isfinite(vector).all():
-                work.give_vector(vector)
-            else:
-                message = "the model fails on it, or its vector is not finite or has no length"
-                work.fail("encode", PoisonError(ReasonCode.INVALID_VECTOR, message))
+        if pictures:
+            with timed("encode", *wanted):
+                pixels = np.stack(list(pictures.values()))
+                vectors = self._patiently(
+                    "encode", lambda: encode_each(self._parts.encoder, pixels)
+                )
+            self._parts.watch.encoded(len(pictures))
+            by_content = dict(zip(pictures, vectors, strict=True))
+            for work in wanted:
+                vector = by_content[work.sha256]
+                if np.isfinite(vector).all():
+                    work.give_vector(vector)
+                else:
+                    message = "the model fails on it, or its vector is not finite or has no length"
+                    work.fail("encode", PoisonError(ReasonCode.INVALID_VECTOR, message))
+        for work in batch:
+            self._encoded.put(work)
 
     # 6. write
 
     def _write(self, batch: Sequence[Work]) -> None:
-        started = time.perf_counter()
-        results = self._patiently("write", lambda: self._write_ours(batch))
-        refused = [(work, result.error) for work, result in results.items() if result.error]
-        for work, message in refused:
-            work.fail("write", PoisonError(ReasonCode.REJECTED_BY_INDEX, message))
-        if refused:
-            again = [work for work, _ in refused]
-            results |= self._patiently("write", lambda: self._write_ours(again))
-        took_ms = round((time.perf_counter() - started) * 1000 / len(batch), 2)
-        for work in batch:
-            work.took_ms["write"] = took_ms
-        self._patiently("store", lambda: self._parts.originals.remove_obsolete(results))
+        with timed("write", *batch):
+            results = self._patiently("write", lambda: self._write_ours(batch))
+            refused = [(work, result.error) for work, result in results.items() if result.error]
+            for work, message in refused:
+                work.fail("write", PoisonError(ReasonCode.REJECTED_BY_INDEX, message))
+            if refused:
+                again = [work for work, _ in refused]
+                results |= self._patiently("write", lambda: self._write_ours(again))
+            self._patiently("store", lambda: self._parts.originals.remove_obsolete(results))
         self._report(batch, results)
-        self._patiently("report", self._parts.reporter.deliver)
+        for work in batch:
+            self._done.put(work)
 
     def _write_ours(self, batch: Iterable[Work]) -> dict[Work, Written]:
         with self._assignment.lock:  # no partition is let go while its rows are being written
@@ -411,16 +421,19 @@ class IngestWorker:
             return {work: result for (work, _), result in zip(ours, written, strict=True)}
 
     def _report(self, batch: Sequence[Work], results: dict[Work, Written]) -> None:
-        for work in filter(self._flight.holds, batch):
-            kind = work.outcome(results.get(work))
-            if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
-                where = f"{work.source.partition}@{work.source.offset} {work.image_id or ''}"
-                with self._parts.watch.about(work):
-                    logger.warning(
-                        "dead letter %s: %s: %s", where, work.failure.code, work.failure.message
-                    )
-                self._parts.reporter.dead_letter(work, work.failure)
-            self._parts.reporter.outcome(work, kind)
+        kinds = {w: w.outcome(results.get(w)) for w in batch if self._flight.holds(w)}
+        with timed("report", *kinds):
+            for work, kind in kinds.items():
+                if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
+                    where = f"{work.source.partition}@{work.source.offset} {work.image_id or ''}"
+                    with self._parts.watch.about(work):
+                        logger.warning(
+                            "dead letter %s: %s: %s", where, work.failure.code, work.failure.message
+                        )
+                    self._parts.reporter.dead_letter(work, work.failure)
+                self._parts.reporter.outcome(work, kind)
+            self._patiently("report", self._parts.reporter.deliver)
+        for work, kind in kinds.items():
             self._parts.watch.finished(work, kind)
 
 

@@ -74,8 +74,8 @@ class IngestMetrics:
         )
         self.stage_seconds = make.histogram(
             "pixtide_ingest_stage_seconds",
-            "time per record in fetch, decode, encode and write; "
-            "of the last two its share of a batch's",
+            "time per record in fetch, look_up, decode, store, encode, write and report; "
+            "of those that take several records at once its share",
             *("generation", "stage"),
         )
         self.batch_pictures = make.histogram(

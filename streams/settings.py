@@ -64,7 +64,12 @@ class Settings(BaseSettings):
     compile: bool = Field(
         False, description="compile the model for a GPU: starts a minute later, then runs faster"
     )
-    threads: int = Field(0, ge=0, description="of the encoder on a CPU; 0: as many as cores")
+    threads: int = Field(
+        0,
+        ge=0,
+        description="of the encoder on a CPU; 0: as many as cores. An ingest worker shares them "
+        "among up to 4 batches at once",
+    )
     image_store: str | None = Field(
         None, description="URL of the originals' folder or bucket; unset: PIXTIDE_HOME/originals"
     )

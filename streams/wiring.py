@@ -71,6 +71,13 @@ def load_encoder(settings: Settings, model: str) -> "Encoder":
     )
 
 
+def threads_of(settings: Settings) -> int:
+    """How many cores the encoder may use, where it computes on the processor."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    capped = int(told) if told.isdigit() else 0
+    return settings.threads or capped or len(os.sched_getaffinity(0))
+
+
 def encoder_of(settings: Settings, generation: Generation) -> "Encoder":
     """The encoder of a generation.
 

@@ -37,9 +37,13 @@ from streams.wiring import (
     generation_to_work_for,
     open_catalog,
     picture_fetcher,
+    threads_of,
 )
 
 _LIVE_CACHED_S = 2.0
+#: Batches that a CPU encodes side by side, each on its share of the cores: cores that encode one
+#: together wait for each other in every layer.
+_BATCHES_AT_ONCE = 4
 #: Replies that wait to see whether their topic exists.
 _UNTRIED_KIB = 32 * 1024
 
@@ -67,7 +71,10 @@ def ingest_worker(
     decoders = decoder_pool(settings, settings.decoders)
     catalog = open_catalog(settings)
     generation = generation_to_work_for(catalog, generation_name)
-    encoder = encoder_of(settings, generation)
+    threads = threads_of(settings)
+    # OpenVINO spreads one batch well, and takes one at a time
+    at_once = 1 if settings.precision == "int8" else min(threads, _BATCHES_AT_ONCE)
+    encoder = encoder_of(settings.changed(threads=threads // at_once), generation)
     encoder.warm_up()
     vitals.health.report("encoder", None)
     watch = IngestWatch(vitals.health, IngestMetrics(vitals.instruments), generation.name)
@@ -127,6 +134,8 @@ def ingest_worker(
             bytes=settings.in_flight_bytes,
             picture_bytes=settings.max_picture_bytes,
             batch=settings.batch_size,
+            decoders=settings.decoders,
+            encoders=at_once if encoder.device == "cpu" else 1,
             fetchers=settings.fetchers,
             fetchers_per_host=settings.fetchers_per_host,
             breaker_window=0 if replay else settings.breaker_window,

@@ -85,6 +85,11 @@ class StarterEncoder:
         )
         return cls(classifier, sentences.parent, Device.pick(device, precision, batch_size))
 
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu" or "cuda"."""
+        return self._device.torch_device.type
+
     def warm_up(self) -> None:
         """Run both towers once."""
         self.encode_pictures(np.zeros((1, self.crop.size, self.crop.size, 3), np.uint8))

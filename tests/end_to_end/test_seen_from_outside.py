@@ -55,13 +55,15 @@ def seen(
     try:
         ways = {"ingest": f"127.0.0.1:{way_to_kafka.port}", "query": kafka.bootstrap}
         for name, port in PORTS.items():
-            arguments = (name, name, "--ready-file", str(made.home / name))
+            profile = ("--profile",) if name == "ingest" else ()
+            arguments = (name, name, *profile, "--ready-file", str(made.home / name))
             changed = {"PIXTIDE_HEALTH_PORT": port, "PIXTIDE_KAFKA": ways[name]}
             made.spawn(*arguments, ready=made.home / name, **changed)
         publish(made)
         yield made
     finally:
         made.stop()
+    assert "\nbound by " in made.log("ingest").rpartition("\nprofile: ")[2]
 
 
 def publish(seen: OnServers) -> None:
@@ -124,7 +126,15 @@ def test_a_worker_counts_what_became_of_its_records() -> None:
     found = scrape("ingest")
     assert found["pixtide_ingest_dead_letters_total", "UNIDENTIFIED_FORMAT", "v1"] == 1
     assert found["pixtide_ingest_in_flight_bytes", "v1"] == 0
-    stages = {"fetch": 4, "decode": 4, "encode": 3, "write": 5}
+    stages = {
+        "fetch": 4,
+        "look_up": 5,
+        "decode": 4,
+        "store": 3,
+        "encode": 3,
+        "write": 5,
+        "report": 5,
+    }
     for stage, count in stages.items():
         assert found["pixtide_ingest_stage_seconds_count", "v1", stage] == count, stage
     assert found["pixtide_ingest_batch_pictures_sum", "v1"] == 3

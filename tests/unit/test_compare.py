@@ -19,6 +19,7 @@ class Along:
     """Every text lies along one axis of eight."""
 
     crop = Crop(8, 8)
+    device = "cpu"
     dimension = 8
 
     def __init__(self, fingerprint: str, axis: int) -> None:

@@ -14,6 +14,7 @@ class Fussy:
     """Encodes a picture to its first value; fails on a batch with certain ones in it."""
 
     fingerprint = "fussy"
+    device = "cpu"
     dimension = 2
     crop = Crop(1, 1)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import UsageError
-from streams.settings import load_settings
+from streams.settings import Settings, load_settings
+from streams.wiring import threads_of
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +63,13 @@ def test_a_running_stack_is_found_and_a_dead_one_is_not(clean: Path) -> None:
 def test_in_production_no_file_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXTIDE_KAFKA", "kafka:9092")
     assert load_settings().roots == ()
+
+
+def test_the_encoder_has_the_threads_that_it_is_told_else_those_of_openmp_else_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads_of(Settings(threads=5)) == 5
+    assert threads_of(Settings()) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "0")
+    assert threads_of(Settings()) == len(os.sched_getaffinity(0))

@@ -25,6 +25,7 @@ class NoEncoder:
     """An encoder of nothing but a fingerprint."""
 
     crop = Crop(8, 8)
+    device = "cpu"
     dimension = 8
 
     def __init__(self, fingerprint: str) -> None:
