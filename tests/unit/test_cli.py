@@ -35,6 +35,17 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_search_loads_nothing_of_the_workers() -> None:
+    heavy = ["torch", "open_clip", "sklearn", "PIL", "weaviate", "lancedb", "pyarrow", "faust"]
+    code = (
+        "import sys; import streams.cli, streams.console, streams.client; "
+        "from streams.settings import load_settings; from streams.wiring import search_client; "
+        f"load_settings(); print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     done = run(*command.split(), "--help")
