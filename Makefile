@@ -14,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all faults bench bench-encode bench-search bench-gpu bench-soak bench-compression bench-story check screenshots sbom clean
+.PHONY: help setup setup-servers lock demo test test-all faults bench bench-encode bench-search bench-gpu bench-soak bench-compression bench-story bench-ingest check screenshots sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 2
 faults: setup-servers ## break things on purpose and see what survives; a table at the end (25 minutes)
 	PIXTIDE_TEST_CHAOS=full $(BIN)/python -m pytest --ignore tests/benchmarks -m fault $(ARGS)
 
-bench: bench-encode bench-search bench-soak bench-story bench-compression ## measure, and compare with others
+bench: bench-encode bench-search bench-soak bench-story bench-ingest bench-compression ## measure, and compare with others
 
 bench-encode: $(STAMP) ## measure encoding against other encoders (8 minutes, and 5 to install them once)
 	$(BIN)/python -m tests.benchmarks encode $(ARGS)
@@ -50,6 +50,9 @@ bench-soak: $(STAMP) ## watch the memory of searches of all kinds (6 minutes)
 
 bench-story: $(STAMP) ## compare three ways of finding pictures by words (20 s)
 	$(BIN)/python -m tests.benchmarks story $(ARGS)
+
+bench-ingest: setup-servers ## measure ingest, stage by stage and end to end (20 minutes)
+	$(BIN)/python -m tests.benchmarks ingest $(ARGS)
 
 bench-compression: setup-servers ## measure each compression of the vectors (20 minutes, and 7 to encode once)
 	$(BIN)/python -m tests.benchmarks compression $(ARGS)

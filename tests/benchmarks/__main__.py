@@ -49,6 +49,18 @@ def soak(rows: int, seconds: float, out: Path) -> None:
 
 
 @benchmarks.command()
+@click.option("--pictures", default=10_000, show_default=True, help="The growth's last thousand.")
+@click.option("--only", multiple=True, help="embedded, servers, loop or start; may be repeated.")
+@click.option("--note", default="", help="What else the table should say of the machine.")
+@click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
+def ingest(pictures: int, only: tuple[str, ...], note: str, out: Path) -> None:
+    """Ingest, against what the machine allows and other consumers."""
+    from tests.benchmarks.ingest import PARTS, run
+
+    run(only or PARTS, pictures, note, out)
+
+
+@benchmarks.command()
 @click.option("--model", default="starter", show_default=True, help="As PIXTIDE_MODEL.")
 @click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
 def story(model: str, out: Path) -> None:

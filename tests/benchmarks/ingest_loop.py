@@ -1,0 +1,178 @@
+"""One consumer of a topic, which does nothing with its records: how many a second it takes.
+
+`python ingest_loop.py CONTENDER BOOTSTRAP TOPIC COUNT`, in the contender's own environment. Each
+reads from the beginning in a new group, makes of each record what its users get, commits as it does
+by default or, where it has none, each second, and prints a line of JSON.
+
+    drain        confluent-kafka, 500 at once: the ceiling
+    pixtide      the ingest worker's main loop: polling, the order of keys, commits
+    faust        an agent that takes one event after the other
+    quixstreams  a dataframe with one function
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, cast
+
+_TIMEOUT_S = 60.0
+
+
+class Rate:
+    """Counts records, from the first to the last."""
+
+    def __init__(self, wanted: int) -> None:
+        self._wanted = wanted
+        self._count = 0
+        self._begun = self._ended = 0.0
+
+    def add(self, records: int = 1) -> bool:
+        """Count so many; whether that is all."""
+        if not self._count:
+            self._begun = time.perf_counter()
+        self._count += records
+        if self._count < self._wanted:
+            return False
+        self._ended = self._ended or time.perf_counter()
+        return True
+
+    def __str__(self) -> str:
+        return json.dumps({"per_second": self._count / (self._ended - self._begun)})
+
+
+def drain(bootstrap: str, topic: str, rate: Rate) -> None:
+    """`consume` in a loop."""
+    from confluent_kafka import Consumer
+
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": uuid.uuid4().hex,
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+        }
+    )
+    consumer.subscribe([topic])
+    committed, done = time.perf_counter(), False
+    while not done:
+        messages = consumer.consume(500, timeout=1)
+        for message in messages:
+            message.key(), message.value(), message.headers()
+        if messages:
+            done = rate.add(len(messages))
+        if messages and time.perf_counter() - committed > 1:
+            consumer.commit()
+            committed = time.perf_counter()
+    consumer.close()
+
+
+def pixtide(bootstrap: str, topic: str, rate: Rate) -> None:
+    """The steps 1 and 7 of streams/ingest.py; what lies between is left out."""
+    from streams import kafka
+    from streams.assignment import Assignment
+    from streams.kafka_connection import KafkaConnection
+    from streams.log_guard import LogGuard
+    from streams.offsets import InFlight
+    from streams.reading import RecordReader
+    from streams.work import Work
+
+    connection, group = KafkaConnection(bootstrap), uuid.uuid4().hex
+    client = kafka.admin(connection)
+    log = kafka.log_identity(client, topic)
+    for name in (topic, topic + ".retry"):
+        beginning = kafka.beginnings(client, name, range(log.partitions))
+        kafka.commit_beginning(connection, group, name, beginning)
+    guard, retries = LogGuard(client, log), kafka.log_identity(client, topic + ".retry")
+    reader = RecordReader(guard, retries, "murmur2", patiently=cast(Any, None))  # for `read`
+    flight: InFlight[Work] = InFlight()
+    assignment = Assignment(
+        kafka.ingest_consumer(connection, group),
+        guard,
+        flight,
+        retry_topic=retries.topic,
+        settle=lambda: None,
+    )
+    assignment.join()
+    done = False
+    while not done:
+        record = assignment.poll(0.05)
+        if record is not None:
+            work = reader.begin(record)
+            flight.admit(work)
+            flight.finish(work)
+            done = rate.add()
+        assignment.commit_now_and_then()
+    assignment.leave()
+
+
+def faust(bootstrap: str, topic: str, rate: Rate) -> None:
+    """`async for event in stream`, as its documentation has it."""
+    import faust as library
+
+    app: Any = library.App(
+        uuid.uuid4().hex,
+        broker=f"kafka://{bootstrap}",
+        store="memory://",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        value_serializer="raw",
+    )
+    ended = asyncio.Event()
+
+    @app.agent(app.topic(topic, value_type=bytes))  # type: ignore[untyped-decorator]
+    async def read(stream: Any) -> None:
+        async for _ in stream.events():
+            if rate.add():
+                ended.set()
+
+    async def run() -> None:
+        await app.start()
+        try:
+            await asyncio.wait_for(ended.wait(), _TIMEOUT_S)
+        except TimeoutError:
+            os._exit(1)  # its threads would go on
+
+    asyncio.run(run())
+
+
+def quixstreams(bootstrap: str, topic: str, rate: Rate) -> None:
+    """`dataframe.update(function)`, as its documentation has it."""
+    from quixstreams import Application  # type: ignore[import-not-found,unused-ignore]
+
+    app = Application(
+        broker_address=bootstrap,
+        consumer_group=uuid.uuid4().hex,
+        auto_offset_reset="earliest",
+        auto_create_topics=False,
+        loglevel="ERROR",
+    )
+    frame = app.dataframe(app.topic(topic, key_deserializer="bytes", value_deserializer="bytes"))
+
+    def count(_: object) -> None:
+        if rate.add():
+            app.stop()
+
+    frame.update(count)
+    app.run()
+
+
+CONTENDERS: dict[str, Callable[[str, str, Rate], None]] = {
+    "drain": drain,
+    "pixtide": pixtide,
+    "faust": faust,
+    "quixstreams": quixstreams,
+}
+
+
+if __name__ == "__main__":
+    measured = Rate(int(sys.argv[4]))
+    CONTENDERS[sys.argv[1]](sys.argv[2], sys.argv[3], measured)
+    sys.stdout.write(f"{measured}\n")
+    sys.stdout.flush()
+    os._exit(0)  # some leave threads behind
