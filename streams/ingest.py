@@ -12,10 +12,10 @@
 
 The main thread does 1 and 7 and never waits for the others, so a slow model, picture or
 server never costs the group membership. A few threads do 2 and a few do 4; 3 and 6 have one thread
-each, and 5 has one on a GPU and a few on a CPU, where each encodes a batch on its share of the
-cores. So pictures are decoded, encoded and written side by side. Whatever goes wrong has one
-verdict (see schemas/errors.py): transient is tried again with the record kept, poison becomes a
-dead letter and goes on, fatal ends the worker.
+each. 5 has two on a GPU, which computes for one at a time, and a few on a CPU, where each encodes a
+batch on its share of the cores. So pictures are decoded, encoded and written side by side. Whatever
+goes wrong has one verdict (see schemas/errors.py): transient is tried again with the record kept,
+poison becomes a dead letter and goes on, fatal ends the worker.
 
 A record of `images.uploaded.retry` is a dead letter that is tried again. It takes the same way
 under the version of its source, so that it heals its row or comes too late.

@@ -44,6 +44,8 @@ _LIVE_CACHED_S = 2.0
 #: Batches that a CPU encodes side by side, each on its share of the cores: cores that encode one
 #: together wait for each other in every layer.
 _BATCHES_AT_ONCE = 4
+#: On a GPU, one batch is on its way there or back while the other is computed.
+_BATCHES_OF_A_GPU = 2
 #: Replies that wait to see whether their topic exists.
 _UNTRIED_KIB = 32 * 1024
 
@@ -135,7 +137,7 @@ def ingest_worker(
             picture_bytes=settings.max_picture_bytes,
             batch=settings.batch_size,
             decoders=settings.decoders,
-            encoders=at_once if encoder.device == "cpu" else 1,
+            encoders=at_once if encoder.device == "cpu" else _BATCHES_OF_A_GPU,
             fetchers=settings.fetchers,
             fetchers_per_host=settings.fetchers_per_host,
             breaker_window=0 if replay else settings.breaker_window,

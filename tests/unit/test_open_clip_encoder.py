@@ -188,19 +188,24 @@ def test_batches_are_filled_up_to_the_size_that_is_compiled(
 
     def compiles(tower: Any, *, dynamic: bool) -> Any:
         assert not dynamic
-        return lambda planes: sizes.append(len(planes)) or tower(planes)
+
+        def compiled(planes: torch.Tensor) -> Any:
+            sizes.append(len(planes))
+            return tower(planes)
+
+        return compiled
 
     monkeypatch.setattr(torch, "compile", compiles)
     monkeypatch.setattr(torch.backends.mha, "set_fastpath_enabled", lambda _: None)
     device = Device.pick("cpu", "fp32", 4)
     loaded = load_model(f"local-dir:{folder}", device)
     full = OpenClipEncoder(loaded, device, compiled=True)
-    for count, compiled in ((2, []), (3, [4]), (4, [4]), (9, [4, 4])):
+    for count, expected in ((2, []), (3, [4]), (4, [4]), (9, [4, 4])):
         pixels = noise(count)
         np.testing.assert_allclose(
             full.encode_pictures(pixels), encoder.encode_pictures(pixels), atol=1e-5
         )
-        assert sizes == compiled
+        assert sizes == expected
         sizes.clear()
 
 
