@@ -14,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all faults bench bench-encode bench-search bench-gpu bench-soak bench-compression bench-story bench-ingest check screenshots sbom clean
+.PHONY: help setup setup-servers lock demo test test-all cluster faults faults-cluster bench bench-encode bench-search bench-gpu bench-soak bench-compression bench-story bench-ingest check screenshots sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ test: setup-servers ## test everything quick, on real Kafka and real Weaviate (u
 
 test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 20 with npm, kcat and Prometheus
 	$(BIN)/python -m pytest --ignore tests/benchmarks $(ARGS)
+
+cluster: $(STAMP) ## run three brokers, three Weaviate nodes and workers, to kill some of (5 GB of memory)
+	@$(BIN)/python -m tests.cluster
+
+faults-cluster: setup-servers ## kill one of each in such a cluster under load; a table at the end (8 minutes)
+	$(BIN)/python -m pytest -m fault tests/faults/test_cluster.py $(ARGS)
 
 faults: setup-servers ## break things on purpose and see what survives; a table at the end (25 minutes)
 	PIXTIDE_TEST_CHAOS=full $(BIN)/python -m pytest --ignore tests/benchmarks -m fault $(ARGS)

@@ -142,7 +142,7 @@ def _written(value: object) -> str:
 
 #: Settings whose name and type say it all in the code.
 _MEANINGS = {
-    "weaviate_grpc_port": "Weaviate's gRPC port, on the URL's host",
+    "weaviate_grpc_port": "Weaviate's gRPC port, on the URL's host; one for each URL, or for all",
     "weaviate_api_key": "Weaviate's API key",
     "web_port": "port that the page listens on",
     "device": "auto, cpu or cuda: where the model runs; auto takes a GPU if there is one",

@@ -5,15 +5,16 @@ A generation's collection is named `<namespace><collection>`, the collection of 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from weaviate import WeaviateClient
+from weaviate.classes.config import ConsistencyLevel
 from weaviate.collections import Collection
 
 from schemas.base import explain
-from schemas.errors import FatalError, UsageError
+from schemas.errors import FatalError, TransientError, UsageError
 from schemas.identity import object_id
 from search.generations import Generation, GenerationState
 from search.port import CollectionGoneError
@@ -31,7 +32,9 @@ class WeaviateCatalog:
     old or refuses the key. Nothing is connected before the first call.
 
     Args:
-        http_url: `http://host:port`, or `https://…` for TLS, which then holds for gRPC too.
+        http_url: `http://host:port`, or `https://…` for TLS, which then holds for gRPC too; or
+            several of `http://…` with commas, nodes of one cluster.
+        grpc_port: where gRPC is served; one for all nodes, or one for each.
         namespace: prefixes every name, so that several stacks may share one server.
         timeout_s: how long one request may take.
         grpc_host: where gRPC is served; the host of `http_url` by default.
@@ -41,7 +44,7 @@ class WeaviateCatalog:
         self,
         *,
         http_url: str,
-        grpc_port: int,
+        grpc_port: int | Sequence[int],
         api_key: str | None = None,
         namespace: str = "",
         timeout_s: float = 10,
@@ -54,7 +57,7 @@ class WeaviateCatalog:
         self._records = self._named("PixtideGenerations")
         self._connection = Connection(
             http_url=http_url,
-            grpc_port=grpc_port,
+            grpc_ports=(grpc_port,) if isinstance(grpc_port, int) else grpc_port,
             grpc_host=grpc_host,
             api_key=api_key,
             timeout_s=timeout_s,
@@ -74,21 +77,27 @@ class WeaviateCatalog:
                 raise UsageError(f"there is a generation {generation.name!r} already")
             if self._named(other.collection) == name:
                 raise UsageError(f"the collection {name} is the generation {other.name}'s")
-        self._ensure_records()
+        self._ensure_records(generation.replication)
         self._connection.call_ready(lambda client: _create_empty(client, name, generation))
         self._connection.call(lambda client: self._record(client, generation))
 
     def get(self, name: str) -> Generation | None:
         """The record of that generation."""
-        return next((each for each in self.list() if each.name == name), None)
+        if not self._exists(self._records):
+            return None
+        found = self._connection.fetch_objects(self._records, [object_id(name)])
+        return _parsed(str(found[0]["properties"]["record"])) if found else None
 
     def list(self) -> list[Generation]:
-        """All records, oldest first."""
+        """All records, oldest first; of replicas, one is asked, which may lack one for a moment."""
 
         def fetch(client: WeaviateClient) -> list[str]:
             if not client.collections.exists(self._records):
                 return []
-            page = _use(client, self._records).query.fetch_objects(limit=_MAX_GENERATIONS)
+            records = client.collections.use(self._records)
+            page = records.with_consistency_level(ConsistencyLevel.ONE).query.fetch_objects(
+                limit=_MAX_GENERATIONS
+            )
             return [str(found.properties["record"]) for found in page.objects]
 
         records = [_parsed(record) for record in self._connection.call_ready(fetch)]
@@ -111,7 +120,7 @@ class WeaviateCatalog:
         """The generation that the alias points to.
 
         Raises:
-            UsageError: the alias points to what no record knows.
+            TransientError: the alias points to what no record knows; another node may.
         """
         alias = self._connection.call_ready(lambda client: client.alias.get(alias_name=self._alias))
         if alias is None:
@@ -119,7 +128,7 @@ class WeaviateCatalog:
         for generation in self.list():
             if self._named(generation.collection) == alias.collection:
                 return generation
-        raise UsageError(f"{self._alias} points to {alias.collection}, which no record knows")
+        raise TransientError(f"{self._alias} points to {alias.collection}, which no record knows")
 
     def promote(self, name: str) -> None:
         """Point the alias at that generation by one atomic update.
@@ -181,11 +190,11 @@ class WeaviateCatalog:
     def _exists(self, name: str) -> bool:
         return self._connection.call_ready(lambda client: client.collections.exists(name))
 
-    def _ensure_records(self) -> None:
+    def _ensure_records(self, replication: int) -> None:
         if self._exists(self._records):
             return
         try:
-            self._connection.call(lambda client: create_records(client, self._records))
+            self._connection.call(lambda client: create_records(client, self._records, replication))
         except UsageError:  # somebody else was quicker
             if not self._exists(self._records):
                 raise
@@ -214,7 +223,7 @@ def _create_empty(client: WeaviateClient, name: str, generation: Generation) -> 
 
 def _use(client: WeaviateClient, name: str) -> Collection[Mapping[str, Any], None]:
     collection: Collection[Mapping[str, Any], None] = client.collections.use(name)
-    return collection
+    return collection.with_consistency_level(ConsistencyLevel.QUORUM)
 
 
 def _parsed(record: str) -> Generation:

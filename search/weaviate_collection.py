@@ -11,6 +11,7 @@ from weaviate.classes.config import (
     DataType,
     Property,
     Reconfigure,
+    ReplicationDeletionStrategy,
     StopwordsPreset,
     Tokenization,
     VectorDistances,
@@ -65,6 +66,18 @@ def create_collection(client: WeaviateClient, name: str, generation: Generation)
                 quantizer=_quantizer(generation.compression),
             )
         ),
+        replication_config=_replication(generation.replication),
+    )
+
+
+def _replication(copies: int) -> Any:
+    """So many nodes keep each row; one that was away hears of what it missed from the others."""
+    if copies == 1:
+        return None
+    return Configure.replication(
+        factor=copies,
+        async_enabled=True,
+        deletion_strategy=ReplicationDeletionStrategy.TIME_BASED_RESOLUTION,
     )
 
 
@@ -97,7 +110,7 @@ def train(client: WeaviateClient, name: str) -> None:
             raise
 
 
-def create_records(client: WeaviateClient, name: str) -> None:
+def create_records(client: WeaviateClient, name: str, replication: int) -> None:
     """Create the collection of generation records, which has no vectors."""
     client.collections.create(
         name,
@@ -113,6 +126,7 @@ def create_records(client: WeaviateClient, name: str) -> None:
         vector_config=Configure.Vectors.self_provided(
             vector_index_config=Configure.VectorIndex.none()
         ),
+        replication_config=_replication(replication),
     )
 
 

@@ -4,14 +4,12 @@ Every call goes through `Connection.call`, which gives each of the client's erro
 """
 
 import contextlib
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import grpc  # type: ignore[import-untyped]
@@ -19,28 +17,18 @@ import httpx
 from weaviate import WeaviateClient
 from weaviate.auth import Auth
 from weaviate.config import AdditionalConfig, GrpcConfig, Timeout
-from weaviate.connect import ConnectionParams
 from weaviate.exceptions import WeaviateBaseError
 
-from schemas.errors import TransientError, UsageError
+from schemas.errors import TransientError
 from search.port import CollectionGoneError
 from search.weaviate_errors import verdict_of
+from search.weaviate_nodes import Node, channel_options, connection_params, nodes_at
 from search.weaviate_rest import fetch, require_ready, require_version
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 _SIDE_BY_SIDE = 8
-_CHANNEL_OPTIONS = [
-    # Without it the client's own retries sleep for up to a minute while the server is away;
-    # with it a call waits for the channel, but no longer than its deadline.
-    (
-        "grpc.service_config",
-        json.dumps({"methodConfig": [{"name": [{}], "waitForReady": True}]}),
-    ),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-]
 
 
 @dataclass
@@ -57,7 +45,9 @@ class Connection:
     """A connection that threads share.
 
     Args:
-        http_url: `http://host:port` or `https://…`, which then holds for gRPC too.
+        http_url: `http://host:port` or `https://…`, which then holds for gRPC too; or several of
+            the first kind, with commas.
+        grpc_ports: one for all of them, or one for each.
         grpc_host: where gRPC is served; the host of `http_url` by default.
         timeout_s: how long one request may take.
     """
@@ -66,13 +56,12 @@ class Connection:
         self,
         *,
         http_url: str,
-        grpc_port: int,
+        grpc_ports: Sequence[int],
         grpc_host: str | None,
         api_key: str | None,
         timeout_s: float,
     ):
-        self._url = http_url.rstrip("/")
-        self._params = _params(self._url, grpc_host, grpc_port)
+        self._nodes = nodes_at(http_url, grpc_host, grpc_ports)
         self._api_key = api_key
         self._timeout_s = timeout_s
         self._held: _Held | None = None
@@ -90,7 +79,7 @@ class Connection:
             FatalError: the request makes no sense.
         """
         try:
-            return self._once(ask)
+            return self._of_any(ask)
         except CollectionGoneError:
             return self.call_ready(ask)  # or is it only starting?
 
@@ -102,7 +91,7 @@ class Connection:
             except TransientError:
                 held.condemned = True
                 raise
-        return self._once(ask)
+        return self._of_any(ask)
 
     def side_by_side(self, ask: Callable[[WeaviateClient, S], T], items: Sequence[S]) -> list[T]:
         """Ask once for each item, at the same time; raises as `call` does."""
@@ -118,8 +107,9 @@ class Connection:
     def fetch_objects(self, name: str, uuids: Sequence[UUID]) -> list[dict[str, Any]]:
         """Those of these objects that exist, read by id one by one, with vectors, as JSON."""
         with self._borrowed() as held:
+            side_by_side = map if len(uuids) == 1 else self._pool.map
             try:
-                answers = list(self._pool.map(lambda uuid: fetch(held.http, name, uuid), uuids))
+                answers = list(side_by_side(lambda uuid: fetch(held.http, name, uuid), uuids))
             except TransientError:
                 held.condemned = True
                 raise
@@ -132,6 +122,13 @@ class Connection:
             if held is not None:
                 held.condemned = True
                 _close_unused(held)
+
+    def _of_any(self, ask: Callable[[WeaviateClient], T]) -> T:
+        """A node that has just come back may not know yet what exists: then others are asked."""
+        for _ in range(2 * (len(self._nodes) - 1)):  # their turns are shared with other threads
+            with contextlib.suppress(CollectionGoneError):
+                return self._once(ask)
+        return self._once(ask)
 
     def _once(self, ask: Callable[[WeaviateClient], T]) -> T:
         with self._borrowed() as held:
@@ -160,54 +157,43 @@ class Connection:
                 _close_unused(held)
 
     def _connect(self) -> _Held:
+        """To the node that answered last, else to the next one that does."""
+        for _ in self._nodes[1:]:
+            with contextlib.suppress(TransientError):
+                return self._connect_to(self._nodes[0])
+            self._nodes = [*self._nodes[1:], self._nodes[0]]
+        return self._connect_to(self._nodes[0])
+
+    def _connect_to(self, node: Node) -> _Held:
+        client = self._client(node)
         key = {"authorization": f"Bearer {self._api_key}"} if self._api_key else None
         http = httpx.Client(
-            base_url=self._url, headers=key, timeout=self._timeout_s, trust_env=False
+            base_url=node.url, headers=key, timeout=self._timeout_s, trust_env=False
         )
-        client = self._client()
         try:
             require_ready(http)
             require_version(http)
             client.connect()
         except (WeaviateBaseError, httpx.HTTPError, KeyError) as error:
-            raise TransientError(f"Weaviate at {self._url}: {error!r}") from error
+            raise TransientError(f"Weaviate at {node.url}: {error!r}") from error
         finally:
             if not client.is_connected():
                 client.close()
                 http.close()
         return _Held(client, http)
 
-    def _client(self) -> WeaviateClient:
+    def _client(self, node: Node) -> WeaviateClient:
         timeout = Timeout(init=self._timeout_s, query=self._timeout_s, insert=self._timeout_s)
         client = WeaviateClient(
-            connection_params=self._params,
+            connection_params=connection_params(node, self._nodes),
             auth_client_secret=Auth.api_key(self._api_key) if self._api_key else None,
             additional_config=AdditionalConfig(
-                timeout=timeout, grpc_config=GrpcConfig(channel_options=_CHANNEL_OPTIONS)
+                timeout=timeout, grpc_config=GrpcConfig(channel_options=channel_options())
             ),
             skip_init_checks=True,  # they ask PyPI for the newest client
         )
         _insert_once(client)
         return client
-
-
-def _params(url: str, grpc_host: str | None, grpc_port: int) -> ConnectionParams:
-    try:
-        address = urlsplit(url)
-        port = address.port or (443 if address.scheme == "https" else 80)
-    except ValueError as error:
-        raise UsageError(f"the Weaviate address {url!r}: {error}") from error
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise UsageError(f"the Weaviate address {url!r} is no http or https URL")
-    secure = address.scheme == "https"
-    return ConnectionParams.from_params(
-        http_host=address.hostname,
-        http_port=port,
-        http_secure=secure,
-        grpc_host=grpc_host or address.hostname,
-        grpc_port=grpc_port,
-        grpc_secure=secure,
-    )
 
 
 def _insert_once(client: WeaviateClient) -> None:

@@ -14,7 +14,9 @@ from weaviate.exceptions import (
 from schemas.errors import FatalError, PixtideError, TransientError, UsageError
 from search.port import CollectionGoneError
 
-_GONE = re.compile(r"could not find (class|index for class)|not (found|present) in schema", re.I)
+_GONE = re.compile(
+    r"could not find (class|index for class)|not (found|present) in schema|non-existing index", re.I
+)
 #: Weaviate's words for an object that can never be stored as it is. Anything else that befalls
 #: an object (read-only, disk full, shutting down, …) is the server's trouble.
 _AT_FAULT = re.compile(
@@ -29,11 +31,19 @@ def is_objects_fault(text: str) -> bool:
     return _AT_FAULT.search(text) is not None
 
 
+#: A node that could not ask another one says so by a 403, of all codes.
+_BETWEEN_NODES = re.compile(
+    r"rpc error: code = (Canceled|Unavailable|DeadlineExceeded|Unknown)|leader"
+)
+
+
 def verdict_of(error: Exception) -> PixtideError:
     """What a failed call means; TransientError where in doubt, since then nothing is lost."""
     text = f"Weaviate: {error}"
     if _GONE.search(text):
         return CollectionGoneError(text)
+    if _BETWEEN_NODES.search(text):
+        return TransientError(text)
     if isinstance(error, InsufficientPermissionsError | AuthenticationFailedError):
         return UsageError(text)
     if isinstance(error, WeaviateInvalidInputError | WeaviateInsertInvalidPropertyError):

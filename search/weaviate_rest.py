@@ -17,6 +17,8 @@ def _get(http: httpx.Client, path: str) -> httpx.Response:
         raise TransientError(f"Weaviate at {http.base_url}: {error!r}") from error
     if answer.status_code >= 500:
         raise TransientError(f"Weaviate at {http.base_url}: {path}: {answer.status_code}")
+    if answer.status_code == 403 and "rpc error" in answer.text:  # of one node with another
+        raise TransientError(f"Weaviate at {http.base_url}: {path}: {answer.text}")
     if answer.status_code in (401, 403):
         raise UsageError(f"Weaviate at {http.base_url} refuses the API key")
     return answer
@@ -28,8 +30,11 @@ def require_ready(http: httpx.Client) -> None:
 
 
 def fetch(http: httpx.Client, name: str, uuid: UUID) -> dict[str, Any] | None:
-    """The object of that id as JSON, with its vectors, or None. Raises as `call` does."""
-    answer = _get(http, f"/v1/objects/{name}/{uuid}?include=vector")
+    """The object of that id as JSON, with its vectors, or None. Raises as `call` does.
+
+    Of replicas most are asked, and the newest counts.
+    """
+    answer = _get(http, f"/v1/objects/{name}/{uuid}?include=vector&consistency_level=QUORUM")
     if answer.status_code == 404:
         return None
     if answer.status_code != 200:

@@ -27,6 +27,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 )
 
 from schemas.errors import TransientError, UsageError
+from schemas.reply_address import DEFAULT_DEADLINE_MS
 from schemas.topics import Topic
 from search.generations import LogIdentity
 from streams.acls import NO_GROUP
@@ -104,14 +105,17 @@ def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2*
 
 
 def reply_producer(connection: KafkaConnection, *, max_waiting_kib: int = 2**20) -> Producer:
-    """A producer for replies: at once or not at all, since nobody waits for a late one."""
+    """A producer for replies; it gives up on one after the time that a client waits by default.
+
+    A broker that has died is replaced as leader some seconds later.
+    """
     return Producer(
         {
             **connection.librdkafka(),
             "linger.ms": 5,  # a batch's replies go together: whoever flushes doesn't linger
             "batch.size": 256 * 1024,  # a topic's limit is that of a batch, not of a message
             "queue.buffering.max.kbytes": max_waiting_kib,
-            "delivery.timeout.ms": 10_000,
+            "delivery.timeout.ms": DEFAULT_DEADLINE_MS,
             "topic.metadata.propagation.max.ms": 2_000,  # a missing reply topic fails soon
             **_QUIET,
         }

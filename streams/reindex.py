@@ -53,7 +53,11 @@ def begin(settings: Settings, catalog: GenerationCatalog, wanted: Reindex) -> Ge
     """
     live, known = catalog.live(), catalog.list()
     for generation in reversed(known):
-        same = (generation.model, generation.compression) == (wanted.model, wanted.compression)
+        same = (generation.model, generation.compression, generation.replication) == (
+            wanted.model,
+            wanted.compression,
+            settings.index_replication,
+        )
         retired = generation.state is GenerationState.RETIRED
         if generation.name == wanted.name and (retired or not same):
             raise UsageError(f"generation {wanted.name} is another one: choose another name")
@@ -162,6 +166,7 @@ def create_generation(
         group=settings.named(f"ingest.{name}"),
         log=log,
         compression=compression,
+        replication=settings.index_replication,
         attributes=dict(attributes or {}),
         created_at=datetime.now(UTC),
     )

@@ -18,6 +18,7 @@ from streams.kafka_connection import KafkaConnection, Mechanism, Sasl, Tls
 PREFIX = "PIXTIDE_"
 KiB, MiB = 1024, 1024 * 1024
 Words = Annotated[tuple[str, ...], NoDecode]
+Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -50,10 +51,15 @@ class Settings(BaseSettings):
     )
     kafka_key_file: Path | None = Field(None, description="PEM of that certificate's key")
     weaviate_url: str | None = Field(
-        None, description="http(s)://host:port; unset: LanceDB in PIXTIDE_HOME"
+        None,
+        description="http(s)://host:port, or http:// ones of several nodes of a cluster; "
+        "unset: LanceDB in PIXTIDE_HOME",
     )
-    weaviate_grpc_port: int = Field(50051, ge=1, le=65535)
+    weaviate_grpc_port: Ports = (50051,)
     weaviate_api_key: SecretStr | None = None
+    weaviate_replication: int = Field(
+        1, ge=1, description="nodes of Weaviate that keep each row of generations made from now on"
+    )
     model: str = Field(
         "starter",
         description="architecture::pretrained, hf-hub:name@revision, local-dir:path, or starter",
@@ -160,6 +166,11 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("weaviate_grpc_port", mode="before")
+    @classmethod
+    def _ports(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else value
+
     @field_validator("allowed_buckets")
     @classmethod
     def _buckets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -172,6 +183,11 @@ class Settings(BaseSettings):
     def embedded_index(self) -> bool:
         """Whether vectors are kept in LanceDB under `home`."""
         return self.weaviate_url is None
+
+    @property
+    def index_replication(self) -> int:
+        """How many copies of each row a new generation has."""
+        return 1 if self.embedded_index else self.weaviate_replication
 
     @property
     def stack_file(self) -> Path:

@@ -151,7 +151,7 @@ class OnServers(Deployment):
     """Real Kafka and real Weaviate, with topics and collections of its own on them."""
 
     def __init__(
-        self, home: Path, *, kafka: str, weaviate_url: str, grpc_port: int, **settings: str
+        self, home: Path, *, kafka: str, weaviate_url: str, grpc_port: int | str, **settings: str
     ) -> None:
         super().__init__(
             home,

@@ -78,11 +78,14 @@ class Searching(Background):
     """Searches all the time, and checks of each reply that one model has made all of it.
 
     The similarity of a result must be the cosine of its vector and of what the encoder of the
-    generation named in the reply makes of the text.
+    generation named in the reply makes of the text. A search may take `timeout_s`.
     """
 
-    def __init__(self, settings: Settings, encoders: Mapping[str, Encoder]) -> None:
+    def __init__(
+        self, settings: Settings, encoders: Mapping[str, Encoder], timeout_s: float = 10
+    ) -> None:
         super().__init__()
+        self._timeout_s = timeout_s
         self._settings = settings
         self._expected = {
             name: dict(zip(TEXTS, encoder.encode_texts(TEXTS), strict=True))
@@ -108,7 +111,7 @@ class Searching(Background):
 
     def loop(self) -> None:
         """One search after the other, without the client's own repetitions."""
-        with search_client(self._settings, timeout_s=10) as client:
+        with search_client(self._settings, timeout_s=self._timeout_s) as client:
             while not self._stopping.is_set():
                 text = random.choice(TEXTS)
                 started = time.monotonic()

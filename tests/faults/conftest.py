@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-_HEADINGS = ("fault", "test", "result", "recovery")
+_HEADINGS = ("fault", "test", "result", "recovery", "searches")
 _RESULTS = {"passed": "survived", "failed": "FAILED", "error": "FAILED", "skipped": "skipped"}
 
 _faults = pytest.StashKey[dict[str, list[str]]]()
@@ -35,10 +35,12 @@ def pytest_terminal_summary(
 
 def _rows(
     reporter: pytest.TerminalReporter, faults: dict[str, list[str]]
-) -> Iterator[tuple[str, str, str, str]]:
+) -> Iterator[tuple[str, str, str, str, str]]:
     for result, shown in _RESULTS.items():
         for report in reporter.stats.get(result, ()):
-            recovery = dict(report.user_properties).get("recovery_s")
+            told = dict(report.user_properties)
+            recovery = told.get("recovery_s")
             for fault in faults.get(report.nodeid, ()):
                 test = report.nodeid.rpartition("/")[2]
-                yield fault, test, shown, "" if recovery is None else f"{recovery} s"
+                took = "" if recovery is None else f"{recovery} s"
+                yield fault, test, shown, took, str(told.get("searches", ""))

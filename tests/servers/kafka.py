@@ -1,7 +1,7 @@
-"""Apache Kafka: one node that is broker and controller (KRaft).
+"""Apache Kafka: one node that is broker and controller (KRaft), or several that are one cluster.
 
-It listens three times: plainly, where everybody may do everything; secured, with SCRAM over TLS,
-where everybody may do what an ACL allows; and plainly once more, but for clients of a proxy.
+The one listens three times: plainly, where everybody may do everything; secured, with SCRAM over
+TLS, where everybody may do what an ACL allows; and plainly once more, but for clients of a proxy.
 """
 
 import os
@@ -9,7 +9,8 @@ import socket
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -134,18 +135,56 @@ def kafka_server(folder: Path, say: Say) -> KafkaServer:
         container = Container(IMAGE, environment, published)
         return KafkaServer(bootstrap, container, secured, proxied)
     settings = _properties("127.0.0.1", ports, str(folder / "data")) | _secured(certificates)
-    return KafkaServer(bootstrap, _child(folder, settings, say), secured, proxied)
+    return KafkaServer(bootstrap, _child(folder, settings, say, _new_id()), secured, proxied)
 
 
-def _child(folder: Path, settings: Mapping[str, str], say: Say) -> ChildProcess:
+def kafka_brokers(folders: Sequence[Path], say: Say) -> list[KafkaServer]:
+    """A cluster with a broker in each folder that isn't launched yet; plaintext, on loopback.
+
+    Three copies of everything, of which two must have a record before it counts as written.
+    Always the kept program: containers would each have a loopback of their own.
+    """
+    cluster, jars = _new_id(), kafka_jars(say)
+    plain, controllers = free_ports(len(folders)), free_ports(len(folders))
+    voters = ",".join(f"{n}@127.0.0.1:{port}" for n, port in enumerate(controllers, 1))
+
+    def broker(number: int, folder: Path, port: int, controller: int) -> KafkaServer:
+        settings = _common("3", "2") | {
+            "node.id": str(number),
+            "controller.quorum.voters": voters,
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "log.dirs": str(folder / "data"),
+        }
+        small = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+        child = _child(folder, settings, lambda _: None, cluster, small)
+        return KafkaServer(f"127.0.0.1:{port}", child)
+
+    say(f"Kafka: {len(folders)} brokers of {jars}")
+    with ThreadPoolExecutor() as pool:
+        numbers = range(1, len(folders) + 1)
+        return list(pool.map(broker, numbers, folders, plain, controllers))
+
+
+def _new_id() -> str:
+    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _child(
+    folder: Path,
+    settings: Mapping[str, str],
+    say: Say,
+    cluster: str,
+    java: Sequence[str] = ("-Xmx512m",),
+) -> ChildProcess:
     classes = ["-cp", f"{kafka_jars(say)}/*"]
     properties = folder / "server.properties"
     properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     format_storage = ["java", "-XX:TieredStopAtLevel=1", *classes]
     format_storage += ["kafka.tools.StorageTool", "format"]
     formatted = subprocess.run(
-        [*format_storage, "--cluster-id", cluster, "--config", str(properties)],
+        [*format_storage, f"--cluster-id={cluster}", "--config", str(properties)],
         check=False,
         text=True,
         capture_output=True,
@@ -153,7 +192,7 @@ def _child(folder: Path, settings: Mapping[str, str], say: Say) -> ChildProcess:
     if formatted.returncode != 0:
         raise ServerError(f"Kafka's storage can't be set up:\n{formatted.stderr}")
     logging = [f"-Dorg.slf4j.simpleLogger.{name}={value}" for name, value in _LOGGING.items()]
-    command = ["java", "-Xmx512m", *logging, *classes, "kafka.Kafka", str(properties)]
+    command = ["java", *java, *logging, *classes, "kafka.Kafka", str(properties)]
     return ChildProcess(command, {}, folder)
 
 
@@ -191,11 +230,9 @@ def _one_line(pem: Path) -> str:
 
 
 def _properties(host: str, ports: _Ports, data: str) -> dict[str, str]:
-    return {
-        "process.roles": "broker,controller",
+    return _common("1", "1") | {
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{ports.controller}",
-        "controller.listener.names": "CONTROLLER",
         "listeners": f"PLAINTEXT://{host}:{ports.plain},SECURED://{host}:{ports.secured},"
         f"PROXIED://{host}:{ports.proxied},CONTROLLER://127.0.0.1:{ports.controller}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{ports.plain},"
@@ -203,16 +240,24 @@ def _properties(host: str, ports: _Ports, data: str) -> dict[str, str]:
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,"
         "PROXIED:PLAINTEXT,SECURED:SASL_SSL",
         "log.dirs": data,
+    }
+
+
+def _common(replication: str, in_sync: str) -> dict[str, str]:
+    return {
+        "process.roles": "broker,controller",
+        "controller.listener.names": "CONTROLLER",
+        "min.insync.replicas": in_sync,
         "auto.create.topics.enable": "false",
         "num.partitions": "1",
-        "default.replication.factor": "1",
-        "offsets.topic.replication.factor": "1",
+        "default.replication.factor": replication,
+        "offsets.topic.replication.factor": replication,
         "offsets.topic.num.partitions": "4",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.replication.factor": replication,
+        "transaction.state.log.min.isr": in_sync,
         "transaction.state.log.num.partitions": "4",
-        "share.coordinator.state.topic.replication.factor": "1",
-        "share.coordinator.state.topic.min.isr": "1",
+        "share.coordinator.state.topic.replication.factor": replication,
+        "share.coordinator.state.topic.min.isr": in_sync,
         "share.coordinator.state.topic.num.partitions": "4",
         "group.initial.rebalance.delay.ms": "0",
         # A killed broker may not come back before its session is over: by default 9 s.

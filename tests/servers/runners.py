@@ -238,16 +238,22 @@ def docker_answers() -> bool:
     return done.returncode == 0
 
 
-def free_ports(count: int) -> list[int]:
-    """That many ports on which nothing listens."""
+def free_ports(count: int, *, in_a_row: int = 1) -> list[int]:
+    """That many ports on which nothing listens, nor on the next ones where more are wanted."""
     free: list[int] = []
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-        free.append(port)
+    candidates = _PORTS[::in_a_row]
+    for port in random.sample(candidates, len(candidates)):
+        if all(map(_is_free, range(port, port + in_a_row))):
+            free.append(port)
         if len(free) == count:
             return free
     raise ServerError(f"no {count} free ports in {_PORTS}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True

@@ -16,6 +16,11 @@ class Server:
         self._runner = runner
         self._paused = False
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and hasn't ended."""
+        return self._runner.running()
+
     def launch(self) -> None:
         """Begin to start it, without waiting; nothing where it runs."""
         self._runner.launch()

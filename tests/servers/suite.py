@@ -10,7 +10,14 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from tests.servers import deploy_tools, kafka, toxiproxy, weaviate
-from tests.servers.install import Say, SetupError
+from tests.servers.install import (
+    Say,
+    SetupError,
+    check_kafka,
+    check_weaviate,
+    kafka_jars,
+    weaviate_binary,
+)
 from tests.servers.kafka import KafkaServer, kafka_server
 from tests.servers.server import Server
 from tests.servers.toxiproxy import Toxiproxy, toxiproxy_server
@@ -21,8 +28,20 @@ SERVERS: dict[str, tuple[Callable[[], None], Callable[[Say], None]]] = {
     "kafka": (kafka.check, kafka.prepare),
     "weaviate": (weaviate.check, weaviate.prepare),
 }
+
+
+def _check_cluster() -> None:
+    check_kafka()
+    check_weaviate()
+
+
+def _prepare_cluster(say: Say) -> None:
+    say(f"a cluster: {kafka_jars(say)}, {weaviate_binary(say)}")
+
+
 #: What only slow tests ask for, so that `make setup-servers` doesn't build it.
 TOOLS: dict[str, tuple[Callable[[], None], Callable[[Say], None]]] = {
+    "cluster": (_check_cluster, _prepare_cluster),
     "deploy_tools": (deploy_tools.check, deploy_tools.prepare),
     "toxiproxy": (toxiproxy.check, toxiproxy.prepare),
 }

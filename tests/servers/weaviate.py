@@ -1,11 +1,13 @@
-"""Weaviate: a cluster of one node, reached over HTTP and gRPC."""
+"""Weaviate, reached over HTTP and gRPC: a cluster of one node, or of several."""
 
 import os
 import socket
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.servers.install import WEAVIATE_VERSION, Say, check_weaviate, weaviate_binary
 from tests.servers.runners import (
@@ -82,25 +84,68 @@ def weaviate_server(folder: Path, say: Say, *, api_key: str | None = None) -> We
     port, grpc_port, *others = free_ports(6)
     url = f"http://127.0.0.1:{port}"
     if docker_answers():
-        inside = {"PERSISTENCE_DATA_PATH": "/var/lib/weaviate", **_environment(api_key)}
+        inside = _environment(api_key) | _stored("/var/lib/weaviate", "/var/lib/backups")
         container = Container(IMAGE, inside, {port: 8080, grpc_port: 50051})
         return WeaviateServer(url, grpc_port, container)
-    gossip_port, data_port, raft_port, raft_rpc_port = map(str, others)
-    command = [str(weaviate_binary(say)), "--host", "127.0.0.1", "--port", str(port)]
+    return _child(folder, say, _Ports(port, grpc_port, *others), _environment(api_key))
+
+
+def weaviate_nodes(folders: Sequence[Path], say: Say) -> list[WeaviateServer]:
+    """A cluster with a node in each folder that isn't launched yet; always the kept program."""
+    # On one machine a node takes the ports after the gossip and the raft port of another for those
+    # of its data and its calls.
+    [*clients], [*others] = free_ports(2 * len(folders)), free_ports(2 * len(folders), in_a_row=2)
+    nodes = [
+        _Ports(clients.pop(), clients.pop(), gossip, gossip + 1, raft, raft + 1)
+        for gossip, raft in zip(others[::2], others[1::2], strict=True)
+    ]
+    names = [f"weaviate-{number}" for number in range(len(nodes))]
+    everywhere = _environment(None) | {
+        "CLUSTER_IN_LOCALHOST": "true",
+        "CLUSTER_JOIN": ",".join(f"127.0.0.1:{ports.gossip}" for ports in nodes),
+        "RAFT_BOOTSTRAP_EXPECT": str(len(nodes)),
+        "RAFT_JOIN": ",".join(f"{name}:{p.raft}" for name, p in zip(names, nodes, strict=True)),
+        "GOMEMLIMIT": "400MiB",
+    }
+    say(f"Weaviate: {len(nodes)} nodes of {weaviate_binary(say)}")
+    return [
+        _child(folder, say, ports, everywhere | {"CLUSTER_HOSTNAME": name})
+        for folder, ports, name in zip(folders, nodes, names, strict=True)
+    ]
+
+
+class _Ports(NamedTuple):
+    http: int
+    grpc: int
+    gossip: int
+    data: int
+    raft: int
+    raft_rpc: int
+
+
+def _child(folder: Path, say: Say, ports: _Ports, environment: dict[str, str]) -> WeaviateServer:
+    command = [str(weaviate_binary(say)), "--host", "127.0.0.1", "--port", str(ports.http)]
     command += ["--scheme", "http"]
-    environment = {
-        **_environment(api_key),
-        "PERSISTENCE_DATA_PATH": str(folder / "data"),
+    environment |= _stored(str(folder / "data"), str(folder / "backups")) | {
         # Weaviate opens the gRPC port and the data port on every interface; no setting binds them.
-        "GRPC_PORT": str(grpc_port),
+        "GRPC_PORT": str(ports.grpc),
         "CLUSTER_ADVERTISE_ADDR": "127.0.0.1",
         "CLUSTER_BIND_ADDR": "127.0.0.1",
-        "CLUSTER_GOSSIP_BIND_PORT": gossip_port,
-        "CLUSTER_DATA_BIND_PORT": data_port,
-        "RAFT_PORT": raft_port,
-        "RAFT_INTERNAL_RPC_PORT": raft_rpc_port,
+        "CLUSTER_GOSSIP_BIND_PORT": str(ports.gossip),
+        "CLUSTER_DATA_BIND_PORT": str(ports.data),
+        "RAFT_PORT": str(ports.raft),
+        "RAFT_INTERNAL_RPC_PORT": str(ports.raft_rpc),
     }
-    return WeaviateServer(url, grpc_port, ChildProcess(command, environment, folder))
+    url = f"http://127.0.0.1:{ports.http}"
+    return WeaviateServer(url, ports.grpc, ChildProcess(command, environment, folder))
+
+
+def _stored(data: str, backups: str) -> dict[str, str]:
+    return {
+        "PERSISTENCE_DATA_PATH": data,
+        "ENABLE_MODULES": "backup-filesystem",
+        "BACKUP_FILESYSTEM_PATH": backups,
+    }
 
 
 def _environment(api_key: str | None) -> dict[str, str]:
