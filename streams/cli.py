@@ -45,12 +45,17 @@ ready_option = click.option(
     epilog=_EXAMPLES,
 )
 @click.version_option(package_name="pixtide")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Makes a stream of pictures searchable by words.
 
     Image events on Kafka are encoded by a CLIP model into a vector index; text searches are
     answered over a reply topic.
     """
+    if "OTEL_TRACES_EXPORTER" in os.environ:
+        from streams.tracing import send_spans
+
+        send_spans(context.invoked_subcommand or "")
 
 
 cli.add_command(dlq)

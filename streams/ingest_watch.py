@@ -104,6 +104,11 @@ class IngestWatch:
         self._metrics.outcomes.labels(self._generation, kind).inc()
         if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
             self._metrics.dead_letters.labels(self._generation, work.failure.code).inc()
+        if work.span is not None:
+            took = {f"{stage}_ms": ms for stage, ms in work.took_ms.items()}
+            failed = work.failure.code if work.failure else None
+            named = {"image_id": work.image_id or "", "generation": self._generation}
+            work.span.end(error=failed, outcome=kind, **named, **took)
         for stage, took_ms in work.took_ms.items():
             seconds = took_ms * _SECONDS_PER_MS
             self._metrics.stage_seconds.labels(self._generation, stage).observe(seconds)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from schemas.outcomes import Outcome
 from streams import kafka
 from streams.image_store import ImageStore
 from streams.settings import Settings
+from streams.tracing import Span, begin
 
 SOURCE = "/pixtide/publish"
 _SUFFIXES = frozenset(
@@ -177,22 +179,25 @@ class Publisher:
         return PictureAt(uri=self._store.put(source.image_id, data, extension)), sha256
 
     def _produce(self, key: bytes, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
+        about = {"messaging.system": "kafka", "messaging.destination.name": self._topic}
+        span = begin(f"publish {self._topic}", "producer", None, about)
         while True:
             try:
                 self._producer.produce(
                     self._topic,
                     value,
                     key,
-                    headers=headers,  # type: ignore[arg-type]  # the stub wants str | bytes
-                    on_delivery=self._delivered,
+                    headers=headers + span.headers(),  # type: ignore[arg-type]  # the stub wants str | bytes
+                    on_delivery=partial(self._delivered, span),
                 )
                 self._producer.poll(0)
                 return
             except BufferError:
                 self._producer.poll(0.1)  # the queue is full: let some go first
 
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+    def _delivered(self, span: Span, error: KafkaError | None, message: Message) -> None:
         key = bytes(message.key() or b"").decode(errors="replace")
+        span.end(error=error.str() if error else None, image_id=key)
         if error is not None:
             self._failed.append(f"{key}: {error.str()}")
         else:

@@ -20,7 +20,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -45,6 +45,7 @@ from streams.outbox import Outbox
 from streams.query_watch import QueryWatch
 from streams.reply_cache import Encoded
 from streams.snapshots import Snapshots
+from streams.tracing import Span, begin
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ _LEAVE_S = 5.0
 class Pending:
     """A request that can be replied to: what it asks, or why it can't be served.
 
-    `names` are what log lines call it.
+    `names` are what log lines call it; the trace of `address` is that of `span`.
     """
 
     address: ReplyAddress
@@ -73,6 +74,7 @@ class Pending:
     asked: SearchRequest | RequestError
     acknowledge: Callable[[], None]
     names: dict[str, object]
+    span: Span
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,11 @@ class QueryConsumer:
             asked = read_request(message.value)
         except RequestError as error:
             asked = error
+        of = {"messaging.system": "kafka", "messaging.destination.name": self._parts.topic}
+        span = begin(f"answer {self._parts.topic}", "consumer", address.trace, of)
+        address = replace(address, trace=span.trace)
         names = _names(message, address.trace)
-        return Pending(address, message.key, expires_ms, asked, acknowledge, names)
+        return Pending(address, message.key, expires_ms, asked, acknowledge, names, span)
 
     # 3. answer
 
@@ -234,6 +239,9 @@ class QueryConsumer:
     def _serve(self, batch: Sequence[Pending]) -> None:
         now = time.time() * 1000
         pending = [each for each in batch if each.expires_ms > now]
+        for each in batch:
+            if each.expires_ms <= now:
+                each.span.end(error="EXPIRED")
         self._watch.metrics.expired.inc(len(batch) - len(pending))
         self._watch.metrics.batch_requests.observe(len(pending))
         self._reply(pending, self._parts.answers.to([each.asked for each in pending]))
@@ -271,6 +279,7 @@ class QueryConsumer:
     def _delivered(self, one: Pending, reply: Encoded, error: KafkaError | None) -> None:
         """What is too large is found out here, or by the broker, whose topic may take less."""
         if error is None:
+            one.span.end(error=None if reply.code == "OK" else reply.code, code=reply.code)
             return
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and reply.code == "OK":
             message = "the reply is larger than its topic takes; ask for fewer results"
@@ -280,6 +289,7 @@ class QueryConsumer:
             self._undelivered(one, error.str())
 
     def _undelivered(self, one: Pending, why: str) -> None:
+        one.span.end(error=why)
         self._watch.metrics.undelivered.inc()
         with about(**one.names):
             logger.warning("a reply was not delivered: %s", why)

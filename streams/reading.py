@@ -5,10 +5,12 @@ from schemas.dead_letters import LATEST_MS, SourceRecord
 from schemas.errors import PoisonError, ReasonCode
 from schemas.events import ImageDeleted
 from schemas.identity import Partitioner, partition_of
+from schemas.trace import trace_of
 from search.generations import LogIdentity
 from streams.kafka import Record
 from streams.log_guard import LogGuard
 from streams.patience import Patience
+from streams.tracing import begin
 from streams.work import Work
 
 
@@ -34,7 +36,14 @@ class RecordReader:
             offset=record.offset,
             timestamp_ms=min(max(record.timestamp_ms, 0), LATEST_MS),
         )
-        return Work(record, place, self._log.epoch, is_retry=is_retry)
+        about = {
+            "messaging.system": "kafka",
+            "messaging.destination.name": record.topic,
+            "messaging.destination.partition.id": str(record.partition),
+            "messaging.kafka.offset": record.offset,
+        }
+        span = begin(f"ingest {record.topic}", "consumer", trace_of(record.headers), about)
+        return Work(record, place, self._log.epoch, is_retry=is_retry, span=span)
 
     def read(self, work: Work) -> None:
         """Find out its source, its picture, and whether that is uploaded or deleted.

@@ -13,6 +13,7 @@ from schemas.reply_address import CORRELATION_ID, DEADLINE, REPLY_PARTITION, REP
 from schemas.topics import REPLIES, REQUESTS
 from streams import kafka
 from streams.kafka_connection import KafkaConnection
+from streams.tracing import NO_SPAN, Span, begin
 
 #: How many replies are read at once.
 _MOST = 256
@@ -44,6 +45,7 @@ class Replies:
         client = kafka.admin(connection)
         kafka.partitions_of(client, addresses.request_topic)
         count = kafka.partitions_of(client, reply_topic)
+        self._asked: dict[bytes, tuple[int, Span]] = {}
         self._partition = random.randrange(count)  # noqa: S311  # spreads clients, no secret
         self.listen()
 
@@ -62,7 +64,13 @@ class Replies:
     def ask(self, request: SearchRequest, timeout_s: float) -> bytes:
         """Send a request that expires after so long; the correlation id of its reply."""
         correlation_id = uuid.uuid4().bytes
-        deadline_ms = int((time.time() + timeout_s) * 1000)
+        now_ms = int(time.time() * 1000)
+        deadline_ms = now_ms + int(timeout_s * 1000)
+        about = {"messaging.system": "kafka"}
+        span = begin(f"search {self._addresses.request_topic}", "client", None, about)
+        if span.counts:
+            self._give_up_before(now_ms)
+            self._asked[correlation_id] = deadline_ms, span
         self._producer.produce(
             self._addresses.request_topic,
             request.to_json(),
@@ -72,6 +80,7 @@ class Replies:
                 (REPLY_PARTITION, self._partition.to_bytes(4, "big")),
                 (CORRELATION_ID, correlation_id),
                 (DEADLINE, str(deadline_ms).encode()),
+                *span.headers(),
             ],
         )
         self._producer.poll(0)
@@ -89,11 +98,22 @@ class Replies:
             headers = {str(header[0]): header[1] for header in message.headers() or []}
             correlation_id = headers.get(CORRELATION_ID)
             if isinstance(correlation_id, bytes):
+                self._asked.pop(correlation_id, (0, NO_SPAN))[1].end()
                 yield correlation_id, bytes(message.value() or b"")
+
+    def _give_up_before(self, now_ms: int) -> None:
+        """The spans of those that no reply has come to in time; the oldest were asked first."""
+        for correlation_id, (deadline_ms, span) in list(self._asked.items()):
+            if deadline_ms > now_ms:
+                break
+            span.end(error="no reply in time")
+            self._asked.pop(correlation_id, None)
 
     def close(self) -> None:
         """Let the connections go."""
         self._consumer.close()
+        for _, span in self._asked.values():
+            span.end(error="no reply in time")
 
 
 def pause_s(attempt: int) -> float:

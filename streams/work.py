@@ -15,6 +15,7 @@ from schemas.outcomes import DeadLetterReason, OutcomeKind
 from schemas.trace import Trace, trace_of
 from search.port import RowState, StoredImage, Vector, Written
 from streams.kafka import Record
+from streams.tracing import Span
 
 #: What is wrong with a record that no row of its picture may say.
 _NO_ROW = (ReasonCode.WRONG_PARTITION, ReasonCode.INVALID_RETRY)
@@ -45,6 +46,7 @@ class Work:
     failure: DeadLetterReason | None = None
     superseded: bool = False
     reserved: int = 0
+    span: Span | None = None
     took_ms: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -94,8 +96,8 @@ class Work:
 
     @property
     def trace(self) -> Trace | None:
-        """The trace that its record belongs to."""
-        return trace_of(self.record.headers)
+        """The trace that its record belongs to, from within its own span where there is one."""
+        return self.span.trace if self.span else trace_of(self.record.headers)
 
     def names(self) -> dict[str, object]:
         """What a log line calls it."""

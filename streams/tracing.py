@@ -1,0 +1,111 @@
+"""Spans of OpenTelemetry, for whoever wants them: nothing of it is imported unless it is there.
+
+A program that uses our clients has its own provider of spans, and ours join its traces. A process
+of pixtide sends them where `OTEL_TRACES_EXPORTER=otlp` tells it to, to OTEL_EXPORTER_OTLP_ENDPOINT
+and as OpenTelemetry's other variables say. Without either a trace is carried on as it came.
+"""
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from schemas.errors import UsageError
+from schemas.trace import Trace, trace_of
+
+Kind = Literal["producer", "consumer", "client"]
+_EXPORTER = "OTEL_TRACES_EXPORTER"
+
+
+class Span:
+    """A piece of work with a beginning and an end; `trace` is what is sent from within it."""
+
+    def __init__(self, trace: Trace | None, span: Any = None) -> None:
+        self.trace = trace
+        self._span = span
+
+    @property
+    def counts(self) -> bool:
+        """Whether anybody wants to hear of it."""
+        return self._span is not None
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """The header by which a record joins the trace; none where there is no trace."""
+        return [self.trace.header()] if self.trace else []
+
+    def end(self, error: str | None = None, **attributes: str | int | float) -> None:
+        """It is over, and this is what came of it. Only the first end counts."""
+        if self._span is None:
+            return
+        from opentelemetry.trace import Status, StatusCode
+
+        span, self._span = self._span, None
+        for name, value in attributes.items():
+            span.set_attribute(f"pixtide.{name}", value)
+        if error is not None:
+            span.set_status(Status(StatusCode.ERROR, error))
+        span.end()
+
+
+#: What nobody traces.
+NO_SPAN = Span(None)
+
+
+def begin(name: str, kind: Kind, parent: Trace | None, attributes: Mapping[str, Any]) -> Span:
+    """Begin a span within the trace that a record has brought, if any.
+
+    A producer's and a client's begin in the span that the program itself is in, if any.
+    """
+    tracer = _tracer()
+    if tracer is None:
+        return Span(parent)
+    from opentelemetry.context import Context
+    from opentelemetry.trace import SpanKind
+    from opentelemetry.trace.propagation import tracecontext
+
+    w3c = tracecontext.TraceContextTextMapPropagator()
+    context = None if parent is None and kind != "consumer" else Context()
+    if parent is not None:
+        context = w3c.extract({"traceparent": parent.traceparent}, context)
+    span = tracer.start_span(name, context, SpanKind[kind.upper()], attributes)
+    own = span.get_span_context()
+    if not own.is_valid or (parent is not None and own.span_id == int(parent.span_id, 16)):
+        return Span(parent)  # nobody has asked for spans
+    traceparent = f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}"
+    return Span(trace_of([("traceparent", traceparent.encode())]), span)
+
+
+@functools.cache
+def _tracer() -> Any:
+    try:
+        from opentelemetry import trace
+    except ModuleNotFoundError:
+        return None
+    return trace.get_tracer("pixtide")
+
+
+def send_spans(command: str) -> None:
+    """Send this process's spans, if its environment says so, until it ends.
+
+    Raises:
+        UsageError: the extra `otel` isn't installed, or another exporter is asked for.
+    """
+    exporter = os.environ.get(_EXPORTER, "none")
+    if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return
+    if exporter != "otlp":
+        raise UsageError(f"{_EXPORTER}={exporter}: pixtide knows otlp and none")
+    try:
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{_EXPORTER}=otlp: {error.name} is not installed: pip install 'pixtide[otel]'"
+        ) from error
+    name = os.environ.get("OTEL_SERVICE_NAME", f"pixtide-{command}")
+    provider = TracerProvider(resource=Resource.create({"service.name": name}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
