@@ -1,8 +1,8 @@
 """Writes what of deploy/kubernetes is written elsewhere already.
 
-The chart's topics from schemas/topics.py, its users from streams/acls.py, and from its values.yaml
-the table of options in README.md and values.schema.json, which refuses all others. Run
-`python deploy/kubernetes/generate.py`.
+The chart's topics from schemas/topics.py, its users from streams/acls.py, its alerts from
+deploy/prometheus, and from its values.yaml the table of options in README.md and
+values.schema.json, which refuses all others. Run `python deploy/kubernetes/generate.py`.
 """
 
 import json
@@ -49,6 +49,12 @@ def _acl(grant: Grant) -> dict[str, Any]:
     }
 
 
+def alerts_file() -> str:
+    """The alerts, which Helm reads from within the chart only."""
+    groups = yaml.safe_load((FOLDER.parent / "prometheus/alerts.yaml").read_text())
+    return _HEADER + yaml.safe_dump(groups, sort_keys=False, width=200)
+
+
 def readme() -> str:
     """The page, with its table of options as it should be."""
     before, rest = README.read_text().split(_BEGIN)
@@ -85,7 +91,7 @@ def options() -> Iterator[tuple[str, Any, str]]:
 
 
 #: Maps and lists of Kubernetes' own, which may hold what it allows.
-_OPEN = re.compile(r"(requests|limits|.*Namespace)$")
+_OPEN = re.compile(r"(requests|limits|labels|.*Namespace)$")
 _OF_A_GENERATION = ("gpu", "minReplicas", "maxReplicas", "lagPerReplica", "resources")
 
 
@@ -128,5 +134,6 @@ def _schema_of(value: Any, name: str = "") -> dict[str, Any]:
 if __name__ == "__main__":
     (CHART / "files/topics.yaml").write_text(topics_file())
     (CHART / "files/users.yaml").write_text(users_file())
+    (CHART / "files/alerts.yaml").write_text(alerts_file())
     (CHART / "values.schema.json").write_text(values_schema())
     README.write_text(readme())

@@ -80,11 +80,12 @@ def test_each_resource_follows_its_schema(
 
 
 def test_a_misspelt_field_is_found(deploy_tools: DeployTools, tmp_path: Path) -> None:
-    text = template(deploy_tools)
+    text = template(deploy_tools, *VALUES["production"])
     for right, wrong in (
         ("readinessProbe", "readynessProbe"),
         ("minReplicaCount", "minimumReplicaCount"),
         ("patternType", "pattern"),
+        ("podMetricsEndpoints", "endpoints"),
         ("maxUnavailable: 1", 'maxUnavailable: "1" \n  nonsense: 1'),
     ):
         assert right in text
@@ -202,6 +203,29 @@ def test_workers_come_and_go_by_the_lag_of_their_own_group(deploy_tools: DeployT
     assert rolled == {"maxSurge": 0, "maxUnavailable": 1}, "there may be no GPU to spare"
     assert gpu["resources"]["limits"]["nvidia.com/gpu"] == 1 and gpu["image"].endswith("cuda")
     assert "nvidia.com/gpu" not in cpu["resources"]["limits"] and cpu["image"].endswith("cpu")
+
+
+def test_prometheus_finds_each_worker_under_the_job_that_alerts_know(
+    deploy_tools: DeployTools,
+) -> None:
+    made = rendered(template(deploy_tools, *VALUES["production"]))
+    for kind in ("ingest", "query"):
+        monitor = made["PodMonitor", f"pixtide-{kind}"]["spec"]
+        [endpoint] = monitor["podMetricsEndpoints"]
+        [job, _] = endpoint["relabelings"]
+        assert job == {"targetLabel": "job", "replacement": f"pixtide-{kind}"}
+        wanted = monitor["selector"]["matchLabels"].items()
+        found = [
+            each["spec"]["template"]
+            for (resource, _), each in made.items()
+            if resource == "Deployment"
+            and wanted <= each["spec"]["template"]["metadata"]["labels"].items()
+        ]
+        assert len(found) == 1
+        [container] = found[0]["spec"]["containers"]
+        assert endpoint["port"] in {port["name"] for port in container["ports"]}
+    rules = made["PrometheusRule", "pixtide"]["spec"]
+    assert rules == yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())
 
 
 def test_each_pod_reaches_what_it_needs_and_only_those_that_fetch_the_world(

@@ -20,14 +20,14 @@ from tests.servers.install import (
 )
 from tests.servers.schemas import write_core_schemas, write_schemas_of_crds
 
-KUBERNETES, KEDA, STRIMZI = "1.34.4", "2.18.1", "0.48.0"
+KUBERNETES, KEDA, STRIMZI, PROMETHEUS = "1.34.4", "2.18.1", "0.48.0", "0.85.0"
 #: Each program, its Go package, and what the package names it.
 _PROGRAMS = {
     "helm": ("helm.sh/helm/v4/cmd/helm@v4.3.1", "helm"),
     "kubeconform": ("github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0", "kubeconform"),
     "compose": ("github.com/compose-spec/compose-go/v2/cmd@v2.9.0", "cmd"),
 }
-_SCHEMAS = f"kubernetes-{KUBERNETES}-keda-{KEDA}-strimzi-{STRIMZI}"
+_SCHEMAS = f"kubernetes-{KUBERNETES}-keda-{KEDA}-strimzi-{STRIMZI}-prometheus-{PROMETHEUS}"
 #: The last generator that was published; it reads the classes of later ones too.
 _STRIMZI_GENERATOR = "0.45.0"
 _STRIMZI_KINDS = {
@@ -115,8 +115,14 @@ def _make_schemas(into: Path, say: Say) -> None:
     kubernetes = _module(f"k8s.io/kubernetes@v{KUBERNETES}")
     write_core_schemas(kubernetes / "api/openapi-spec/swagger.json", into)
     keda = _module(f"github.com/kedacore/keda/v2@v{KEDA}") / "config/crd/bases"
+    operator = _module(f"github.com/prometheus-operator/prometheus-operator@v{PROMETHEUS}")
+    monitoring = operator / "example/prometheus-operator-crd"
+    monitors = [
+        monitoring / f"monitoring.coreos.com_{kind}.yaml"
+        for kind in ("podmonitors", "prometheusrules")
+    ]
     crds = [keda / "keda.sh_scaledobjects.yaml", keda / "keda.sh_triggerauthentications.yaml"]
-    write_schemas_of_crds([*crds, *_strimzi_crds(into.parent, say)], into)
+    write_schemas_of_crds([*crds, *monitors, *_strimzi_crds(into.parent, say)], into)
 
 
 def _module(module: str) -> Path:

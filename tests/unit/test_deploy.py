@@ -119,6 +119,7 @@ def test_the_chart_says_what_the_code_says() -> None:
     for file, wanted in {
         "pixtide/files/topics.yaml": generate.topics_file(),
         "pixtide/files/users.yaml": generate.users_file(),
+        "pixtide/files/alerts.yaml": generate.alerts_file(),
         "pixtide/values.schema.json": generate.values_schema(),
         "README.md": generate.readme(),
     }.items():
