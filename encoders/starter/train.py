@@ -1,0 +1,215 @@
+"""Makes `classes.npy`, the part of the starter model that is trained. Run it as
+
+    python -m encoders.starter.train --wordnet FOLDER
+
+1. describe   each ImageNet class by three sentences: its names, its names with WordNet's gloss,
+              and what it is a kind of; its vector is their mean
+2. read       nouns of WordNet that can be photographed, each word in the sense it mostly has
+3. train      a linear map of the classes' vectors, so that a word is as near to a class as
+              WordNet says that the two are alike; a tenth of the nouns is held out
+4. write      the classes' vectors, half mapped and half as they were, and the loss as a picture
+
+FOLDER holds WordNet 3.0's `data.noun` and `index.noun`; DATA.md says where they come from. Sentence
+vectors are kept in the work folder, so a run that was stopped goes on where it was. Everything
+random is seeded; another machine's arithmetic still differs in the last bits, so that vectors come
+out alike (cosine above 0.999), and not the same bytes.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.progress import track
+from timm.data.imagenet_info import ImageNetInfo
+from torch.nn import functional
+
+from encoders.device import Device
+from encoders.port import Vectors
+from encoders.starter import encoder
+from encoders.starter.classes import FILE
+from encoders.starter.towers import SentenceEncoder
+from encoders.starter.wordnet import VISIBLE, WordNet
+
+_SEED = 1
+_NOUNS = 9000
+_WORDS_OF_A_NOUN = 2
+_HELD_OUT = 0.1
+_EPOCHS = 6
+_BATCH = 256
+#: How sharply alike classes stand out among the others that a word should be near to.
+_TEMPERATURE = 0.05
+#: What keeps the map close to leaving everything as it was.
+_DECAY = 1e-2
+_MAPPED_SHARE = 0.5
+_SHOWN = 512
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Word vectors (n, 384) and how alike each is to each class (n, 1000), as shares of 1."""
+
+    words: torch.Tensor
+    shares: torch.Tensor
+
+
+@dataclass
+class Losses:
+    """Cross entropies in nats: of each training step, and held out after each epoch."""
+
+    steps: list[float]
+    held_out: list[float]
+
+
+@click.command(help=__doc__)
+@click.option("--wordnet", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--work", type=click.Path(path_type=Path), default=Path("build/starter"))
+def main(wordnet: Path, work: Path) -> None:
+    """Train, and write `classes.npy` and `loss.svg` beside this file."""
+    torch.manual_seed(_SEED)
+    work.mkdir(parents=True, exist_ok=True)
+    known = WordNet(wordnet)
+    classes = _described(known, work)
+    training, held_out = _lessons(known, work)
+    mapped, losses = _trained(training, held_out, classes)
+    shipped = _rescaled((1 - _MAPPED_SHARE) * classes + _MAPPED_SHARE * mapped)
+    np.save(FILE, shipped.numpy().astype(np.float16))
+    (work / "losses.json").write_text(
+        json.dumps({"steps": losses.steps, "held out": losses.held_out})
+    )
+    FILE.with_name("loss.svg").write_text(_curve(losses))
+    click.echo(f"held out: {losses.held_out[0]:.3f} before, {losses.held_out[-1]:.3f} after")
+    click.echo(
+        f"sha256 of classes.npy, for classes.py: {hashlib.sha256(FILE.read_bytes()).hexdigest()}"
+    )
+
+
+def _described(known: WordNet, work: Path) -> torch.Tensor:
+    """The classes' vectors before training, (1000, 384), of mean length 1."""
+    info = ImageNetInfo()
+    names = [info.index_to_description(place) for place in range(1000)]
+    glosses = [info.index_to_description(place, detailed=True) for place in range(1000)]
+    kinds = [_placed(known, number) for number in _class_numbers()]
+    vectors = _sentences([*names, *glosses, *kinds], work / "classes.npy").view(3, 1000, -1)
+    return _rescaled(vectors.sum(0))
+
+
+def _placed(known: WordNet, number: str) -> str:
+    words, kinds = known.nouns[number].words[:3], known.kinds(number)[:5]
+    return f"{', '.join(words)}: a kind of {', '.join(kinds)}"
+
+
+def _lessons(known: WordNet, work: Path) -> tuple[Lesson, Lesson]:
+    """What is trained on, and what is held out."""
+    pairs = sorted(
+        (noun.number, word)
+        for noun in known.nouns.values()
+        if noun.field in VISIBLE
+        for word in noun.words[:_WORDS_OF_A_NOUN]
+        if known.is_first_sense(noun, word)
+    )
+    chosen = torch.randperm(len(pairs))[:_NOUNS].tolist()
+    numbers, words = zip(*(pairs[place] for place in chosen), strict=True)
+    vectors = _sentences(words, work / "nouns.npy")
+    alike = torch.from_numpy(known.likeness(numbers, _class_numbers()))
+    shares = (alike / _TEMPERATURE).softmax(1)
+    cut = round(_HELD_OUT * _NOUNS)
+    return Lesson(vectors[cut:], shares[cut:]), Lesson(vectors[:cut], shares[:cut])
+
+
+def _class_numbers() -> list[str]:
+    return [name.removeprefix("n") for name in ImageNetInfo().label_names()]
+
+
+def _trained(
+    training: Lesson, held_out: Lesson, classes: torch.Tensor
+) -> tuple[torch.Tensor, Losses]:
+    """The classes' vectors mapped, and how the loss went."""
+    directions = functional.normalize(classes)
+    directions = directions - directions.mean(0)
+    change = torch.zeros((384, 384), requires_grad=True)  # what the map adds to the identity
+    scale = torch.tensor(math.log(20.0), requires_grad=True)
+
+    def loss_of(lesson: Lesson) -> torch.Tensor:
+        moved = lesson.words + lesson.words @ change.T
+        guess = (scale.exp() * (moved @ directions.T)).log_softmax(1)
+        return -(lesson.shares * guess).sum(1).mean()
+
+    optimiser = torch.optim.Adam([change, scale], lr=1e-3)
+    losses = Losses([], [float(loss_of(held_out).detach())])
+    for _ in track(range(_EPOCHS), "training"):
+        for batch in _batches(training):
+            optimiser.zero_grad()
+            loss = loss_of(batch)
+            (loss + _DECAY * change.square().sum()).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            losses.steps.append(float(loss.detach()))
+        losses.held_out.append(float(loss_of(held_out).detach()))
+    mapped = _rescaled((classes + classes @ change).detach())
+    return mapped, losses
+
+
+def _batches(lesson: Lesson) -> Iterator[Lesson]:
+    for rows in torch.randperm(len(lesson.words)).split(_BATCH):
+        yield Lesson(lesson.words[rows], lesson.shares[rows])
+
+
+def _rescaled(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors / vectors.norm(dim=1).mean()
+
+
+def _sentences(texts: Sequence[str], kept: Path) -> torch.Tensor:
+    """Unit vectors (n, 384), from the work folder where they were made of the same texts."""
+    key = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    kept = kept.with_stem(f"{kept.stem}-{key}")
+    if kept.exists():
+        return torch.from_numpy(np.load(kept))
+    device = Device.pick("cpu", "fp32", 64)
+    folder = encoder.verified_sentences()
+    encode = SentenceEncoder(folder, device.torch_device, device.dtype)
+    order = sorted(
+        range(len(texts)), key=lambda place: len(texts[place])
+    )  # alike in length together
+    vectors: Vectors = np.empty((len(texts), 384), dtype=np.float32)
+    for start in track(range(0, len(texts), _SHOWN), f"reading {len(texts)} texts"):
+        rows = order[start : start + _SHOWN]
+        vectors[rows] = device.encode(
+            len(rows), 384, lambda batch, rows=rows: encode([texts[row] for row in rows[batch]])
+        )
+    np.save(kept, vectors)
+    return torch.from_numpy(vectors)
+
+
+def _curve(losses: Losses) -> str:
+    """The losses as a picture: a line of the steps, a dot for each look at what is held out."""
+    width, height, margin = 600, 300, 40
+    low = min(*losses.steps, *losses.held_out) - 0.05
+    high = max(*losses.steps, *losses.held_out) + 0.05
+
+    def at(done: float, loss: float) -> str:
+        x = margin + done * (width - 2 * margin)
+        return (
+            f"{x:.1f},{height - margin - (loss - low) / (high - low) * (height - 2 * margin):.1f}"
+        )
+
+    line = " ".join(at(step / len(losses.steps), loss) for step, loss in enumerate(losses.steps))
+    spots = [at(epoch / _EPOCHS, loss).split(",") for epoch, loss in enumerate(losses.held_out)]
+    dots = "".join(f'<circle cx="{x}" cy="{y}" r="4" fill="#c33"/>' for x, y in spots)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
+        f'<polyline points="{line}" fill="none" stroke="#36c"/>{dots}'
+        f'<text x="{margin}" y="20">cross entropy in nats, {high:.2f} to {low:.2f}: '
+        "training steps (line), held out (dots)</text>"
+        f'<text x="{margin}" y="{height - 12}">{_EPOCHS} epochs, {len(losses.steps)} steps</text>'
+        "</svg>\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
