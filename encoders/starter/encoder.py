@@ -68,9 +68,8 @@ class StarterEncoder:
         self._normalised = Normalisation(device, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
         self._sentences = SentenceEncoder(sentences, device.torch_device, device.dtype)
         # channels last, as pixels come: on a CPU twice as fast as planes
-        self._classifier = load_classifier(classifier).to(
-            device.torch_device, device.dtype, memory_format=torch.channels_last
-        )
+        network = load_classifier(classifier).to(device.torch_device, device.dtype)
+        self._classifier = network.to(memory_format=torch.channels_last)
         self._classes = torch.from_numpy(classes.class_matrix()).to(device.torch_device)
         self._common = _COMMON_SHARE * self._classes.mean(0)
 

@@ -20,6 +20,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -123,7 +124,8 @@ def _lessons(known: WordNet, work: Path) -> tuple[Lesson, Lesson]:
 
 
 def _class_numbers() -> list[str]:
-    return [name.removeprefix("n") for name in ImageNetInfo().label_names()]
+    names: list[str] = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
+    return [name.removeprefix("n") for name in names]
 
 
 def _trained(
@@ -155,12 +157,15 @@ def _trained(
 
 
 def _batches(lesson: Lesson) -> Iterator[Lesson]:
-    for rows in torch.randperm(len(lesson.words)).split(_BATCH):
+    order = torch.randperm(len(lesson.words))
+    for start in range(0, len(order), _BATCH):
+        rows = order[start : start + _BATCH]
         yield Lesson(lesson.words[rows], lesson.shares[rows])
 
 
 def _rescaled(vectors: torch.Tensor) -> torch.Tensor:
-    return vectors / vectors.norm(dim=1).mean()
+    rescaled: torch.Tensor = vectors / vectors.norm(dim=1).mean()
+    return rescaled
 
 
 def _sentences(texts: Sequence[str], kept: Path) -> torch.Tensor:
@@ -178,11 +183,14 @@ def _sentences(texts: Sequence[str], kept: Path) -> torch.Tensor:
     vectors: Vectors = np.empty((len(texts), 384), dtype=np.float32)
     for start in track(range(0, len(texts), _SHOWN), f"reading {len(texts)} texts"):
         rows = order[start : start + _SHOWN]
-        vectors[rows] = device.encode(
-            len(rows), 384, lambda batch, rows=rows: encode([texts[row] for row in rows[batch]])
-        )
+        chosen = [texts[row] for row in rows]
+        vectors[rows] = device.encode(len(rows), 384, partial(_read, encode, chosen))
     np.save(kept, vectors)
     return torch.from_numpy(vectors)
+
+
+def _read(encode: SentenceEncoder, texts: Sequence[str], batch: slice) -> torch.Tensor:
+    return encode(texts[batch])
 
 
 def _curve(losses: Losses) -> str:

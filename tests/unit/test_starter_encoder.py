@@ -167,4 +167,5 @@ def test_wordnet_says_what_is_like_what(tmp_path: Path) -> None:
     assert not known.is_first_sense(known.nouns["00000005"], "cat")
     alike = known.likeness(["00000003", "00000005"], ["00000003", "00000004"])
     animal, leaf = math.log(5 / 3), math.log(5)
-    np.testing.assert_allclose(alike, [[1, animal / leaf], [0, 0]], atol=1e-6)
+    expected = np.array([[1, animal / leaf], [0, 0]], dtype=np.float32)
+    np.testing.assert_allclose(alike, expected, atol=1e-6)
