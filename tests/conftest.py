@@ -27,6 +27,7 @@ _started = pytest.StashKey[Servers]()
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks; let Ctrl-C reach what tests start."""
     config.addinivalue_line("markers", "slow: in `make test-all`, not in `make test`")
+    config.addinivalue_line("markers", "cluster: three of each server; in `make faults-cluster`")
     config.addinivalue_line("markers", "fault(name): shows what is done about it; in `make faults`")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # a shell that starts us in the background has it ignored, by all our children too

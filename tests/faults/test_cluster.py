@@ -29,7 +29,7 @@ from tests.faults.test_ingest_faults import produce, wait_until, wait_until_read
 from tests.models import tiny_clip
 from tests.traffic import Publishing, Searching
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 #: How long a search may take: recovering takes seconds, but all of this may share two cores.
 SEARCH_S = 60.0
