@@ -70,10 +70,10 @@ def publish_files(stack: OnServers, folder: Path) -> None:
     """Large ones, each with four small ones around it."""
     folder.mkdir()
     out = io.BytesIO()
-    Image.new("L", (10_000, 8_000), 99).save(out, "JPEG")
+    Image.new("L", (10_000, 8_000), 99).save(out, "PNG")  # a JPEG would be decoded to a fraction
     producer = kafka_clients.producer(stack.settings().kafka_connection(), linger_ms=5)
     for n in range(LARGE * 5):
-        file = folder / f"{n}.jpg"
+        file = folder / f"{n}.{'jpg' if n % 5 else 'png'}"
         # bytes after the picture's end make another file of it, and no other picture
         file.write_bytes(jpeg(n) if n % 5 else out.getvalue() + bytes([n]))
         at = PictureAt(uri=file.as_uri())

@@ -168,7 +168,9 @@ def kafka_brokers(folders: Sequence[Path], say: Say) -> list[KafkaServer]:
 
 
 def _new_id() -> str:
-    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    """As Kafka makes them: 22 characters, of which the first is no dash, which begins options."""
+    made = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    return _new_id() if made.startswith("-") else made
 
 
 def _child(
