@@ -205,8 +205,10 @@ def check_fingerprint(encoder: "Encoder", generation: Generation) -> None:
     if encoder.fingerprint != generation.fingerprint:
         raise FatalError(
             f"model {generation.model} has the fingerprint {encoder.fingerprint}, and generation "
-            f"{generation.name} was made with {generation.fingerprint}: the model's files "
-            "changed; create a generation for it (`pixtide index create`)"
+            f"{generation.name} was made with {generation.fingerprint}: the model's files changed, "
+            "or what pixtide does to pictures did. The version that made it still serves it; for "
+            f"this one build a generation anew (`pixtide reindex --model {generation.model}`), or "
+            "begin with another PIXTIDE_HOME where `pixtide up` says this"
         )
 
 

@@ -21,7 +21,7 @@ RIGHT = {
     "a cat": "cat-face.jpg",
     "a hot drink": "cup-of-coffee.jpg",
     "fruit": "fruit-salad.jpg",
-    "musical instrument": "orchestra.jpg",
+    "musical instrument": "violin.webp",
     "a medieval castle": "castle-carcassonne.jpg",
 }
 
