@@ -71,7 +71,8 @@ class Device:
             raise UsageError("int8 is of CPUs; on a CUDA device choose bf16 or fp16")
         if precision == "auto":
             if name == "cuda":
-                precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+                native = torch.cuda.is_bf16_supported(including_emulation=False)
+                precision = "bf16" if native else "fp16"
             else:
                 precision = "bf16" if _has_bf16() else "fp32"
         return cls(torch.device(name), precision, batch_size)
@@ -123,7 +124,8 @@ class Device:
             except TransientError as error:
                 if batch.stop - batch.start == 1:
                     raise
-                self.batch_size = (batch.stop - batch.start) // 2
+                # other threads may have found out the same, and more
+                self.batch_size = min(self.batch_size, (batch.stop - batch.start) // 2)
                 logger.warning("batches are of %d rows from now on: %s", self.batch_size, error)
                 collect(0)
                 if self.torch_device.type == "cuda":

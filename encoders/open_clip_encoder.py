@@ -8,10 +8,10 @@ import open_clip
 import torch
 
 from encoders.device import Device, Normalisation, Precision, check_pixels
-from encoders.open_clip_int8 import EIGHT_BIT, eight_bit_pictures
+from encoders.open_clip_int8 import eight_bit_pictures
 from encoders.open_clip_source import LoadedModel, load_model
 from encoders.open_clip_text import encode_text
-from encoders.port import Crop, Pixels, Vectors
+from encoders.port import EIGHT_BIT, Crop, Pixels, Vectors
 from schemas.errors import QueryCode, RequestError, UsageError
 
 #: No text of more characters per token than this fits; such a text is not even tokenised, since
@@ -135,8 +135,8 @@ def compile_full_batches(
     compiled = torch.compile(tower, dynamic=False)
 
     def forward(planes: torch.Tensor) -> torch.Tensor:
-        missing = device.batch_size - len(planes)
-        if missing >= len(planes):
+        missing = device.batch_size - len(planes)  # another thread may have made it smaller
+        if missing < 0 or missing >= len(planes):
             return tower(planes)
         full = torch.cat([planes, planes[:missing]]) if missing else planes
         return compiled(full)[: len(planes)]

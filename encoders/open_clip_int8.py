@@ -14,8 +14,6 @@ import torch
 
 from schemas.errors import UsageError
 
-#: Ends the fingerprint of pictures' vectors made here. Changed with what is below.
-EIGHT_BIT = "-int8v1"
 #: So many numbers share a scale when they are quantised as they come.
 _GROUP = 128
 

@@ -7,6 +7,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+#: Ends the fingerprint where pictures are encoded in 8-bit numbers; changed with how they are.
+EIGHT_BIT = "-int8v1"
+
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
 

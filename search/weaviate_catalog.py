@@ -127,7 +127,7 @@ class WeaviateCatalog:
             return None
         for generation in self.list():
             if self._named(generation.collection) == alias.collection:
-                return generation
+                return self.get(generation.name)  # whose replicas agree; this may be an old copy
         raise TransientError(f"{self._alias} points to {alias.collection}, which no record knows")
 
     def promote(self, name: str) -> None:
@@ -215,7 +215,8 @@ class WeaviateCatalog:
 def _create_empty(client: WeaviateClient, name: str, generation: Generation) -> None:
     """Create the collection; an empty one without a record is what a crashed `create` left."""
     if client.collections.exists(name):
-        if _use(client, name).query.fetch_objects(limit=1).objects:
+        found = client.collections.use(name).with_consistency_level(ConsistencyLevel.ONE)
+        if found.query.fetch_objects(limit=1).objects:
             raise UsageError(f"the collection {name} has rows, but no generation records it")
         client.collections.delete(name)
     create_collection(client, name, generation)

@@ -23,7 +23,7 @@ from schemas.errors import TransientError
 from search.port import CollectionGoneError
 from search.weaviate_errors import verdict_of
 from search.weaviate_nodes import Node, channel_options, connection_params, nodes_at
-from search.weaviate_rest import fetch, require_ready, require_version
+from search.weaviate_rest import fetch, require_collection, require_ready, require_version
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -110,6 +110,8 @@ class Connection:
             side_by_side = map if len(uuids) == 1 else self._pool.map
             try:
                 answers = list(side_by_side(lambda uuid: fetch(held.http, name, uuid), uuids))
+                if len(self._nodes) > 1 and None in answers:
+                    require_collection(held.http, name)  # a node just back may not know it yet
             except TransientError:
                 held.condemned = True
                 raise
@@ -146,6 +148,8 @@ class Connection:
     def _borrowed(self) -> Iterator[_Held]:
         with self._lock:
             if self._held is None or self._held.condemned:
+                if self._held is not None:  # it may answer that it is ready, and nothing else
+                    self._next_node()
                 self._held = self._connect()
             held = self._held
             held.users += 1
@@ -157,12 +161,15 @@ class Connection:
                 _close_unused(held)
 
     def _connect(self) -> _Held:
-        """To the node that answered last, else to the next one that does."""
+        """To the first node, else to the next one that answers."""
         for _ in self._nodes[1:]:
             with contextlib.suppress(TransientError):
                 return self._connect_to(self._nodes[0])
-            self._nodes = [*self._nodes[1:], self._nodes[0]]
+            self._next_node()
         return self._connect_to(self._nodes[0])
+
+    def _next_node(self) -> None:
+        self._nodes = [*self._nodes[1:], self._nodes[0]]
 
     def _connect_to(self, node: Node) -> _Held:
         client = self._client(node)

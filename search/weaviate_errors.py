@@ -33,7 +33,8 @@ def is_objects_fault(text: str) -> bool:
 
 #: A node that could not ask another one says so by a 403, of all codes.
 _BETWEEN_NODES = re.compile(
-    r"rpc error: code = (Canceled|Unavailable|DeadlineExceeded|Unknown)|leader"
+    r"rpc error: code = (Canceled|Unavailable|DeadlineExceeded|Unknown)"
+    r"|leader not found|no leader|not the leader|leadership"
 )
 
 

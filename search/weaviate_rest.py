@@ -10,9 +10,9 @@ from schemas.errors import TransientError, UsageError
 _OLDEST = (1, 34)
 
 
-def _get(http: httpx.Client, path: str) -> httpx.Response:
+def _get(http: httpx.Client, path: str, **headers: str) -> httpx.Response:
     try:
-        answer = http.get(path)
+        answer = http.get(path, headers=headers)
     except httpx.HTTPError as error:
         raise TransientError(f"Weaviate at {http.base_url}: {error!r}") from error
     if answer.status_code >= 500:
@@ -41,6 +41,12 @@ def fetch(http: httpx.Client, name: str, uuid: UUID) -> dict[str, Any] | None:
         raise TransientError(f"Weaviate: {name}/{uuid}: {answer.status_code}: {answer.text}")
     found: dict[str, Any] = answer.json()
     return found
+
+
+def require_collection(http: httpx.Client, name: str) -> None:
+    """Raises TransientError where that node knows of no such collection, and so of no object."""
+    if _get(http, f"/v1/schema/{name}", consistency="false").status_code == 404:
+        raise TransientError(f"Weaviate at {http.base_url} knows of no collection {name}")
 
 
 def require_version(http: httpx.Client) -> None:

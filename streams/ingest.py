@@ -202,8 +202,9 @@ class IngestWorker:
             source.put(_END)
         for pool in (self._fetchers, self._decoders):
             pool.shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + GRACE_S
         for thread in threads:
-            thread.join(timeout=GRACE_S)
+            thread.join(timeout=max(0, until - time.monotonic()))
         self._assignment.leave()
 
     def _guarded(self, step: Callable[..., None], *args: Any) -> None:
@@ -228,7 +229,7 @@ class IngestWorker:
             with contextlib.suppress(queue.Empty):
                 while batch[-1] is not _END and len(batch) < most:  # each thread has its own end
                     batch.append(source.get(timeout=max(0, until - time.monotonic())))
-            if _END in batch:
+            if _END in batch or self._patiently.is_over:  # behind much, an end is long in coming
                 return
             step(batch)
 

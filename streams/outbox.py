@@ -1,6 +1,7 @@
 """Sends replies; a topic that is missing or forbidden keeps no reply to another one waiting."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ class Outbox:
         self._proven = proven
         self._untried = untried
         self._reached: set[str] = set()
+        self._waiting: Counter[str] = Counter()
+        self._lock = threading.Lock()
         threading.Thread(target=self._hear, name="untried replies", daemon=True).start()
 
     def produce(
@@ -41,6 +44,8 @@ class Outbox:
         """
 
         def heard(error: KafkaError | None, message: Message) -> None:
+            with self._lock:
+                self._waiting[topic] -= 1
             if error is None:
                 self._reached.add(topic)
             elif error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
@@ -49,14 +54,23 @@ class Outbox:
 
         producer = self._proven if topic in self._reached else self._untried
         producer.produce(topic, value, key, partition, headers=headers, on_delivery=heard)  # type: ignore[arg-type]  # headers want str | bytes
+        with self._lock:
+            self._waiting[topic] += 1
 
     def poll(self, within_s: float) -> None:
         """Hear what was delivered."""
         self._proven.poll(within_s)
 
     def flush(self, within_s: float) -> int:
-        """Wait for the replies to topics that are known to exist; how many of them are left."""
-        return self._proven.flush(within_s)
+        """Wait for the replies to topics that are known to exist; how many of them are left.
+
+        Topics that they are left for count as untried again, so that they are waited for once.
+        """
+        left = self._proven.flush(within_s)
+        if left:
+            with self._lock:
+                self._reached -= {topic for topic, count in self._waiting.items() if count}
+        return left
 
     def _hear(self) -> None:
         while True:

@@ -79,7 +79,7 @@ def begin(name: str, kind: Kind, parent: Trace | None, attributes: Mapping[str, 
 def _tracer() -> Any:
     try:
         from opentelemetry import trace
-    except ModuleNotFoundError:
+    except ImportError:  # or half of it is there
         return None
     return trace.get_tracer("pixtide")
 
@@ -90,7 +90,7 @@ def send_spans(command: str) -> None:
     Raises:
         UsageError: the extra `otel` isn't installed, or another exporter is asked for.
     """
-    exporter = os.environ.get(_EXPORTER, "none")
+    exporter = os.environ.get(_EXPORTER) or "none"
     if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return
     if exporter != "otlp":
@@ -101,7 +101,7 @@ def send_spans(command: str) -> None:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise UsageError(
             f"{_EXPORTER}=otlp: {error.name} is not installed: pip install 'pixtide[otel]'"
         ) from error

@@ -60,3 +60,21 @@ def test_only_replies_to_topics_that_were_reached_are_waited_for(
     send("another")
     assert [topic for topic, _ in untried.given] == (["another"] if trusted else ["a", "another"])
     assert outbox.flush(1) == (1 if trusted else 0)
+
+
+def test_a_topic_that_is_waited_for_in_vain_is_waited_for_once() -> None:
+    proven, untried = Producer(), Producer()
+    outbox = Outbox(proven, untried)  # type: ignore[arg-type]
+
+    def send(topic: str) -> None:
+        outbox.produce(topic, b"{}", b"k", -1, headers=[], on_delivery=lambda *_: None)
+
+    for topic in ("stuck", "well"):
+        send(topic)
+    untried.deliver()
+    send("stuck")
+    assert outbox.flush(1) == 1
+    send("stuck")
+    send("well")
+    assert [topic for topic, _ in untried.given] == ["stuck"]
+    assert [topic for topic, _ in proven.given] == ["stuck", "well"]
