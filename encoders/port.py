@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 #: Ends the fingerprint where pictures are encoded in 8-bit numbers; changed with how they are.
 EIGHT_BIT = "-int8v1"
 
+
+def is_eight_bit(fingerprint: str) -> bool:
+    """Whether vectors of this fingerprint are of pictures in 8-bit numbers."""
+    return fingerprint.endswith(EIGHT_BIT)
+
+
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
 

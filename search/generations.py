@@ -39,8 +39,8 @@ class Generation(Contract):
     """The record of a generation, stored with the index.
 
     `model` is the setting that loads its encoder; `fingerprint` is what must agree before a
-    vector is written or searched. `replication` is how many
-    nodes of Weaviate keep each row. `attributes` are those stored as typed, filterable fields.
+    vector is written or searched. `replication` is how many nodes of Weaviate keep each row.
+    `attributes` are those stored as typed, filterable fields.
     `previous` was live when this one was promoted, and is what a rollback returns to;
     `live_until` is when another one took over.
     """

@@ -85,9 +85,9 @@ def encoder_of(settings: Settings, generation: Generation) -> "Encoder":
         FatalError: its model isn't the one that the generation was made with.
         UsageError: it can't be loaded.
     """
-    from encoders.port import EIGHT_BIT
+    from encoders.port import is_eight_bit
 
-    eight_bit = generation.fingerprint.endswith(EIGHT_BIT)
+    eight_bit = is_eight_bit(generation.fingerprint)
     if eight_bit != (settings.precision == "int8"):  # the index's vectors decide, not the setting
         settings = settings.changed(precision="int8" if eight_bit else "auto")
     encoder = load_encoder(settings, generation.model)

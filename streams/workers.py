@@ -7,7 +7,7 @@ from typing import Any
 
 from confluent_kafka import Consumer
 
-from encoders.port import EIGHT_BIT
+from encoders.port import is_eight_bit
 from schemas import topics
 from search.port import GenerationCatalog
 from streams import kafka
@@ -76,8 +76,7 @@ def ingest_worker(
     generation = generation_to_work_for(catalog, generation_name)
     threads = threads_of(settings)
     # OpenVINO spreads one batch well, and takes one at a time
-    eight_bit = generation.fingerprint.endswith(EIGHT_BIT)
-    at_once = 1 if eight_bit else min(threads, _BATCHES_AT_ONCE)
+    at_once = 1 if is_eight_bit(generation.fingerprint) else min(threads, _BATCHES_AT_ONCE)
     encoder = encoder_of(settings.changed(threads=-(-threads // at_once)), generation)
     encoder.warm_up()
     vitals.health.report("encoder", None)
