@@ -110,7 +110,7 @@ def from_record(record: Mapping[str, Any], vector: Vector | None = None) -> Stor
     return StoredImage(
         image_id=record["image_id"],
         state=RowState(record["state"]),
-        version=Version(*(int(record[part]) for part in Version._fields)),
+        version=Version(int(record["epoch"]), int(record["partition"]), int(record["offset"])),
         uri=record.get("uri") or "",
         sha256=record.get("sha256") or "",
         width=int(record.get("width") or 0),

@@ -104,7 +104,7 @@ def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2*
     )
 
 
-def reply_producer(connection: KafkaConnection, *, max_waiting_kib: int = 2**20) -> Producer:
+def reply_producer(connection: KafkaConnection) -> Producer:
     """A producer for replies; it gives up on one after the time that a client waits by default.
 
     A broker that has died is replaced as leader some seconds later.
@@ -112,9 +112,12 @@ def reply_producer(connection: KafkaConnection, *, max_waiting_kib: int = 2**20)
     return Producer(
         {
             **connection.librdkafka(),
-            "linger.ms": 5,  # a batch's replies go together: whoever flushes doesn't linger
+            "linger.ms": 1,  # a batch's replies go together, and one alone hardly waits
             "batch.size": 256 * 1024,  # a topic's limit is that of a batch, not of a message
-            "queue.buffering.max.kbytes": max_waiting_kib,
+            # Replies to alike requests are alike: an eighth is left of them. Every client reads
+            # gzip by itself; KafkaJS does nothing else.
+            "compression.type": "gzip",
+            "compression.level": 1,
             "delivery.timeout.ms": DEFAULT_DEADLINE_MS,
             "topic.metadata.propagation.max.ms": 2_000,  # a missing reply topic fails soon
             **_QUIET,

@@ -1,6 +1,7 @@
 """What a long-running process owes its surroundings: logs, readiness, and heeding signals."""
 
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -43,6 +44,17 @@ def interrupt_on_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+
+
+def pass_over_what_is_loaded() -> None:
+    """Keep the garbage collector from walking again and again what stays for good.
+
+    A model and its libraries are some 300,000 objects. Each full collection walks all of them
+    while every thread waits, and the rows and replies of busy searches bring one on a second.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @contextlib.contextmanager

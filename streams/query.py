@@ -17,13 +17,15 @@ import asyncio
 import logging
 import re
 import signal
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from schemas.errors import QueryCode, RequestError
 from schemas.queries import SearchReply, SearchRequest, read_request
@@ -41,7 +43,6 @@ from streams.fair_queue import FairQueue
 from streams.faust_app import faust_app
 from streams.kafka_connection import KafkaConnection
 from streams.logs import about
-from streams.outbox import Outbox
 from streams.query_watch import QueryWatch
 from streams.reply_cache import Encoded
 from streams.snapshots import Snapshots
@@ -90,7 +91,7 @@ class QueryParts:
     reply_topics: str
     snapshots: Snapshots
     answers: Answers
-    producer: Outbox
+    producer: Producer
     queue: int
     on_started: Callable[[Any], None]
     watch: QueryWatch
@@ -105,9 +106,11 @@ class QueryConsumer:
         self._queue: FairQueue[Pending] = FairQueue(parts.queue)
         self._arrived = asyncio.Event()
         self._unacknowledged = InOrder()
+        self._settled: deque[Pending] = deque()  # filled by whoever hears of a delivery
         self._answerers = ThreadPoolExecutor(_ANSWERERS, thread_name_prefix="answer")
         self._aside = ThreadPoolExecutor(_PICTURES, thread_name_prefix="picture")
         self._aside_waiting: set[asyncio.Future[None]] = set()
+        self._hearing = threading.Thread(target=self._hear, name="deliveries", daemon=True)
         self._watch = parts.watch
         self._app = faust_app(parts.connection, parts.group, buffered=MAX_BATCH * 4)
         requests = self._app.topic(
@@ -128,6 +131,7 @@ class QueryConsumer:
         """
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
+        self._hearing.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         await loop.run_in_executor(self._answerers, self._refresh)
@@ -146,6 +150,8 @@ class QueryConsumer:
             task.cancel()
         self._answerers.shutdown()
         self._aside.shutdown(wait=False, cancel_futures=True)
+        if left := self._parts.producer.flush(_DELIVER_S):
+            logger.warning("%d replies did not reach the broker", left)
         for task in working:
             if task.done() and not task.cancelled():
                 task.result()  # what broke it is fatal
@@ -156,6 +162,7 @@ class QueryConsumer:
     async def _beat(self) -> None:
         while True:
             self._watch.turned()
+            self._acknowledge()  # replies that no batch has waited for
             await asyncio.sleep(_BEAT_S)
 
     async def _keep_fresh(self) -> None:
@@ -220,8 +227,7 @@ class QueryConsumer:
             self._watch.metrics.queue.set(len(self._queue))
             if batch := self._queue.take(MAX_BATCH):
                 await loop.run_in_executor(self._answerers, self._serve, batch)
-                for pending in batch:
-                    pending.acknowledge()
+                self._acknowledge()
             else:
                 self._arrived.clear()
 
@@ -234,7 +240,7 @@ class QueryConsumer:
         future = loop.run_in_executor(self._aside, self._serve, [pending])
         self._aside_waiting.add(future)
         future.add_done_callback(self._aside_waiting.discard)
-        future.add_done_callback(lambda _: pending.acknowledge())
+        future.add_done_callback(lambda _: self._acknowledge())
 
     def _serve(self, batch: Sequence[Pending]) -> None:
         now = time.time() * 1000
@@ -242,23 +248,18 @@ class QueryConsumer:
         for each in batch:
             if each.expires_ms <= now:
                 each.span.end(error="EXPIRED")
+                self._settled.append(each)
         self._watch.metrics.expired.inc(len(batch) - len(pending))
         self._watch.metrics.batch_requests.observe(len(pending))
-        self._reply(pending, self._parts.answers.to([each.asked for each in pending]))
-
-    # 4. reply
-
-    def _reply(self, pending: Sequence[Pending], replies: Sequence[Encoded]) -> None:
+        replies = self._parts.answers.to([each.asked for each in pending])
         for one, reply in zip(pending, replies, strict=True):
             self._send(one, reply)
-        if left := self._parts.producer.flush(_DELIVER_S):
-            logger.warning("%d replies still wait for the broker", left)
 
     def _refuse(self, pending: Pending) -> None:
         error = RequestError(QueryCode.OVERLOADED, "more requests wait than can be served")
         self._send(pending, Encoded.of(SearchReply.failed(error)))
-        self._parts.producer.poll(0)
-        pending.acknowledge()
+
+    # 4. reply
 
     def _send(self, one: Pending, reply: Encoded) -> None:
         self._watch.metrics.replies.labels(reply.code).inc()
@@ -280,6 +281,7 @@ class QueryConsumer:
         """What is too large is found out here, or by the broker, whose topic may take less."""
         if error is None:
             one.span.end(error=None if reply.code == "OK" else reply.code, code=reply.code)
+            self._settled.append(one)
             return
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and reply.code == "OK":
             message = "the reply is larger than its topic takes; ask for fewer results"
@@ -293,6 +295,17 @@ class QueryConsumer:
         self._watch.metrics.undelivered.inc()
         with about(**one.names):
             logger.warning("a reply was not delivered: %s", why)
+        self._settled.append(one)
+
+    def _hear(self) -> None:
+        """Nobody waits for a delivery: a topic that is missing would keep others' replies back."""
+        while True:
+            self._parts.producer.poll(_BEAT_S)
+
+    def _acknowledge(self) -> None:
+        """What the broker has, or won't get. In the loop's thread, as Faust wants it."""
+        while self._settled:
+            self._settled.popleft().acknowledge()
 
 
 def _names(message: Any, trace: Trace | None) -> dict[str, object]:

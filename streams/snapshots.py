@@ -14,6 +14,7 @@ from search.answer import Snapshot
 from search.generations import Generation, GenerationState
 from search.port import CollectionGoneError, GenerationCatalog
 from search.text_cache import CachedTexts
+from streams.process import pass_over_what_is_loaded
 
 logger = logging.getLogger(__name__)
 
@@ -143,4 +144,5 @@ class Snapshots:
         encoder.warm_up()
         self._texts[generation.fingerprint] = CachedTexts(encoder)
         self._encoders[generation.fingerprint] = encoder
+        pass_over_what_is_loaded()
         logger.info("loaded the encoder of generation %s", generation.name)

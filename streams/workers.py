@@ -21,7 +21,6 @@ from streams.log_guard import LogGuard
 from streams.membership import Membership
 from streams.metrics import IngestMetrics, QueryMetrics
 from streams.originals import Originals
-from streams.outbox import Outbox
 from streams.query import QueryConsumer, QueryParts
 from streams.query_pictures import QueryPictures
 from streams.query_watch import GroupOffsets, QueryWatch
@@ -47,8 +46,6 @@ _LIVE_CACHED_S = 2.0
 _BATCHES_AT_ONCE = 4
 #: On a GPU, one batch is on its way there or back while the other is computed.
 _BATCHES_OF_A_GPU = 2
-#: Replies that wait to see whether their topic exists.
-_UNTRIED_KIB = 32 * 1024
 
 
 def ingest_worker(
@@ -181,10 +178,7 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
             reply_topics=f"{prefix}({settings.reply_topics})",
             snapshots=snapshots,
             answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes), metrics),
-            producer=Outbox(
-                proven=kafka.reply_producer(connection),
-                untried=kafka.reply_producer(connection, max_waiting_kib=_UNTRIED_KIB),
-            ),
+            producer=kafka.reply_producer(connection),
             queue=settings.query_queue,
             on_started=rest_between_fetches if settings.embedded_log else lambda _: None,
             watch=watch,

@@ -3,7 +3,7 @@
 Broker, query consumer, ingest worker and load driver share the machine. Each contender serves
 the same collection with the same model; contenders take turns, forwards and then backwards. What
 a reply can't be quicker than is measured too: an agent that answers without searching, and a
-search without Kafka.
+search without Kafka. In between pixtide is measured twice on Apache Kafka and Weaviate.
 """
 
 import contextlib
@@ -36,8 +36,9 @@ from tests.benchmarks.load import Load, Measured
 from tests.benchmarks.machine import describe, matrix_product_gflops
 from tests.benchmarks.search_rows import fill
 from tests.benchmarks.words import phrases, zipf
-from tests.deployments import Embedded
+from tests.deployments import Deployment, Embedded, OnServers, killed_in_the_end
 from tests.pictures import jpeg
+from tests.servers import Servers
 
 _DISTINCT = 5000
 _MOST = 8000
@@ -98,6 +99,16 @@ class Benchmark:
             kinds = {"Zipf": self._repeated, "unique": self._unique}
             self._closed("pixtide, no reply cache", load, kinds)
 
+    def on_servers(self) -> None:
+        """Weaviate names no state of its data, so that no reply is remembered."""
+        with _servers(self._folder, self._rows) as stack:
+            settings = stack.settings()
+            with _load(stack, settings.named(topics.REQUESTS)) as load:
+                for _ in range(2):
+                    kinds = {"Zipf": self._repeated, "unique": self._unique}
+                    self._closed("pixtide on Kafka and Weaviate", load, kinds, steady=True)
+                    self._open("pixtide on Kafka and Weaviate", load, _CALM)
+
     def plain_faust(self) -> None:
         """A request at a time; and the echo, which shares its process."""
         with _stack(self._folder, self._rows) as stack, _plain(stack):
@@ -130,13 +141,14 @@ class Benchmark:
         kinds: dict[str, list[str]],
         *,
         window: int = _WINDOW,
+        steady: bool = False,
     ) -> None:
         if window == _WINDOW:
             load.once(self._distinct, window=window)
         load.closed(self._repeated, seconds=_WARM_UP_S, window=window)
         for queries, texts in kinds.items():
-            steady = texts is self._unique or window == _FEW
-            seconds = self._seconds * (_STEADY_SHARE if steady else 1)
+            short = steady or texts is self._unique or window == _FEW
+            seconds = self._seconds * (_STEADY_SHARE if short else 1)
             self._note(contender, queries, partial(
                 load.closed, texts, seconds=seconds, window=window
             ))  # fmt: skip
@@ -176,7 +188,7 @@ def run(rows: int, seconds: float, out: Path) -> None:
             benchmark.plain_faust,
             benchmark.no_kafka,
         ]
-        for turn in (*turns, *reversed(turns)):
+        for turn in (*turns, benchmark.on_servers, *reversed(turns)):
             turn()
     out.mkdir(parents=True, exist_ok=True)
     machine = describe()
@@ -224,6 +236,28 @@ def _stack(folder: Path, rows: int, **settings: str) -> Iterator[Embedded]:
 
 
 @contextlib.contextmanager
+def _servers(folder: Path, rows: int) -> Iterator[OnServers]:
+    """A query consumer on Apache Kafka and Weaviate, over a collection like the other."""
+    home = folder / "on-servers"
+    home.mkdir()
+    with Servers(home, {"kafka", "weaviate"}, partial(click.echo, err=True)) as servers:
+        kafka_server, weaviate = servers.kafka(), servers.weaviate()
+        stack = OnServers(
+            home / "home",
+            kafka=kafka_server.bootstrap,
+            weaviate_url=weaviate.http_url,
+            grpc_port=weaviate.grpc_port,
+            PIXTIDE_MODEL="starter",
+        )
+        with killed_in_the_end(stack):
+            stack.create()
+            with stack.index() as index:
+                fill(index, load_encoder(stack.settings(), "starter"), rows)
+            stack.start_process("query")
+            yield stack
+
+
+@contextlib.contextmanager
 def _busy_ingest(stack: Embedded) -> Iterator[None]:
     """The worker has pictures to encode all the while."""
     stop = threading.Event()
@@ -259,8 +293,9 @@ def _uploaded(number: int) -> ImageUploaded:
 
 
 @contextlib.contextmanager
-def _load(stack: Embedded, requests: str) -> Iterator[Load]:
-    load = Load(stack.settings().bootstrap(), requests, topics.REPLIES)
+def _load(stack: Deployment, requests: str) -> Iterator[Load]:
+    settings = stack.settings()
+    load = Load(settings.bootstrap(), requests, settings.named(topics.REPLIES))
     try:
         yield load
     finally:

@@ -1,5 +1,6 @@
 """Following the alias: what is served from, and what is loaded ahead and let go of."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -102,6 +103,18 @@ def test_a_verified_generation_is_loaded_ahead_and_served_at_once(catalog: Lance
     soon(snapshots, lambda: served(snapshots) == "v2")
     catalog.promote("v1")  # rolled back
     soon(snapshots, lambda: served(snapshots) == "v1")
+
+
+def test_the_garbage_collector_passes_over_what_is_loaded(catalog: LanceCatalog) -> None:
+    """Its full passes take as long as there is to walk, and every search waits for them."""
+    gc.unfreeze()
+    loaded_before = len(gc.get_objects())
+    try:
+        Snapshots(catalog, Loader()).refresh()
+        assert gc.get_freeze_count() >= loaded_before / 2
+        assert len(gc.get_objects()) < loaded_before / 10
+    finally:
+        gc.unfreeze()
 
 
 def test_the_old_snapshot_answers_while_the_new_encoder_is_being_loaded(
