@@ -147,8 +147,8 @@ _MEANINGS = {
     "web_port": "port that the page listens on",
     "device": "auto, cpu or cuda: where the model runs; auto takes a GPU if there is one",
     "precision": "auto takes bf16 where the processor or GPU computes with it, else fp32 or, on a "
-    "GPU, fp16; for the starter model fp32. These share a model's fingerprint; int8, of pictures "
-    "on a CPU, has its own and needs pixtide[int8]",
+    "GPU, fp16; for the starter model's pictures fp32. These share a model's fingerprint; int8, of "
+    "pictures on a CPU, has its own and needs pixtide[int8]",
     "batch_size": "pictures encoded at once",
     "max_picture_bytes": "a larger picture is dead-lettered as TOO_LARGE",
     "max_pixels": "a picture of more pixels is dead-lettered as PIXEL_LIMIT",

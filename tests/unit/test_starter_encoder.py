@@ -112,11 +112,20 @@ def test_long_texts_are_refused_not_cut(starter: StarterEncoder) -> None:
 
 
 def test_bf16_is_close_and_shares_the_fingerprint(starter: StarterEncoder) -> None:
-    low = StarterEncoder.load(precision="bf16")
-    assert low.fingerprint == starter.fingerprint
-    assert starter._device.precision == "fp32"
+    low, full = (StarterEncoder.load(precision=precision) for precision in ("bf16", "fp32"))
+    assert low.fingerprint == starter.fingerprint == full.fingerprint
+    assert starter._pictures.precision == "fp32"
     texts = ["a cat", "a dog in a car"]
-    assert (low.encode_texts(texts) * starter.encode_texts(texts)).sum(1).min() > 0.99
+    assert (low.encode_texts(texts) * full.encode_texts(texts)).sum(1).min() > 0.9999
+
+
+def test_each_text_gets_its_own_vector(starter: StarterEncoder) -> None:
+    # batches are made of texts alike in length, not in the order asked
+    texts = [f"{'very ' * (n % 7)}old house number {n}" for n in range(70)]
+    [each] = starter.encode_texts(texts[65:66])
+    together = starter.encode_texts(texts)
+    assert (together @ each).argmax() == 65
+    assert together[65] @ each > 0.999
 
 
 def test_int8_is_refused() -> None:
