@@ -267,8 +267,8 @@ LOOKS = (
     Look(
         "fingerprint",
         _fingerprint,
-        "bring the model's files back that the generation was made with, or create a generation "
-        "for those that are there now: pixtide index create NAME --model MODEL",
+        "bring the model's files back that the generation was made with, or make the index anew "
+        "with those that are there now: pixtide reindex --model MODEL",
         ("model",),
     ),
     Look("workers", _workers, "see whether the broker is well", ("topics", "index")),

@@ -45,7 +45,8 @@ class Reindex:
 def begin(settings: Settings, catalog: GenerationCatalog, wanted: Reindex) -> Generation:
     """The generation to build: the one that an earlier run began for the same, or a new one.
 
-    It may be live already, where an earlier run came to its end.
+    It may be live already, where an earlier run came to its end. One whose model's files have
+    changed since is not the same.
 
     Raises:
         UsageError: the name is taken by another generation; and as `create_generation`.
@@ -57,7 +58,7 @@ def begin(settings: Settings, catalog: GenerationCatalog, wanted: Reindex) -> Ge
             wanted.model,
             wanted.compression,
             settings.index_replication,
-        )
+        ) and generation.fingerprint == load_encoder(settings, wanted.model).fingerprint
         retired = generation.state is GenerationState.RETIRED
         if generation.name == wanted.name and (retired or not same):
             raise UsageError(f"generation {wanted.name} is another one: choose another name")

@@ -23,7 +23,7 @@ from streams import kafka
 from streams.embedded_retention import Retention
 from streams.process import undisturbed
 from streams.settings import Settings
-from streams.wiring import generation_to_work_for, open_catalog
+from streams.wiring import OTHER_MODEL, generation_to_work_for, open_catalog
 
 _BROKER_READY_S = 30.0
 _WORKER_READY_S = 180.0
@@ -51,11 +51,19 @@ class Child:
 
     def complain(self) -> StackError:
         """Say that it ended, with the last it said."""
-        said = self.log.read_text(errors="replace").strip().splitlines()[-15:]
+        said = self._said()[-15:]
         return StackError(
             f"{self.name} ended with code {self.process.returncode}; the end of {self.log}:\n  "
             + "\n  ".join(said)
         )
+
+    def needs_another_index(self) -> str | None:
+        """What it said, if it ended since its generation can't be made by today's model."""
+        last = "".join(self._said()[-1:])
+        return last.removeprefix("pixtide: ") if OTHER_MODEL in last else None
+
+    def _said(self) -> list[str]:
+        return self.log.read_text(errors="replace").strip().splitlines()
 
 
 class Stack:
@@ -67,6 +75,7 @@ class Stack:
         self._say = say
         self._children: list[Child] = []
         self._given_up: set[str] = set()
+        self._unserved: Generation | None = None
         self._catalog: GenerationCatalog | None = None
         self._retention: Retention | None = None
         self._lock = FileLock(self._home / "stack.lock")
@@ -177,12 +186,23 @@ class Stack:
         for child in list(self._children):
             if child.process.poll() is None:
                 continue
+            if problem := child.needs_another_index():
+                self._children.remove(child)
+                self._wait_for_another_index(child, problem)
+                continue
             if not self._can_do_without(child):
                 raise child.complain()
             self._children.remove(child)
             if child.process.returncode:
                 self._given_up.add(child.name)
                 self._say(f"{child.complain()}\nthe rest goes on; `pixtide up` anew tries again")
+
+    def _wait_for_another_index(self, child: Child, problem: str) -> None:
+        """Go on without it, so that there is a stack to make another index with."""
+        self._given_up.add(child.name)
+        if self._catalog is not None and self._unserved is None:
+            self._unserved = self._catalog.live()
+            self._say(f"NOTE: no search is answered until the index is made anew. {problem}")
 
     def _can_do_without(self, child: Child) -> bool:
         """Whether it is the worker of a generation that isn't live; one that is retired ends."""
@@ -202,6 +222,12 @@ class Stack:
             if not retired and _worker_of(generation) not in known:
                 self._say(f"starting an ingest worker for generation {generation.name}")
                 self._spawn_ingest(generation, "--background")
+        if "query" in self._given_up and self._catalog is not None:
+            live = self._catalog.live()
+            if live is not None and not live.is_same(self._unserved):
+                self._say(f"starting the query consumer for generation {live.name}")
+                self._given_up.remove("query")
+                self._spawn_worker("query", "query")
 
     def _pick_port(self, kept_in: str, usual: int) -> int:
         """That of the last time, so that programs find it again; else the usual one; else any."""
@@ -279,7 +305,7 @@ class Stack:
     def _await_ready(self, name: str) -> None:
         ready = self._home / "run" / f"{name}.ready"
         deadline = time.monotonic() + _WORKER_READY_S
-        while not ready.exists():
+        while not ready.exists() and name not in self._given_up:
             self._watch()
             if time.monotonic() > deadline:
                 raise StackError(f"{name} was not ready within {_WORKER_READY_S:g} s")

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from streams.retrying import Retrier
 
 
+#: What is said of a generation whose model's files or preprocessing are not those of today.
+OTHER_MODEL = "was made with the fingerprint"
+
+
 def open_catalog(settings: Settings) -> GenerationCatalog:
     """The index: Weaviate where its address is set, else LanceDB in the home."""
     if settings.weaviate_url is None:
@@ -210,10 +214,9 @@ def check_fingerprint(encoder: "Encoder", generation: Generation) -> None:
     if encoder.fingerprint != generation.fingerprint:
         raise FatalError(
             f"model {generation.model} has the fingerprint {encoder.fingerprint}, and generation "
-            f"{generation.name} was made with {generation.fingerprint}: the model's files changed, "
-            "or what pixtide does to pictures did. The version that made it still serves it; for "
-            f"this one build a generation anew (`pixtide reindex --model {generation.model}`), or "
-            "begin with another PIXTIDE_HOME where `pixtide up` says this"
+            f"{generation.name} {OTHER_MODEL} {generation.fingerprint}: the model's files changed, "
+            "or what pixtide does to pictures did. What made it still serves it; here build the "
+            f"index anew from the log: pixtide reindex --model {generation.model}"
         )
 
 

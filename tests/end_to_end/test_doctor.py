@@ -182,7 +182,7 @@ def test_a_model_that_is_gone_or_another(stack: OnServers, tmp_path: Path) -> No
         found = examined(stack.settings())
         assert found["model"].seen is Seen.WELL
         assert "fingerprint" in bad(found)
-        assert "create a generation" in found["fingerprint"].mend
+        assert "pixtide reindex --model MODEL" in found["fingerprint"].mend
     finally:
         shutil.rmtree(model, ignore_errors=True)
         shutil.move(tmp_path / "kept", model)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from schemas import topics
 from streams import kafka
 from streams.embedded_retention import Retention
 from tests.deployments import Embedded
+from tests.models import tiny_clip
 from tests.pictures import jpeg
 
 
@@ -109,6 +112,29 @@ def test_replies_that_nobody_waits_for_are_forgotten(stack: Embedded) -> None:
     assert kafka.beginnings(client, topics.REPLIES, range(6)) == before
     assert sum(kafka.ends(client, topics.REPLIES, range(6)).values()) == 2
     assert stack.search("something else")
+
+
+@pytest.mark.slow
+def test_an_index_that_no_model_fits_any_more_is_made_anew(stack: Embedded) -> None:
+    model = stack.folder / "model"
+    stack.env["PIXTIDE_MODEL"] = name = tiny_clip(model)
+    stack.start()
+    publish_one(stack, "a.jpg")
+    stack.stop()
+    shutil.rmtree(model)
+    tiny_clip(model, seed=2)  # as after an upgrade that changed the starter model
+    stack.spawn("up", "up")
+    what_to_do = f"here build the index anew from the log: pixtide reindex --model {name}"
+    while what_to_do not in stack.log("up") or stack.log("up").count("ready: Kafka") < 2:
+        assert stack.processes["up"].poll() is None, stack.log("up")
+        time.sleep(0.1)
+    ready = stack.home / "run" / "query.ready"
+    assert not ready.exists()
+    stack.run("reindex", "--model", name, "--yes")
+    while not ready.exists():
+        assert stack.processes["up"].poll() is None, stack.log("up")
+        time.sleep(0.1)
+    assert [found["image_id"] for found in stack.search("anything")] == ["p/a.jpg"]
 
 
 def test_a_part_that_ends_by_itself_ends_the_stack_with_an_error(stack: Embedded) -> None:
