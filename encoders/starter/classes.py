@@ -1,10 +1,8 @@
-"""The vectors of the ImageNet-1k classes in the sentence encoder's space, as `train.py` made them.
-
-They are the part of the starter model that the repository carries: 1000 x 384 numbers.
-"""
+"""What `train.py` made of the starter model: the part that the repository carries."""
 
 import hashlib
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +10,47 @@ import numpy as np
 from encoders.port import Vectors
 from schemas.errors import UsageError
 
-SHAPE = (1000, 384)
-#: Of classes.npy; part of the fingerprint.
+#: Of classes.npy; part of the fingerprint, as is the other.
 SHA256 = "1115380c7c79f7882181421152f7d61a92d4773754825e94c8a700359a19ebe1"
 FILE = Path(__file__).with_name("classes.npy")
+CONCEPTS_SHA256 = "8f5d4903eac2b8c6be5413f7af792ee0f73a160eafd27544bf906860485d5a94"
+CONCEPTS_FILE = Path(__file__).with_name("concepts.npz")
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """What emoji show, as further classes, each 1280 features of a picture to a score.
+
+    float32 of shape `head` (1280, n), `bias` (n,), and `vectors` (n, 384) in the sentence encoder's
+    space, the mean of all taken off, and as long as they weigh.
+    """
+
+    head: Vectors
+    bias: Vectors
+    vectors: Vectors
 
 
 def class_matrix(file: Path = FILE, sha256: str = SHA256) -> Vectors:
-    """The class vectors, float32 of shape (1000, 384).
+    """The vectors of the ImageNet-1k classes in the sentence encoder's space, float32 (1000, 384).
 
     Raises:
         UsageError: the file is missing, or another one.
     """
+    stored = np.load(_checked(file, sha256), allow_pickle=False)
+    matrix: Vectors = stored.astype(np.float32)
+    return matrix
+
+
+def concepts(file: Path = CONCEPTS_FILE, sha256: str = CONCEPTS_SHA256) -> Concepts:
+    """The concepts. Raises UsageError as `class_matrix`."""
+    with np.load(_checked(file, sha256), allow_pickle=False) as stored:
+        head, bias, vectors = (
+            stored[name].astype(np.float32) for name in ("head", "bias", "vectors")
+        )
+    return Concepts(head, bias, vectors)
+
+
+def _checked(file: Path, sha256: str) -> io.BytesIO:
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -34,6 +61,4 @@ def class_matrix(file: Path = FILE, sha256: str = SHA256) -> Vectors:
             f"{file} is not the file that the starter model is made of (sha256 {digest}); "
             "install pixtide again"
         )
-    stored = np.load(io.BytesIO(data), allow_pickle=False)
-    matrix: Vectors = stored.astype(np.float32)
-    return matrix
+    return io.BytesIO(data)

