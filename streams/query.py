@@ -269,7 +269,7 @@ class QueryConsumer:
                 reply.value,
                 one.key,
                 -1 if one.address.partition is None else one.address.partition,
-                headers=one.address.headers(),
+                headers=one.address.headers(),  # type: ignore[arg-type]  # wants str | bytes
                 on_delivery=lambda error, _: self._delivered(one, reply, error),
             )
         except BufferError:
