@@ -1,6 +1,7 @@
 """What is noticed of a log that changed, on a real Kafka."""
 
 import contextlib
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -40,6 +41,18 @@ def guard(connection: KafkaConnection) -> LogGuard:
 def consumer(connection: KafkaConnection, guard: LogGuard) -> Iterator[Consumer]:
     with contextlib.closing(kafka_clients.ingest_consumer(connection, f"g-{guard.log.topic}")) as c:
         yield c
+
+
+def test_nothing_is_vouched_for_that_was_read_after_the_topic_was_made_anew(
+    guard: LogGuard, connection: KafkaConnection
+) -> None:
+    before = time.monotonic()
+    guard.vouch(before)
+    client = kafka_clients.admin(connection)
+    client.delete_topics([guard.log.topic])[guard.log.topic].result()
+    guard.vouch(before - 1)  # read while it was still there
+    with pytest.raises(FatalError, match="the log changed"):
+        guard.vouch(time.monotonic())
 
 
 @pytest.mark.parametrize(
