@@ -6,6 +6,7 @@ A generation's collection is named `<namespace><collection>`, the collection of 
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -38,6 +39,7 @@ class WeaviateCatalog:
         namespace: prefixes every name, so that several stacks may share one server.
         timeout_s: how long one request may take.
         grpc_host: where gRPC is served; the host of `http_url` by default.
+        ca_file: PEM of who may vouch for an https server.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class WeaviateCatalog:
         namespace: str = "",
         timeout_s: float = 10,
         grpc_host: str | None = None,
+        ca_file: Path | None = None,
     ):
         if not re.fullmatch(r"([A-Za-z][A-Za-z0-9_]{0,63})?", namespace):
             raise UsageError(f"the namespace {namespace!r} isn't a letter, then letters, 0-9 and _")
@@ -60,6 +63,7 @@ class WeaviateCatalog:
             grpc_ports=(grpc_port,) if isinstance(grpc_port, int) else grpc_port,
             grpc_host=grpc_host,
             api_key=api_key,
+            ca_file=ca_file,
             timeout_s=timeout_s,
         )
 

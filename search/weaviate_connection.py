@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from search.port import CollectionGoneError
 from search.weaviate_errors import verdict_of
 from search.weaviate_nodes import Node, channel_options, connection_params, nodes_at
 from search.weaviate_rest import fetch, require_collection, require_ready, require_version
+from search.weaviate_tls import Trust
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -49,6 +51,7 @@ class Connection:
             the first kind, with commas.
         grpc_ports: one for all of them, or one for each.
         grpc_host: where gRPC is served; the host of `http_url` by default.
+        ca_file: PEM of who may vouch for an https server; those that come with certifi by default.
         timeout_s: how long one request may take.
     """
 
@@ -59,9 +62,11 @@ class Connection:
         grpc_ports: Sequence[int],
         grpc_host: str | None,
         api_key: str | None,
+        ca_file: Path | None,
         timeout_s: float,
     ):
         self._nodes = nodes_at(http_url, grpc_host, grpc_ports)
+        self._trust = Trust(ca_file)
         self._api_key = api_key
         self._timeout_s = timeout_s
         self._held: _Held | None = None
@@ -175,7 +180,11 @@ class Connection:
         client = self._client(node)
         key = {"authorization": f"Bearer {self._api_key}"} if self._api_key else None
         http = httpx.Client(
-            base_url=node.url, headers=key, timeout=self._timeout_s, trust_env=False
+            base_url=node.url,
+            headers=key,
+            timeout=self._timeout_s,
+            verify=self._trust.verify,
+            trust_env=False,
         )
         try:
             require_ready(http)
@@ -195,10 +204,14 @@ class Connection:
             connection_params=connection_params(node, self._nodes),
             auth_client_secret=Auth.api_key(self._api_key) if self._api_key else None,
             additional_config=AdditionalConfig(
-                timeout=timeout, grpc_config=GrpcConfig(channel_options=channel_options())
+                timeout=timeout,
+                grpc_config=GrpcConfig(
+                    channel_options=channel_options(), credentials=self._trust.credentials
+                ),
             ),
             skip_init_checks=True,  # they ask PyPI for the newest client
         )
+        self._trust.have_of(client)
         _insert_once(client)
         return client
 

@@ -14,6 +14,11 @@ def _get(http: httpx.Client, path: str, **headers: str) -> httpx.Response:
     try:
         answer = http.get(path, headers=headers)
     except httpx.HTTPError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise UsageError(
+                f"Weaviate at {http.base_url}: {error}: name who may vouch for it "
+                "(PIXTIDE_WEAVIATE_CA_FILE)"
+            ) from error
         raise TransientError(f"Weaviate at {http.base_url}: {error!r}") from error
     if answer.status_code >= 500:
         raise TransientError(f"Weaviate at {http.base_url}: {path}: {answer.status_code}")

@@ -254,8 +254,8 @@ LOOKS = (
     Look(
         "index",
         _index,
-        "check PIXTIDE_WEAVIATE_URL and PIXTIDE_WEAVIATE_API_KEY; a server that is too old needs "
-        "an upgrade, an empty one `pixtide index create v1`",
+        "check PIXTIDE_WEAVIATE_URL, _API_KEY and _CA_FILE; a server that is too old needs an "
+        "upgrade, an empty one `pixtide index create v1`",
     ),
     Look(
         "model",

@@ -6,6 +6,7 @@ from typing import Any
 import faust
 
 from streams.kafka_connection import KafkaConnection
+from streams.kafka_tokens import TokenProvider
 
 #: A killed consumer's partitions are another's after so long; Faust would wait a minute.
 _SESSION_S = 10.0
@@ -17,7 +18,7 @@ def faust_app(connection: KafkaConnection, group: str, *, buffered: int) -> Any:
     """An app of that group; `buffered` is how many records may wait in its stream.
 
     Raises:
-        UsageError: the connection's TLS files can't be used.
+        UsageError: one of the connection's PEM files can't be used.
     """
     return faust.App(
         group,
@@ -39,11 +40,16 @@ def faust_app(connection: KafkaConnection, group: str, *, buffered: int) -> Any:
 
 def _credentials(connection: KafkaConnection) -> Any:
     context = connection.tls.context() if connection.tls else None
-    if connection.sasl is not None:
+    sasl = connection.sasl
+    if sasl is not None and sasl.tokens is not None:
+        return faust.OAuthCredentials(
+            oauth_cb=TokenProvider(sasl, sasl.tokens), ssl_context=context
+        )
+    if sasl is not None:
         return faust.SASLCredentials(
-            username=connection.sasl.username,
-            password=connection.sasl.password,
-            mechanism=connection.sasl.mechanism,
+            username=sasl.username,
+            password=sasl.password,
+            mechanism=sasl.mechanism,
             ssl_context=context,
         )
     return faust.SSLCredentials(context) if context else None

@@ -7,7 +7,8 @@
             stands above
 4. decode   in a process of its own, unless the content is known, into the model's pixels
 5. encode   the pictures whose content isn't known, each content once
-6. write    the rows, newest wins; then report outcomes and dead letters until delivered
+6. write    the rows, newest wins, once it is sure that the log is still the same; then report
+            outcomes and dead letters until delivered
 7. commit   each partition's lowest unfinished offset
 
 The main thread does 1 and 7 and never waits for the others, so a slow model, picture or
@@ -399,6 +400,8 @@ class IngestWorker:
     # 6. write
 
     def _write(self, batch: Sequence[Work]) -> None:
+        read_at = max(work.read_at for work in batch)
+        self._patiently("write", lambda: self._parts.guard.vouch(read_at))
         with timed("write", *batch):
             results = self._patiently("write", lambda: self._write_ours(batch))
             refused = [(work, result.error) for work, result in results.items() if result.error]

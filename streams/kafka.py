@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     Consumer,
@@ -39,6 +39,8 @@ from streams.kafka_errors import verdict as verdict
 Headers = list[tuple[str, bytes | None]]
 REQUEST_TIMEOUT_S = 10.0
 _STEP_S = 2.0
+_AGAIN_S = 0.1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,15 +206,29 @@ def partitions_of(client: AdminClient, topic: str) -> int:
 
 def _topics(client: AdminClient, topic: str | None = None) -> dict[str, TopicMetadata]:
     """Look in short steps: that a login is refused is heard between them."""
+
+    def look() -> dict[str, TopicMetadata]:
+        with translated(client):
+            found: dict[str, TopicMetadata] = client.list_topics(topic, timeout=_STEP_S).topics
+            return found
+
+    return _patiently(look)
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask again, for a while, what can't be answered.
+
+    A new topic's partition has no leader for a moment, and a group no coordinator where the
+    broker that was it is restarted.
+    """
     deadline = time.monotonic() + REQUEST_TIMEOUT_S
     while True:
         try:
-            with translated(client):
-                found: dict[str, TopicMetadata] = client.list_topics(topic, timeout=_STEP_S).topics
-                return found
+            return ask()
         except TransientError:
             if time.monotonic() > deadline:
                 raise
+        time.sleep(_AGAIN_S)
 
 
 def require_group(client: AdminClient, group: str) -> None:
@@ -283,41 +299,41 @@ def _offsets(
     client: AdminClient, topic: str, partitions: Iterable[int], spec: OffsetSpec
 ) -> dict[int, int]:
     wanted = {TopicPartition(topic, partition): spec for partition in partitions}
-    deadline = time.monotonic() + REQUEST_TIMEOUT_S
-    while True:
-        try:
-            with translated(client):
-                found = client.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S)
-                return {where.partition: future.result().offset for where, future in found.items()}
-        except TransientError:
-            # A partition has no leader for a moment after its topic was created.
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.1)
+
+    def ask() -> dict[int, int]:
+        with translated(client):
+            found = client.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S)
+            return {where.partition: future.result().offset for where, future in found.items()}
+
+    return _patiently(ask)
 
 
 def commit_beginning(
     connection: KafkaConnection, group: str, topic: str, beginning: Mapping[int, int]
 ) -> None:
     """Give a group its first position, so that no worker of it ever has to guess one."""
-    consumer = ingest_consumer(connection, group)
-    with contextlib.closing(consumer), translated():
-        consumer.commit(
-            offsets=[TopicPartition(topic, p, offset) for p, offset in beginning.items()],
-            asynchronous=False,
-        )
+    positions = [TopicPartition(topic, p, offset) for p, offset in beginning.items()]
+
+    def commit() -> None:
+        with translated():
+            consumer.commit(offsets=positions, asynchronous=False)
+
+    with contextlib.closing(ingest_consumer(connection, group)) as consumer:
+        _patiently(commit)
 
 
 def committed_offsets(
     connection: KafkaConnection, group: str, topic: str, partitions: Iterable[int]
 ) -> dict[int, int]:
     """What a group has committed; partitions without a commit are left out."""
-    consumer = ingest_consumer(connection, group)
-    with contextlib.closing(consumer), translated():
-        found = consumer.committed(
-            [TopicPartition(topic, p) for p in partitions], timeout=REQUEST_TIMEOUT_S
-        )
-    return {where.partition: where.offset for where in found if where.offset >= 0}
+    wanted = [TopicPartition(topic, p) for p in partitions]
+
+    def ask() -> list[TopicPartition]:
+        with translated():
+            return consumer.committed(wanted, timeout=REQUEST_TIMEOUT_S)
+
+    with contextlib.closing(ingest_consumer(connection, group)) as consumer:
+        return {where.partition: where.offset for where in _patiently(ask) if where.offset >= 0}
 
 
 def groups_with_members(client: AdminClient) -> frozenset[str]:

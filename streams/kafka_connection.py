@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from schemas.errors import UsageError
 
-Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,53 @@ class Tls:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Where OAuth tokens are had for a client's id and secret (client credentials, RFC 6749 4.4).
+
+    `ca_file` is a PEM of who may vouch for that server, the system's list where it is None.
+    """
+
+    url: str
+    scope: str | None = None
+    ca_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.ca_file is not None and not self.ca_file.is_file():
+            raise UsageError(f"no such file, for Kafka's tokens: {self.ca_file}")
+
+
+@dataclass(frozen=True)
 class Sasl:
-    """A name and a password."""
+    """A name and a password; with OAUTHBEARER a client's id and secret, that get it `tokens`."""
 
     username: str
     password: str = field(repr=False)
     mechanism: Mechanism = "SCRAM-SHA-512"
+    tokens: Tokens | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mechanism == "OAUTHBEARER") != (self.tokens is not None):
+            raise UsageError(
+                "OAUTHBEARER, and no other mechanism, needs a URL to get tokens from: "
+                "PIXTIDE_KAFKA_TOKEN_URL"
+            )
+
+    def librdkafka(self) -> dict[str, str]:
+        """As configuration of a confluent-kafka client, which gets its tokens by itself."""
+        config: dict[str, str] = {"sasl.mechanisms": self.mechanism}
+        if self.tokens is None:
+            return config | {"sasl.username": self.username, "sasl.password": self.password}
+        config |= {
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.client.id": self.username,
+            "sasl.oauthbearer.client.secret": self.password,
+            "sasl.oauthbearer.token.endpoint.url": self.tokens.url,
+        }
+        if self.tokens.scope:
+            config["sasl.oauthbearer.scope"] = self.tokens.scope
+        if self.tokens.ca_file:
+            config["https.ca.location"] = str(self.tokens.ca_file)
+        return config
 
 
 @dataclass(frozen=True)
@@ -69,9 +110,7 @@ class KafkaConnection:
             "security.protocol": self.protocol,
         }
         if self.sasl is not None:
-            config["sasl.mechanisms"] = self.sasl.mechanism
-            config["sasl.username"] = self.sasl.username
-            config["sasl.password"] = self.sasl.password
+            config |= self.sasl.librdkafka()
         if self.tls is not None:
             files = {
                 "ssl.ca.location": self.tls.ca_file,
@@ -88,10 +127,16 @@ class KafkaConnection:
             "security_protocol": self.protocol,
             "ssl_context": self.tls.context() if self.tls else None,
         }
-        if self.sasl is not None:
-            arguments["sasl_mechanism"] = self.sasl.mechanism
+        if self.sasl is None:
+            return arguments
+        arguments["sasl_mechanism"] = self.sasl.mechanism
+        if self.sasl.tokens is None:
             arguments["sasl_plain_username"] = self.sasl.username
             arguments["sasl_plain_password"] = self.sasl.password
+        else:
+            from streams.kafka_tokens import TokenProvider
+
+            arguments["sasl_oauth_token_provider"] = TokenProvider(self.sasl, self.sasl.tokens)
         return arguments
 
 

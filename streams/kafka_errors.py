@@ -15,7 +15,7 @@ _HOW = (
     "is the broker running, does it advertise an address that this machine reaches, and is it "
     "spoken to as PIXTIDE_KAFKA_SECURITY says?"
 )
-_LOGIN = "check PIXTIDE_KAFKA_SECURITY, _USERNAME, _PASSWORD and _CA_FILE"
+_LOGIN = "check PIXTIDE_KAFKA_SECURITY, _USERNAME, _PASSWORD, _CA_FILE and _TOKEN_URL"
 _GRANTS = "its principal lacks a grant (docs/security.md lists what each process needs)"
 
 _LOG_CHANGED = (

@@ -31,6 +31,7 @@ class LogGuard:
         self.log = expected
         self._clock = clock
         self._next_check = clock()
+        self._seen_at = float("-inf")
 
     def check(self) -> None:
         """Look at the topic.
@@ -38,8 +39,9 @@ class LogGuard:
         Raises:
             FatalError: it was created anew or given more partitions.
             KafkaDeniedError: we may not look at it.
+            TransientError: the broker can't be reached.
         """
-        expected = self.log
+        expected, began = self.log, self._clock()
         try:
             found = log_identity(self._client, expected.topic)
         except KafkaDeniedError:
@@ -52,6 +54,18 @@ class LogGuard:
                 f"{expected.partitions} partitions and is {found.topic_id} with "
                 f"{found.partitions}; {_ADVICE}"
             )
+        self._seen_at = began
+
+    def vouch(self, read_at: float) -> None:
+        """Make sure that what had been read by that instant of the clock is of this log.
+
+        A topic that is made anew is fetched on, by its name, from where the old one stood.
+
+        Raises:
+            FatalError, KafkaDeniedError, TransientError: as `check`.
+        """
+        if read_at >= self._seen_at:
+            self.check()
 
     def check_source(self, source: SourceRecord) -> None:
         """Make sure that a record said to come from this log may have.

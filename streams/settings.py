@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from schemas.base import explain
 from schemas.errors import UsageError
 from schemas.identity import Partitioner
-from streams.kafka_connection import KafkaConnection, Mechanism, Sasl, Tls
+from streams.kafka_connection import KafkaConnection, Mechanism, Sasl, Tls, Tokens
 
 PREFIX = "PIXTIDE_"
 KiB, MiB = 1024, 1024 * 1024
@@ -39,10 +39,23 @@ class Settings(BaseSettings):
         "plaintext", description="how PIXTIDE_KAFKA is spoken to; an embedded stack: plaintext"
     )
     kafka_sasl_mechanism: Mechanism = Field(
-        "SCRAM-SHA-512", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+        "SCRAM-SHA-512", description="PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
     )
-    kafka_username: str | None = Field(None, description="for sasl_plaintext and sasl_ssl")
-    kafka_password: SecretStr | None = Field(None, description="for sasl_plaintext and sasl_ssl")
+    kafka_username: str | None = Field(
+        None, description="for sasl_plaintext and sasl_ssl; with OAUTHBEARER the client's id"
+    )
+    kafka_password: SecretStr | None = Field(
+        None, description="for sasl_plaintext and sasl_ssl; with OAUTHBEARER the client's secret"
+    )
+    kafka_token_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="where OAUTHBEARER's tokens are had, by the client-credentials grant",
+    )
+    kafka_token_scope: str | None = Field(None, description="that is asked for there")
+    kafka_token_ca_file: Path | None = Field(
+        None, description="PEM of who may vouch for that server; unset: the system's list"
+    )
     kafka_ca_file: Path | None = Field(
         None, description="PEM of who may vouch for the brokers; unset: the system's list"
     )
@@ -57,6 +70,10 @@ class Settings(BaseSettings):
     )
     weaviate_grpc_port: Ports = (50051,)
     weaviate_api_key: SecretStr | None = None
+    weaviate_ca_file: Path | None = Field(
+        None,
+        description="PEM of who may vouch for Weaviate's certificate; unset: certifi's list",
+    )
     weaviate_replication: int = Field(
         1, ge=1, description="nodes of Weaviate that keep each row of generations made from now on"
     )
@@ -253,7 +270,12 @@ class Settings(BaseSettings):
                     "and PIXTIDE_KAFKA_PASSWORD (or PIXTIDE_KAFKA_PASSWORD_FILE)"
                 )
             password = self.kafka_password.get_secret_value()
-            sasl = Sasl(self.kafka_username, password, self.kafka_sasl_mechanism)
+            tokens = None
+            if self.kafka_token_url is not None:
+                tokens = Tokens(
+                    self.kafka_token_url, self.kafka_token_scope, self.kafka_token_ca_file
+                )
+            sasl = Sasl(self.kafka_username, password, self.kafka_sasl_mechanism, tokens)
         elif self.kafka_username is not None or self.kafka_password is not None:
             raise UsageError(
                 f"PIXTIDE_KAFKA_USERNAME and _PASSWORD are not used with PIXTIDE_KAFKA_SECURITY="

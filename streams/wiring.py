@@ -45,6 +45,7 @@ def open_catalog(settings: Settings) -> GenerationCatalog:
         http_url=settings.weaviate_url,
         grpc_port=settings.weaviate_grpc_port,
         api_key=key.get_secret_value() if key else None,
+        ca_file=settings.weaviate_ca_file,
         namespace=settings.namespace,
     )
 

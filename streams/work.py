@@ -30,6 +30,7 @@ class Work:
     is, and `twin` where the index holds the same content already. `row` is None where the record
     names no picture of this partition, or nothing is to be written. `pixels` are there while a
     vector is wanted. `reserved` is the memory set aside for it, in bytes.
+    `read_at` is by the monotonic clock.
     """
 
     record: Record
@@ -48,6 +49,7 @@ class Work:
     reserved: int = 0
     span: Span | None = None
     took_ms: dict[str, float] = field(default_factory=dict)
+    read_at: float = field(default_factory=time.monotonic)
 
     @property
     def topic(self) -> str:

@@ -83,6 +83,13 @@ def weaviate(servers: Servers) -> WeaviateServer:
 
 
 @pytest.fixture(scope="session")
+def bucket_servers(pytestconfig: pytest.Config) -> None:
+    """That Azurite and fake-gcs-server are at hand."""
+    if (error := pytestconfig.stash.get(_unprepared, None)) is not None:
+        raise error
+
+
+@pytest.fixture(scope="session")
 def deploy_tools(pytestconfig: pytest.Config) -> DeployTools:
     """Helm, kubeconform with its schemas, and Compose's loader."""
     if (error := pytestconfig.stash.get(_unprepared, None)) is not None:

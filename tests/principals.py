@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 )
 
 from streams.acls import Grant, grants
-from streams.kafka_connection import KafkaConnection, Sasl, Tls
+from streams.kafka_connection import KafkaConnection, Sasl, Tls, Tokens
 from tests.servers import KafkaServer
 
 _OPERATIONS = {
@@ -65,6 +65,11 @@ class Principals:
             Tls(self._secured.authority),
             Sasl(self.user(process), password or self._password),
         )
+
+    def by_token(self, process: str, tokens: Tokens, secret: str) -> KafkaConnection:
+        """The same, by OAuth tokens whose subject is that user."""
+        sasl = Sasl(self.user(process), secret, "OAUTHBEARER", tokens)
+        return KafkaConnection(self._secured.bootstrap, Tls(self._secured.authority), sasl)
 
     def environment(self, process: str) -> dict[str, str]:
         """The same, as settings."""

@@ -5,9 +5,11 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from schemas import topics
@@ -15,10 +17,13 @@ from schemas.errors import FatalError, TransientError
 from streams import kafka as kafka_clients
 from streams.client import SearchClient
 from streams.faust_app import faust_app
-from streams.kafka_connection import KafkaConnection, Tls
+from streams.kafka_connection import KafkaConnection, Tls, Tokens
 from streams.kafka_errors import KafkaDeniedError
 from tests.principals import Principals
 from tests.servers import KafkaServer
+from tests.servers.certificates import make_certificates
+from tests.servers.tls import TlsFront
+from tests.servers.tokens import SECRET, TokenServer
 
 NAMESPACE = f"t{uuid.uuid4().hex[:10]}"
 
@@ -105,19 +110,49 @@ def test_a_worker_that_loses_its_grants_stops(principals: Principals) -> None:
 
 
 def test_aiokafka_comes_in_by_the_same_settings(principals: Principals) -> None:
-    async def visible() -> set[str]:
-        connection = principals.connection("query")
+    assert visible_to_query(principals.connection("query")) == {topics.REQUESTS, topics.REPLIES}
+
+
+def visible_to_query(connection: KafkaConnection) -> set[str]:
+    """The topics that the query consumer sees of ours, as Faust would look."""
+
+    async def look() -> set[str]:
         app = faust_app(connection, named("query"), buffered=1)
         auth = credentials_to_aiokafka_auth(app.conf.broker_credentials)
         consumer = AIOKafkaConsumer(
             named(topics.REQUESTS), bootstrap_servers=connection.bootstrap, **auth
         )
-        await consumer.start()
         try:
+            await consumer.start()
             found: set[str] = await consumer.topics()
             return found
         finally:
             await consumer.stop()
 
-    ours = {topic for topic in asyncio.run(visible()) if topic.startswith(NAMESPACE)}
-    assert ours == {named(topics.REQUESTS), named(topics.REPLIES)}
+    prefix = named("")
+    return {t.removeprefix(prefix) for t in asyncio.run(look()) if t.startswith(prefix)}
+
+
+@pytest.mark.slow
+def test_tokens_bring_both_libraries_in(principals: Principals, tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+    with TokenServer() as server, TlsFront(server.port, certificates) as front:
+        url = f"https://127.0.0.1:{front.port}/token"
+        tokens = Tokens(url, "kafka", certificates.authority)
+        connection = principals.by_token("query", tokens, SECRET)
+        assert partitions(connection, topics.REQUESTS) > 1
+        with pytest.raises(KafkaDeniedError, match="refuses access"):
+            partitions(connection, topics.INDEXED)
+        by_librdkafka = len(server.asked)
+        assert visible_to_query(connection) == {topics.REQUESTS, topics.REPLIES}
+        assert len(server.asked) == by_librdkafka + 1, "one token for all its connections"
+        wanted = {"grant_type": ["client_credentials"], "scope": ["kafka"]}
+        assert server.asked == [wanted] * len(server.asked)
+        for refused in (
+            principals.by_token("query", tokens, "wrong"),
+            principals.by_token("query", Tokens(url), SECRET),  # which nobody vouches for
+        ):
+            with pytest.raises(KafkaDeniedError, match="_TOKEN_URL"):
+                partitions(refused, topics.REQUESTS)
+            with pytest.raises(KafkaConnectionError):
+                visible_to_query(refused)

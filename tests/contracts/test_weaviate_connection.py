@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from tests.contracts.conftest import weaviate_catalog
 from tests.contracts.proxy import Proxy
 from tests.contracts.samples import generation, live, towards
 from tests.servers import WeaviateServer
+from tests.servers.certificates import make_certificates
+from tests.servers.tls import TlsFront
 
 
 @pytest.fixture
@@ -87,6 +90,38 @@ def test_many_threads_share_a_connection_that_fails(catalog: WeaviateCatalog) ->
     for thread in threads:
         thread.join()
     assert not failed
+
+
+def test_an_authority_of_ones_own_vouches_for_rest_and_grpc(
+    catalog: WeaviateCatalog, weaviate: WeaviateServer, tmp_path: Path
+) -> None:
+    catalog.create(generation())
+    certificates = make_certificates(tmp_path)
+    http = TlsFront(weaviate.port, certificates)
+    grpc = TlsFront(weaviate.grpc_port, certificates)
+    with http, grpc:
+
+        def behind_tls(ca_file: Path | None) -> WeaviateCatalog:
+            return WeaviateCatalog(
+                http_url=f"https://127.0.0.1:{http.port}",
+                grpc_port=grpc.port,
+                namespace=catalog._namespace,
+                ca_file=ca_file,
+                timeout_s=5,
+            )
+
+        trusting, strange = behind_tls(certificates.authority), behind_tls(None)
+        index = trusting.open(generation())
+        assert index.write([live("a", 1)])[0].applied  # by gRPC
+        assert set(index.get(["a"])) == {"a"}  # past the client, by REST
+        assert [each.name for each in trusting.list()] == [generation().name]  # its own REST
+        trusting.close()
+        with pytest.raises(UsageError, match="_CA_FILE"):
+            strange.list()
+    with pytest.raises(UsageError, match="CA file"):
+        behind_tls(Path(__file__))
+    with pytest.raises(UsageError, match="CA file"):
+        behind_tls(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""The whole system with every door locked: SCRAM over TLS, least grants, Weaviate with a key."""
+"""The whole system with every door locked: SCRAM and TLS, least grants, a key for Weaviate."""
 
+import contextlib
 import copy
 import json
 import uuid
@@ -17,6 +18,8 @@ from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.principals import Principals
 from tests.servers import KafkaServer, WeaviateServer
+from tests.servers.certificates import make_certificates
+from tests.servers.tls import TlsFront
 from tests.servers.weaviate import weaviate_server
 
 pytestmark = pytest.mark.slow
@@ -49,17 +52,31 @@ def locked_weaviate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weavia
 
 
 @pytest.fixture(scope="module")
+def doors() -> Iterator[contextlib.ExitStack]:
+    """What stands before a server is closed after all that goes through it."""
+    with contextlib.ExitStack() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def secured(
-    tmp_path_factory: pytest.TempPathFactory, kafka: KafkaServer, locked_weaviate: WeaviateServer
+    tmp_path_factory: pytest.TempPathFactory,
+    kafka: KafkaServer,
+    locked_weaviate: WeaviateServer,
+    doors: contextlib.ExitStack,
 ) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("secured")
     key = folder / "weaviate-key"
     key.write_text(API_KEY + "\n")
+    certificates = make_certificates(folder)
+    http = doors.enter_context(TlsFront(locked_weaviate.port, certificates))
+    grpc = doors.enter_context(TlsFront(locked_weaviate.grpc_port, certificates))
     deployment = OnServers(
         folder / "home",
         kafka=kafka.secured.bootstrap,
-        weaviate_url=locked_weaviate.http_url,
-        grpc_port=locked_weaviate.grpc_port,
+        weaviate_url=f"https://127.0.0.1:{http.port}",
+        grpc_port=grpc.port,
+        PIXTIDE_WEAVIATE_CA_FILE=str(certificates.authority),
         PIXTIDE_WEAVIATE_API_KEY_FILE=str(key),
         PIXTIDE_MODEL=tiny_clip(folder / "model"),
     )

@@ -24,7 +24,7 @@ def pytest_terminal_summary(
 ) -> None:
     """Print it where the run was of faults alone."""
     rows = list(_rows(terminalreporter, config.stash.get(_faults, {})))
-    if not rows or config.option.markexpr != "fault":
+    if not rows or not config.option.markexpr.startswith("fault"):
         return
     widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
     terminalreporter.section(f"{len(rows)} faults")

@@ -5,7 +5,7 @@ of the log is without its outcome.
 import contextlib
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def read_topic(stack: Deployment, name: str) -> list[Record]:
 
 
 def outcomes_by_record(stack: Deployment) -> dict[Coordinates, list[Outcome]]:
-    """All outcomes by source coordinates, in order."""
+    """All outcomes by source coordinates, in order; a key's records in that of their first ones."""
     found = defaultdict(list)
     for record in read_topic(stack, topics.INDEXED):
         outcome = Outcome.from_json(record.value or b"")
@@ -76,8 +76,8 @@ def check_commits(stack: Deployment) -> None:
 
 def check_against_the_log(stack: Deployment, *, poisoned: Collection[str] = ()) -> None:
     """One row for each key of the log, at its latest record's version, state and content; an
-    outcome for each record, of which that of each latest record was applied; a dead letter for
-    each that says so; and all of it committed.
+    outcome for each record, each key's in order, of which that of each latest record was applied;
+    a dead letter for each that says so; and all of it committed.
 
     Args:
         poisoned: the ids whose latest record is bad, besides those of `POISON`.
@@ -88,6 +88,7 @@ def check_against_the_log(stack: Deployment, *, poisoned: Collection[str] = ()) 
     check_rows(stack, latest, states)
     found = outcomes_by_record(stack)
     assert found.keys() == {(r.partition, r.offset) for r in log}
+    check_order(log, found)
     for image_id, record in latest.items():
         kinds = {outcome.outcome for outcome in found[record.partition, record.offset]}
         assert kinds & _APPLIED[states[image_id]], f"{image_id}: {kinds}"
@@ -95,6 +96,30 @@ def check_against_the_log(stack: Deployment, *, poisoned: Collection[str] = ()) 
     told = {c for c, each in found.items() if any(o.reason for o in each)}
     assert told <= letters, f"no dead letter: {told - letters}"
     check_commits(stack)
+
+
+def check_order(log: Sequence[Record], found: Mapping[Coordinates, Sequence[Outcome]]) -> None:
+    """Each key's records were worked on one after the other, none of them overtaken.
+
+    A record begins when the outcome of the one before it has been delivered, whoever worked on
+    that. So the first outcomes of a key come in the log's order, and none says that a newer record
+    was there before. Of repetitions nothing is asked: after a crash older records are read again,
+    and what a dying worker had sent may arrive late.
+
+    Args:
+        log: its records, those of each partition in order.
+        found: as `outcomes_by_record` gives them.
+    """
+    written = {(record.partition, record.offset): record.key for record in log}
+    in_log, told = defaultdict(list), defaultdict(list)
+    for place, key in written.items():
+        in_log[key].append(place)
+    for place in found:
+        told[written[place]].append(place)
+    for key, places in in_log.items():
+        assert told[key] == places, f"{key!r} was not worked on in order: {told[key]}"
+        overtaken = [p for p in places if found[p][0].outcome == OutcomeKind.SUPERSEDED]
+        assert not overtaken, f"{key!r} was overtaken: {overtaken}"
 
 
 def _state(record: Record, *, is_bad: bool) -> RowState:

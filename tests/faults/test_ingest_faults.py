@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # not in __all__
 
 from schemas import topics
 from schemas.codec import decode_event, encode_event
@@ -25,7 +26,7 @@ from streams.publish import Description, Publisher, Source
 from streams.settings import Settings
 from streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import Deployment, OnServers, killed_in_the_end, on_servers
-from tests.faults.oracle import check_against_the_log, read_topic, topic
+from tests.faults.oracle import check_against_the_log, check_commits, read_topic, topic
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 
@@ -291,20 +292,40 @@ def test_a_worker_that_stood_still_past_its_session_overwrites_nothing(stack: On
 @pytest.mark.slow
 def test_a_topic_made_anew_stops_the_worker(stack: OnServers) -> None:
     stack.start_process("ingest")
-    publish(stack, {"a": jpeg(1)})
+    publish(stack, {f"old-{n}": jpeg(n) for n in range(20)})
     wait_until_read(stack)
-    stack.stop_process("ingest")
+    before = stack.rows()
     client = kafka_clients.admin(stack.settings().kafka_connection())
     client.delete_topics([topic(stack)])[topic(stack)].result()
-    deadline = time.monotonic() + 60
-    while topic(stack) in client.list_topics(timeout=5).topics:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: topic(stack) not in client.list_topics(timeout=5).topics, seconds=60)
     stack.run_here("topics", "create")
-    stack.spawn("ingest", "ingest")
-    assert stack.processes.pop("ingest").wait(60) == 1
-    assert "the log changed" in stack.log("ingest")
-    assert "create a generation" in stack.log("ingest")
+    publish(stack, {f"new-{n}": jpeg(n) for n in range(100)})  # past where the old one ended
+    stops_since_the_log_changed(stack)
+    assert stack.rows() == before, "something was read as if it were in the old log"
+
+
+@pytest.mark.fault("the topic is given more partitions")
+@pytest.mark.slow
+def test_a_topic_that_is_given_partitions_stops_the_worker(stack: OnServers) -> None:
+    stack.start_process("ingest")
+    publish(stack, {f"old-{n}": jpeg(n) for n in range(20)})
+    wait_until_read(stack)
+    client = kafka_clients.admin(stack.settings().kafka_connection())
+    grown = NewPartitions(topic(stack), PARTITIONS + 2)
+    client.create_partitions([grown])[topic(stack)].result()
+    publish(stack, {f"new-{n}": jpeg(n) for n in range(100)})
+    stops_since_the_log_changed(stack)
+    check_commits(stack)
+
+
+def stops_since_the_log_changed(stack: OnServers) -> None:
+    """The worker ends with 1 and says why; so does one that is started then."""
+    for name in ("ingest", "again"):
+        if name not in stack.processes:
+            stack.spawn(name, "ingest")
+        assert stack.processes.pop(name).wait(90) == 1, stack.log(name)
+        assert "the log changed" in stack.log(name)
+        assert "create a generation" in stack.log(name)
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ Each server comes from the first of these that there is:
     toxiproxy.py the network in front of them, which can be made to fail; always the kept program
     suite.py     the servers of one test run: started when first asked for, both at once
 
-Beside them are a Prometheus, a server that speaks S3, and what judges deploy/ (deploy_tools.py).
+Beside them are a Prometheus, servers that speak S3, Azure's and Google's protocols (s3.py,
+buckets.py), one that gives out tokens, and what judges deploy/ (deploy_tools.py).
 
 `python -m tests.servers prepare` does the slow part ahead of a run.
 """

@@ -88,7 +88,7 @@ def kafka_jars(say: Say) -> Path:
 def check_weaviate() -> None:
     """Raises SetupError where `weaviate_binary` is bound to fail."""
     if not complete(_WEAVIATE, [_BINARY]):
-        _check_go(
+        check_go(
             "Weaviate",
             ", or start Docker, or set PIXTIDE_TEST_WEAVIATE_URL and "
             "PIXTIDE_TEST_WEAVIATE_GRPC_PORT to a Weaviate of yours",
@@ -108,7 +108,7 @@ def weaviate_binary(say: Say) -> Path:
 def check_toxiproxy() -> None:
     """Raises SetupError where `toxiproxy_binary` is bound to fail."""
     if not complete(_TOXIPROXY, [_TOXIPROXY_BINARY]):
-        _check_go("Toxiproxy")
+        check_go("Toxiproxy")
 
 
 def toxiproxy_binary(say: Say) -> Path:
@@ -121,7 +121,8 @@ def toxiproxy_binary(say: Say) -> Path:
     return kept_as(_TOXIPROXY, [_TOXIPROXY_BINARY], _build_toxiproxy, say) / _TOXIPROXY_BINARY
 
 
-def _check_go(server: str, instead: str = "") -> None:
+def check_go(server: str, instead: str = "") -> None:
+    """Raises SetupError where that server can't be built."""
     helps = (
         "install Go 1.21 or newer (the Debian package `golang-go` of Debian 13, or of "
         f"bookworm-backports){instead}"

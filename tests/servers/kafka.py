@@ -1,7 +1,8 @@
 """Apache Kafka: one node that is broker and controller (KRaft), or several that are one cluster.
 
-The one listens three times: plainly, where everybody may do everything; secured, with SCRAM over
-TLS, where everybody may do what an ACL allows; and plainly once more, but for clients of a proxy.
+The one listens three times: plainly, where everybody may do everything; secured, with SCRAM or
+OAuth tokens over TLS, where everybody may do what an ACL allows; and plainly once more, but for
+clients of a proxy.
 """
 
 import os
@@ -47,7 +48,7 @@ _LOGGING = {
 
 @dataclass(frozen=True)
 class SecuredListener:
-    """Where SCRAM-SHA-512 over TLS is spoken, and who vouches for the broker."""
+    """Where SCRAM-SHA-512 or OAUTHBEARER over TLS is spoken, and who vouches for the broker."""
 
     bootstrap: str
     authority: Path
@@ -214,12 +215,16 @@ class _Ports(NamedTuple):
 def _secured(certificates: Certificates) -> dict[str, str]:
     """Who comes by the plain listener, or is this node itself, is ANONYMOUS."""
     listener = "listener.name.secured"
-    scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
+    security = "org.apache.kafka.common.security"
+    scram = f"{security}.scram.ScramLoginModule"
+    bearer = f"{security}.oauthbearer.OAuthBearerLoginModule"
     return {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
-        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512,OAUTHBEARER",
         f"{listener}.scram-sha-512.sasl.jaas.config": f"{scram} required;",
+        # takes tokens that nobody has signed: Kafka's own default, and for tests alone
+        f"{listener}.oauthbearer.sasl.jaas.config": f"{bearer} required;",
         f"{listener}.ssl.keystore.type": "PEM",
         f"{listener}.ssl.keystore.key": _one_line(certificates.key),
         f"{listener}.ssl.keystore.certificate.chain": _one_line(certificates.certificate),

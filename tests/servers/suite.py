@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from tests.servers import deploy_tools, kafka, toxiproxy, weaviate
+from tests.servers import buckets, deploy_tools, kafka, toxiproxy, weaviate
 from tests.servers.install import (
     Say,
     SetupError,
@@ -41,6 +41,7 @@ def _prepare_cluster(say: Say) -> None:
 
 #: What only slow tests ask for, so that `make setup-servers` doesn't build it.
 TOOLS: dict[str, tuple[Callable[[], None], Callable[[Say], None]]] = {
+    "bucket_servers": (buckets.check, buckets.prepare),
     "cluster": (_check_cluster, _prepare_cluster),
     "deploy_tools": (deploy_tools.check, deploy_tools.prepare),
     "toxiproxy": (toxiproxy.check, toxiproxy.prepare),

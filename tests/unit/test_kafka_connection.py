@@ -1,5 +1,6 @@
 """One set of settings says the same to librdkafka and to aiokafka, or stops the start."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -8,9 +9,18 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from schemas.errors import UsageError
 from streams.faust_app import faust_app
-from streams.kafka_connection import KafkaConnection
+from streams.kafka_connection import KafkaConnection, Sasl, Tokens
+from streams.kafka_tokens import TokenProvider
 from streams.settings import load_settings
 from tests.servers.certificates import Certificates, make_certificates
+from tests.servers.tokens import LIFE_S, SECRET, TokenServer
+
+BEARER = {
+    "security": "sasl_ssl",
+    "sasl_mechanism": "OAUTHBEARER",
+    "username": "ingest",
+    "password": "hush",
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +83,38 @@ def test_scram_over_tls(
     assert [ca["serialNumber"] for ca in context.get_ca_certs()] == [certificates.serial]
 
 
+def test_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secured = connection(
+        monkeypatch, tmp_path, **BEARER, token_url="https://login/token", token_scope="kafka"
+    )
+    assert secured.librdkafka() == {
+        "bootstrap.servers": "a:1,b:2",
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanisms": "OAUTHBEARER",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.client.id": "ingest",
+        "sasl.oauthbearer.client.secret": "hush",
+        "sasl.oauthbearer.token.endpoint.url": "https://login/token",
+        "sasl.oauthbearer.scope": "kafka",
+    }
+    assert isinstance(secured.aiokafka()["sasl_oauth_token_provider"], TokenProvider)
+    credentials = faust_app(secured, "g", buffered=1).conf.broker_credentials
+    auth = credentials_to_aiokafka_auth(credentials)
+    assert (auth["security_protocol"], auth["sasl_mechanism"]) == ("SASL_SSL", "OAUTHBEARER")
+
+
+def test_a_token_is_used_for_most_of_its_life() -> None:
+    now = 0.0
+    with TokenServer() as server:
+        tokens = Tokens(f"http://127.0.0.1:{server.port}")
+        sasl = Sasl("x", SECRET, "OAUTHBEARER", tokens)
+        provider = TokenProvider(sasl, tokens, clock=lambda: now)
+        assert asyncio.run(provider.token()) == asyncio.run(provider.token())
+        now = LIFE_S * 0.9
+        asyncio.run(provider.token())
+        assert len(server.asked) == 2
+
+
 def test_a_client_certificate(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, certificates: Certificates
 ) -> None:
@@ -99,6 +141,10 @@ def test_a_client_certificate(
         ({"security": "sasl_plaintext", "username": "u"}, "PIXTIDE_KAFKA_PASSWORD_FILE"),
         ({"username": "u", "password": "p"}, "PIXTIDE_KAFKA_SECURITY=plaintext"),
         ({"security": "tls"}, "PIXTIDE_KAFKA_SECURITY"),
+        (BEARER, "PIXTIDE_KAFKA_TOKEN_URL"),
+        (BEARER | {"token_url": "x"}, "PIXTIDE_KAFKA_TOKEN_URL"),
+        (BEARER | {"token_url": "https://x", "sasl_mechanism": "PLAIN"}, "no other mechanism"),
+        (BEARER | {"token_url": "https://x", "token_ca_file": "/nowhere/ca"}, "/nowhere/ca"),
         ({"security": "sasl_ssl", "sasl_mechanism": "GSSAPI"}, "PIXTIDE_KAFKA_SASL_MECHANISM"),
         ({"security": "ssl", "ca_file": "/nowhere/ca.pem"}, "/nowhere/ca.pem"),
         ({"security": "ssl", "cert_file": __file__}, "both"),

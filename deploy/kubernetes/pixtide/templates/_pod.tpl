@@ -121,6 +121,9 @@ spec:
         {{- if $values.weaviate.apiKeySecret }}
         - {name: weaviate, mountPath: /etc/pixtide/weaviate, readOnly: true}
         {{- end }}
+        {{- if $values.weaviate.caSecret }}
+        - {name: weaviate-ca, mountPath: /etc/pixtide/weaviate-ca, readOnly: true}
+        {{- end }}
         {{- if and (eq .component "web") $values.web.tokenSecret }}
         - {name: web, mountPath: /etc/pixtide/web, readOnly: true}
         {{- end }}
@@ -154,6 +157,12 @@ spec:
       secret:
         secretName: {{ . }}
         items: [{key: api-key, path: api-key}]
+    {{- end }}
+    {{- with $values.weaviate.caSecret }}
+    - name: weaviate-ca
+      secret:
+        secretName: {{ . }}
+        items: [{key: ca.crt, path: ca.crt}]
     {{- end }}
     {{- if and (eq .component "web") $values.web.tokenSecret }}
     - name: web

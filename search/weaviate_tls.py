@@ -1,0 +1,44 @@
+"""Who may vouch for Weaviate: said once, for its client over REST and gRPC and for our own REST."""
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import httpx
+from weaviate import WeaviateClient
+
+from schemas.errors import UsageError
+
+
+class Trust:
+    """The authorities of a PEM file; without one, those that the libraries bring along."""
+
+    def __init__(self, ca_file: Path | None) -> None:
+        """Read the file. Raises UsageError where it can't be read or holds no certificate."""
+        self._context: ssl.SSLContext | None = None
+        #: For gRPC.
+        self.credentials: Any = None
+        if ca_file is None:
+            return
+        try:
+            self._context = ssl.create_default_context(cafile=ca_file)
+            self.credentials = grpc.ssl_channel_credentials(ca_file.read_bytes())
+        except OSError as error:  # ssl.SSLError is one
+            raise UsageError(f"Weaviate's CA file {ca_file}: {error}") from error
+
+    @property
+    def verify(self) -> ssl.SSLContext | bool:
+        """For httpx."""
+        return self._context or True
+
+    def have_of(self, client: WeaviateClient) -> None:
+        """Have a client that isn't connected trust them over REST: it has no setting for it."""
+        if self._context is None:
+            return
+        connection = client._connection
+
+        def make(_colour: str) -> httpx.Client:
+            return httpx.Client(headers=connection._headers, verify=self.verify, trust_env=False)
+
+        setattr(connection, "_make_client", make)  # noqa: B010

@@ -1,0 +1,68 @@
+"""OAuth tokens for aiokafka, which leaves getting them to others; librdkafka gets its own."""
+
+import asyncio
+import ssl
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+from aiokafka.abc import AbstractTokenProvider
+
+from schemas.errors import UsageError
+from streams.kafka_connection import Sasl, Tokens
+
+_ASK_S = 10.0
+#: Of a token's life, after which another one is asked for, as librdkafka does.
+_USED = 0.8
+#: How long one is used whose life isn't told.
+_LIFE_S = 60.0
+
+
+class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
+    """Gives the token that it has, or a new one. Safe to share between event loops.
+
+    Raises:
+        UsageError: the CA file is none.
+    """
+
+    def __init__(
+        self, sasl: Sasl, tokens: Tokens, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._sasl = sasl
+        self._tokens = tokens
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token, self._until = "", clock()
+        try:
+            self._trusted = ssl.create_default_context(cafile=tokens.ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise UsageError(f"the CA file for Kafka's tokens: {error}") from error
+
+    async def token(self) -> str:
+        """A token that is still good. Raises OSError where none is had, as aiokafka expects."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._current)
+
+    def _current(self) -> str:
+        with self._lock:
+            if self._clock() >= self._until:
+                self._token, life_s = self._ask()
+                self._until = self._clock() + life_s * _USED
+            return self._token
+
+    def _ask(self) -> tuple[str, float]:
+        wanted = {"grant_type": "client_credentials"}
+        if self._tokens.scope:
+            wanted["scope"] = self._tokens.scope
+        try:
+            answer = httpx.post(
+                self._tokens.url,
+                data=wanted,
+                auth=(self._sasl.username, self._sasl.password),
+                timeout=_ASK_S,
+                verify=self._trusted,
+            ).raise_for_status()
+            said = answer.json()
+            return str(said["access_token"]), float(said.get("expires_in", _LIFE_S))
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise OSError(f"no token from {self._tokens.url}: {error!r}") from error
