@@ -192,21 +192,24 @@ def has_all(node: VectorIndex, latest: dict[str, Version]) -> bool:
     return {row.image_id: row.version for row in node.scan()} == latest
 
 
-@pytest.mark.fault("kill -9 of one of three brokers")
-def test_a_broker_is_killed(under_load: UnderLoad) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            "kafka-0", marks=pytest.mark.fault("kill -9 of one of three brokers"), id="broker"
+        ),
+        pytest.param(
+            "weaviate-0",  # the one whose address is the first
+            marks=pytest.mark.fault("kill -9 of one of three nodes of Weaviate"),
+            id="node-of-weaviate",
+        ),
+    ],
+)
+def test_a_server_is_killed(under_load: UnderLoad, name: str) -> None:
     with under_load() as load:
-        load.fails("kafka-0")
+        load.fails(name)
         load.recovered()
-        load.cluster.start_again("kafka-0")
-        load.cluster.await_whole()
-
-
-@pytest.mark.fault("kill -9 of one of three nodes of Weaviate")
-def test_a_node_of_weaviate_is_killed(under_load: UnderLoad) -> None:
-    with under_load() as load:
-        load.fails("weaviate-0")  # the one whose address is the first
-        load.recovered()
-        load.cluster.start_again("weaviate-0")
+        load.cluster.start_again(name)
         load.cluster.await_whole()
 
 
