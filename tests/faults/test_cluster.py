@@ -251,9 +251,10 @@ def test_no_search_fails_while_everything_is_restarted(under_load: UnderLoad) ->
             server.stop()
             server.start()
             load.cluster.await_whole()
-        for name in WORKERS:
-            load.cluster.stack.stop_process(name)
-            load.cluster.start_workers(name)
+        for pair in (("ingest-1", "query-1"), ("ingest-2", "query-2")):
+            for name in pair:
+                load.cluster.stack.stop_process(name)
+            load.cluster.start_workers(*pair)
         load.recovered()
         assert load.searching.heard.failed == []
 
