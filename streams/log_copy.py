@@ -99,7 +99,7 @@ def _produce(producer: Producer, topic: str, record: LoggedRecord, failed: list[
         topic,
         record.value,
         record.key,
-        headers=list(record.headers),  # type: ignore[arg-type]  # the stub wants str | bytes
+        headers=list(record.headers),
         timestamp=record.timestamp_ms,
         on_delivery=partial(_heard, failed),
     )

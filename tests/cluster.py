@@ -47,6 +47,7 @@ class Cluster:
         self._brokers = kafka_brokers([folders[name] for name in names[:COPIES]], say)
         self._nodes = weaviate_nodes([folders[name] for name in names[COPIES:]], say)
         self._folders = folders
+        (folder / "tmp").mkdir()  # killed workers leave things there
         self.servers: Mapping[str, Server] = dict(
             zip(names, [*self._brokers, *self._nodes], strict=True)
         )
@@ -58,6 +59,7 @@ class Cluster:
             PIXTIDE_REPLICATION=str(COPIES),
             PIXTIDE_WEAVIATE_REPLICATION=str(COPIES),
             PIXTIDE_MODEL=model,
+            TMPDIR=str(folder / "tmp"),
             **settings,
         )
         self.stack.program = tuple(bound_to_parent(PIXTIDE))

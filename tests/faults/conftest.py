@@ -22,9 +22,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print it where the run was of faults alone."""
+    """Print it where the run was of faults alone, or of some of them."""
     rows = list(_rows(terminalreporter, config.stash.get(_faults, {})))
-    if not rows or config.option.markexpr != "fault":
+    if not rows or not config.option.markexpr.startswith("fault"):
         return
     widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
     terminalreporter.section(f"{len(rows)} faults")

@@ -17,10 +17,11 @@ from encoders.port import Encoder
 from schemas import topics
 from schemas.errors import TransientError
 from schemas.identity import Version
+from schemas.queries import SearchRequest
 from search.port import Query, VectorIndex
 from streams import kafka as kafka_clients
 from streams.kafka import REQUEST_TIMEOUT_S
-from streams.wiring import generation_to_work_for, load_encoder, open_catalog
+from streams.wiring import generation_to_work_for, load_encoder, open_catalog, search_client
 from tests.cluster import WORKERS, Cluster
 from tests.cluster import cluster as running_cluster
 from tests.faults.oracle import check_against_the_log, committed, read_topic, topic
@@ -86,6 +87,11 @@ class Load:
         self.began = time.monotonic()
         for name in names:
             self.cluster.kill(name)
+
+    def newcomer_is_answered(self) -> None:
+        """A client that connects only now finds a broker and a partition that answer."""
+        with search_client(self.cluster.stack.settings(), timeout_s=SEARCH_S) as client:
+            assert client.search(SearchRequest(text="news")).error is None
 
     def recovered(self) -> None:
         """Whatever was published since the fault is read, and searches are answered again."""
@@ -208,6 +214,7 @@ def has_all(node: VectorIndex, latest: dict[str, Version]) -> bool:
 def test_a_server_is_killed(under_load: UnderLoad, name: str) -> None:
     with under_load() as load:
         load.fails(name)
+        load.newcomer_is_answered()
         load.recovered()
         load.cluster.start_again(name)
         load.cluster.await_whole()
