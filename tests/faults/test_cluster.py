@@ -50,7 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         folder,
         lambda _: None,
         tiny_clip(folder / "model"),
-        PIXTIDE_SESSION_TIMEOUT_S="6",
+        PIXTIDE_SESSION_TIMEOUT_S="15",  # longer than it takes to give up a broker
         PIXTIDE_BREAKER_WINDOW="0",  # much is bad on purpose
     ) as made:
         made.start_workers(*WORKERS)
