@@ -34,7 +34,7 @@ test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 2
 cluster: $(STAMP) ## run three brokers, three Weaviate nodes and workers, to kill some of (4 GB of memory)
 	@$(BIN)/python -m tests.cluster
 
-faults-cluster: setup-servers ## kill one of each in such a cluster under load; a table at the end (8 minutes)
+faults-cluster: setup-servers ## kill one of each in such a cluster under load; a table at the end (9 minutes)
 	$(BIN)/python -m pytest -m fault tests/faults/test_cluster.py $(ARGS)
 
 faults: setup-servers ## break things on purpose and see what survives; a table at the end (25 minutes)
