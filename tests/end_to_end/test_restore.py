@@ -106,22 +106,20 @@ def create_topic(stack: OnServers, name: str, partitions: int, policy: str = "co
 
 
 @pytest.mark.slow
-def test_a_log_made_of_a_dump_with_more_partitions_gives_the_same_index(
+def test_a_log_made_of_a_dump_with_more_partitions_holds_the_same(
     tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer
 ) -> None:
     (tmp_path / "before").mkdir()
     (tmp_path / "after").mkdir()
     old = on_servers(tmp_path / "before", kafka, weaviate)
     new = on_servers(tmp_path / "after", kafka, weaviate)
-    old.create()
-    with killed_in_the_end(old), killed_in_the_end(new):
-        old.start_process("ingest")
+    old.run_here("topics", "create")
+    with killed_in_the_end(new):
         publish(old, {f"picture-{n}": jpeg(n) for n in range(60)})
         publish(old, {f"picture-{n}": jpeg(n + 100) for n in range(20)})
         publish(old, {f"picture-{n}": None for n in range(20, 30)})
         publish(old, {f"picture-{n}": POISON for n in range(30, 35)})
-        wait_until_read(old)
-        lines = old.run("topics", "dump")
+        lines = old.run_here("topics", "dump")
 
         create_topic(new, topics.UPLOADED, 12)
         said = json_lines(new.run("topics", "create", "--json"))
@@ -135,11 +133,10 @@ def test_a_log_made_of_a_dump_with_more_partitions_gives_the_same_index(
         assert facts(copied) == facts(read_topic(old, topics.UPLOADED))
         assert len({record.partition for record in copied}) == 12
 
-        new.run("index", "create", "v1")
+        new.run_here("index", "create", "v1")
         new.start_process("ingest")
         wait_until_read(new)
         check_against_the_log(new)
-        assert contents(new) == contents(old)
 
 
 def test_topics_of_other_partitions_are_named(
@@ -166,11 +163,3 @@ def facts(records: list[Record]) -> dict[bytes | None, list[tuple[Any, ...]]]:
     for each in sorted(records, key=lambda each: each.offset):
         found[each.key].append((each.value, each.headers, each.timestamp_ms))
     return dict(found)
-
-
-def contents(stack: OnServers) -> dict[str, tuple[Any, ...]]:
-    """What the index says of each picture, but for where its record stands."""
-    return {
-        image_id: (row.state, row.sha256, row.uploaded_at, row.reason)
-        for image_id, row in stack.rows().items()
-    }
