@@ -31,10 +31,10 @@ test: setup-servers ## test everything quick, on real Kafka and real Weaviate (u
 test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 20 with npm, kcat and Prometheus
 	$(BIN)/python -m pytest --ignore tests/benchmarks $(ARGS)
 
-cluster: $(STAMP) ## run three brokers, three Weaviate nodes and workers, to kill some of (5 GB of memory)
+cluster: $(STAMP) ## run three brokers, three Weaviate nodes and workers, to kill some of (4 GB of memory)
 	@$(BIN)/python -m tests.cluster
 
-faults-cluster: setup-servers ## kill one of each in such a cluster under load; a table at the end (8 minutes)
+faults-cluster: setup-servers ## kill one of each in such a cluster under load; a table at the end (9 minutes)
 	$(BIN)/python -m pytest -m fault tests/faults/test_cluster.py $(ARGS)
 
 faults: setup-servers ## break things on purpose and see what survives; a table at the end (25 minutes)

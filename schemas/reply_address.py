@@ -23,6 +23,8 @@ SMALLRYE_CORRELATION_ID = "REPLY_CORRELATION_ID"
 MAX_CORRELATION_ID_BYTES = 256
 #: After its record's timestamp a request without a deadline expires.
 DEFAULT_DEADLINE_MS = 30_000
+#: How long our clients wait by default: until others do what a broker or a consumer did that died.
+CLIENT_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)

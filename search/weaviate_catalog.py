@@ -87,8 +87,10 @@ class WeaviateCatalog:
 
     def get(self, name: str) -> Generation | None:
         """The record of that generation."""
-        if not self._exists(self._records):
-            return None
+        return self._recorded(name) if self._exists(self._records) else None
+
+    def _recorded(self, name: str) -> Generation | None:
+        """The same where the collection of records is known to be there."""
         found = self._connection.fetch_objects(self._records, [object_id(name)])
         return _parsed(str(found[0]["properties"]["record"])) if found else None
 
@@ -131,7 +133,7 @@ class WeaviateCatalog:
             return None
         for generation in self.list():
             if self._named(generation.collection) == alias.collection:
-                return self.get(generation.name)  # whose replicas agree; this may be an old copy
+                return self._recorded(generation.name)  # replicas agree; this may be old
         raise TransientError(f"{self._alias} points to {alias.collection}, which no record knows")
 
     def promote(self, name: str) -> None:
@@ -170,8 +172,9 @@ class WeaviateCatalog:
             CollectionGoneError: the record or the collection is gone.
             FatalError: it holds vectors of another fingerprint.
         """
-        recorded, name = self.get(generation.name), self._named(generation.collection)
-        if recorded is None or not self._exists(name):
+        name = self._named(generation.collection)
+        recorded = self._recorded(generation.name) if self._exists(name) else None
+        if recorded is None:
             raise CollectionGoneError(f"the generation {generation.name} is gone")
         if recorded.fingerprint != generation.fingerprint:
             raise FatalError(

@@ -11,6 +11,7 @@ from typing import Self
 
 from schemas.errors import TransientError
 from schemas.queries import SearchReply, SearchRequest
+from schemas.reply_address import CLIENT_TIMEOUT_S
 from schemas.topics import REPLIES, REQUESTS
 from streams.kafka_connection import KafkaConnection, connection_to
 from streams.replies import Addresses, Replies, pause_s, worth_repeating
@@ -27,7 +28,7 @@ class AsyncSearchClient:
         *,
         request_topic: str = REQUESTS,
         reply_topic: str = REPLIES,
-        timeout_s: float = 10.0,
+        timeout_s: float = CLIENT_TIMEOUT_S,
         rests: bool = False,
     ) -> None:
         """Make one; entering it connects.

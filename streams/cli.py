@@ -12,9 +12,10 @@ import click
 from schemas.errors import PixtideError, TransientError, UsageError
 from streams.cli_dlq import dlq
 from streams.cli_help import Sectioned, completion, quiet_option
-from streams.cli_index import index, json_option, max_rate_option, topics
+from streams.cli_index import index, json_option, max_rate_option
 from streams.cli_reindex import reindex
 from streams.cli_search import search
+from streams.cli_topics import topics
 
 if TYPE_CHECKING:
     from streams.settings import Settings

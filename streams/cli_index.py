@@ -1,4 +1,4 @@
-"""The commands that look after topics and generations. Heavy imports wait inside them."""
+"""The commands that look after generations. Heavy imports wait inside them."""
 
 import contextlib
 import sys
@@ -30,35 +30,6 @@ compression_option = click.option(
 max_rate_option = click.option(
     "--max-rate", type=click.FloatRange(min=0.1), help="Events a second, and no more."
 )
-
-
-@click.group()
-def topics() -> None:
-    """The Kafka topics."""
-
-
-@topics.command("create")
-@quiet_option
-@json_option
-def topics_create(as_json: bool) -> None:
-    """Create the topics that are missing; existing ones stay as they are."""
-    import json
-
-    from schemas.topics import topics as topics_table
-    from streams import console, kafka
-    from streams.settings import load_settings
-
-    settings = load_settings()
-    client = kafka.admin(settings.kafka_connection())
-    table = topics_table(embedded=settings.embedded_log)
-    created = kafka.create_topics(
-        client, [(settings.named(t.name), t) for t in table], settings.replication
-    )
-    for name, new in created.items():
-        if as_json:
-            console.line(json.dumps({"topic": name, "created": new}))
-        else:
-            console.say(f"{name}: {'created' if new else 'exists'}")
 
 
 @click.group()

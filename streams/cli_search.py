@@ -57,7 +57,7 @@ _ORIENTATIONS = ("landscape", "portrait", "square")
 @click.option(
     "--where", metavar="NAME=VALUE", multiple=True, help="A declared attribute; also <, <=, >, >=."
 )
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for a reply.")
+@click.option("--timeout", default=20.0, show_default=True, help="Seconds to wait for a reply.")
 @json_option
 def search(words: tuple[str, ...], timeout: float, as_json: bool, **options: Any) -> None:
     """Find pictures by words, by pictures, or by both.

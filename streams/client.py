@@ -13,6 +13,7 @@ from typing import Self
 
 from schemas.errors import TransientError
 from schemas.queries import SearchReply, SearchRequest
+from schemas.reply_address import CLIENT_TIMEOUT_S
 from schemas.topics import REPLIES, REQUESTS
 from streams.kafka_connection import KafkaConnection, connection_to
 from streams.replies import Addresses, Replies, pause_s, worth_repeating
@@ -31,7 +32,7 @@ class SearchClient:
         *,
         request_topic: str = REQUESTS,
         reply_topic: str = REPLIES,
-        timeout_s: float = 10.0,
+        timeout_s: float = CLIENT_TIMEOUT_S,
     ) -> None:
         """Connect, and find the end of a reply partition before anything is sent.
 

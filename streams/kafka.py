@@ -204,6 +204,11 @@ def partitions_of(client: AdminClient, topic: str) -> int:
     return len(metadata.partitions)
 
 
+def partition_counts(client: AdminClient) -> dict[str, int]:
+    """How many partitions each topic has that we may see. Raises TransientError."""
+    return {name: len(found.partitions) for name, found in _topics(client).items()}
+
+
 def _topics(client: AdminClient, topic: str | None = None) -> dict[str, TopicMetadata]:
     """Look in short steps: that a login is refused is heard between them."""
 

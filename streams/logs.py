@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Literal
 
@@ -25,12 +26,47 @@ def about(**fields: object) -> Iterator[None]:
 def handler_of(written_as: LogFormat) -> logging.Handler:
     """Writes lines to stderr."""
     handler = logging.StreamHandler()
+    handler.addFilter(Seldom("aiokafka"))
     handler.addFilter(_tell)
     handler.setFormatter(_json() if written_as == "json" else logging.Formatter(_TEXT))
     return handler
 
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Seldom(logging.Filter):
+    """Lets the same line of a library through every so often, with how many were left out.
+
+    aiokafka looks for a broker that is gone ten times a second, and twice says each time so.
+    """
+
+    _MOST_LINES = 1000
+
+    def __init__(
+        self, library: str, *, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._library = library
+        self._every_s = every_s
+        self._clock = clock
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is said now."""
+        if record.name.partition(".")[0] != self._library:
+            return True
+        now, line = self._clock(), (record.name, record.getMessage())
+        said_at, left_out = self._said.get(line, (now - self._every_s, 0))
+        if now - said_at < self._every_s:
+            self._said[line] = said_at, left_out + 1
+            return False
+        if len(self._said) >= self._MOST_LINES:
+            self._said.clear()
+        self._said[line] = now, 0
+        if left_out:
+            record.msg, record.args = f"{line[1]} (and {left_out} times more since)", None
+        return True
 
 
 def _json() -> logging.Formatter:

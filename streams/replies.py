@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import TopicPartition
 
+from schemas.errors import TransientError
 from schemas.queries import SearchReply, SearchRequest
 from schemas.reply_address import CORRELATION_ID, DEADLINE, REPLY_PARTITION, REPLY_TOPIC
 from schemas.topics import REPLIES, REQUESTS
@@ -17,6 +18,8 @@ from streams.tracing import NO_SPAN, Span, begin
 
 #: How many replies are read at once.
 _MOST = 256
+#: How long a partition's leader may be silent before another partition is tried.
+_LEADER_S = 2.5
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,32 @@ class Replies:
         self._consumer = kafka.tail_consumer(connection)
         client = kafka.admin(connection)
         kafka.partitions_of(client, addresses.request_topic)
-        count = kafka.partitions_of(client, reply_topic)
+        self._count = kafka.partitions_of(client, reply_topic)
         self._asked: dict[bytes, tuple[int, Span]] = {}
-        self._partition = random.randrange(count)  # noqa: S311  # spreads clients, no secret
+        self._partition = random.randrange(self._count)  # noqa: S311  # spreads clients, no secret
         self.listen()
 
     def listen(self) -> None:
-        """Hear what comes from now on. Raises TransientError: the broker can't be reached."""
+        """Hear what comes from now on, in a partition whose leader answers.
+
+        Raises TransientError: no broker can be reached.
+        """
+        deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
+        while True:
+            try:
+                with kafka.translated():
+                    self._listen_to(self._partition)
+                return
+            except TransientError:
+                if time.monotonic() > deadline:
+                    raise
+            self._partition = (self._partition + 1) % self._count  # mostly another broker's
+
+    def _listen_to(self, partition: int) -> None:
         topic = self._addresses.reply_topic
-        where = TopicPartition(topic, self._partition)
-        with kafka.translated():
-            _, end = self._consumer.get_watermark_offsets(where, timeout=kafka.REQUEST_TIMEOUT_S)
-            self._consumer.assign([TopicPartition(topic, self._partition, end)])
+        where = TopicPartition(topic, partition)
+        _, end = self._consumer.get_watermark_offsets(where, timeout=_LEADER_S)
+        self._consumer.assign([TopicPartition(topic, partition, end)])
 
     def rest(self) -> None:
         """Hear nothing, and ask the broker for nothing, until `listen`."""

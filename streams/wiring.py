@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from schemas import topics
 from schemas.errors import FatalError, PoisonError, TransientError, UsageError
 from schemas.events import PictureAt
+from schemas.reply_address import CLIENT_TIMEOUT_S
 from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog
 from streams import kafka
@@ -185,7 +186,7 @@ def picture_fetcher(settings: Settings, store: ImageStore) -> "Fetcher":
     return Fetcher(store, limits)
 
 
-def search_client(settings: Settings, *, timeout_s: float = 10.0) -> "SearchClient":
+def search_client(settings: Settings, *, timeout_s: float = CLIENT_TIMEOUT_S) -> "SearchClient":
     """A client of the search service that these settings reach."""
     from streams.client import SearchClient
 
@@ -197,7 +198,9 @@ def search_client(settings: Settings, *, timeout_s: float = 10.0) -> "SearchClie
     )
 
 
-def async_search_client(settings: Settings, *, timeout_s: float = 10.0) -> "AsyncSearchClient":
+def async_search_client(
+    settings: Settings, *, timeout_s: float = CLIENT_TIMEOUT_S
+) -> "AsyncSearchClient":
     """Its twin for asyncio."""
     from streams.async_client import AsyncSearchClient
 

@@ -47,6 +47,7 @@ class Cluster:
         self._brokers = kafka_brokers([folders[name] for name in names[:COPIES]], say)
         self._nodes = weaviate_nodes([folders[name] for name in names[COPIES:]], say)
         self._folders = folders
+        (folder / "tmp").mkdir()  # killed workers leave things there
         self.servers: Mapping[str, Server] = dict(
             zip(names, [*self._brokers, *self._nodes], strict=True)
         )
@@ -58,6 +59,7 @@ class Cluster:
             PIXTIDE_REPLICATION=str(COPIES),
             PIXTIDE_WEAVIATE_REPLICATION=str(COPIES),
             PIXTIDE_MODEL=model,
+            TMPDIR=str(folder / "tmp"),
             **settings,
         )
         self.stack.program = tuple(bound_to_parent(PIXTIDE))
@@ -196,9 +198,9 @@ def _run(made: Cluster) -> None:
     env.write_text("".join(f"{name}={value}\n" for name, value in ours.items()))
     parts = [*made.servers, *WORKERS]
     _say(
-        f"\nThe page is at http://localhost:{port}. In another shell:\n\n"
-        f"  export $(cat {env})\n"
-        "  pixtide publish ~/Pictures --wait\n  pixtide search 'a red bicycle'\n\n"
+        f"\nThe page is at http://localhost:{port}. In another shell, in this folder:\n\n"
+        f"  . .venv/bin/activate; export $(cat {env})\n"
+        "  pixtide publish streams/demo/pictures --wait\n  pixtide search 'a white car'\n\n"
         f"Kill -9 one by typing its name here: {', '.join(parts)}.\n"
         f"It is started again after {_AGAIN_AFTER_S:g} s. Ctrl-C ends it all.\n"
     )

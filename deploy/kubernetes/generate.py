@@ -92,6 +92,10 @@ def options() -> Iterator[tuple[str, Any, str]]:
 
 #: Maps and lists of Kubernetes' own, which may hold what it allows.
 _OPEN = re.compile(r"(requests|limits|labels|.*Namespace)$")
+#: Numbers of which 0 makes no sense: Kafka or Weaviate would refuse them, or nothing would run.
+_AT_LEAST_ONE = re.compile(
+    r"(brokers|replication|minInSyncReplicas|maxReplicas|lagPerReplica|\w+Port)$"
+)
 _OF_A_GENERATION = ("gpu", "minReplicas", "maxReplicas", "lagPerReplica", "resources")
 
 
@@ -126,7 +130,7 @@ def _schema_of(value: Any, name: str = "") -> dict[str, Any]:
         case bool():
             return {"type": "boolean"}
         case int():
-            return {"type": "integer", "minimum": 0}
+            return {"type": "integer", "minimum": 1 if _AT_LEAST_ONE.match(name) else 0}
         case _:
             return {"type": "string"}
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from streams.acls import grants
 from streams.ingest import GRACE_S
 from streams.settings import PREFIX, Settings
 from tests.servers.deploy_tools import KUBERNETES, DeployTools
+from tests.unit.test_docs import generator
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "kubernetes/pixtide"
@@ -27,6 +29,20 @@ VALUES = {
         *("--set", "kafka.address=kafka:9092,kafka.security=plaintext,web.replicas=0"),
         *("--set", "weaviate.url=https://weaviate.example.org"),
     ],
+}
+#: Values with which each option matters in one of the two.
+ALL_IN_USE: dict[str, dict[str, Any]] = {
+    "created here": {
+        "kafka": {"address": "kafka:9092"},  # for when `create` is taken away
+        "prometheusOperator": {"create": True},
+        "ingest": {"gpu": 1},
+        "web": {"host": "pixtide.example.org"},
+    },
+    "there already": {
+        "kafka": {"create": False, "address": "kafka:9092"},
+        "weaviate": {"url": "https://weaviate.example.org"},
+        "originals": {"url": "s3://pictures"},
+    },
 }
 Rendered = dict[tuple[str, str], dict[str, Any]]
 
@@ -105,11 +121,65 @@ def _judged_by(tools: DeployTools) -> list[str]:
     return [*judged, "-kubernetes-version", KUBERNETES]
 
 
-@pytest.mark.parametrize("wrong", ["nonsense=1", "web.replica=1", "query.minReplicas=-1"])
+@pytest.mark.parametrize(
+    "wrong", ["nonsense=1", "web.replica=1", "query.minReplicas=-1", "weaviate.replication=0"]
+)
 def test_an_option_that_is_none_is_refused(deploy_tools: DeployTools, wrong: str) -> None:
     command = [str(deploy_tools.helm), "template", "pixtide", str(CHART), "--set", wrong]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 1 and wrong.partition("=")[0].split(".")[-1] in done.stderr
+
+
+def _another(value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case str():
+            return "another"
+        case [{}, *_]:
+            return [*value, {"name": "another"}]
+        case list():
+            return [7]
+        case {"requests": _, **_more}:
+            return {"requests": {"cpu": "7"}}
+        case _:
+            return value | {"another": "x"}
+
+
+def test_each_documented_option_changes_what_is_made(
+    deploy_tools: DeployTools, tmp_path: Path
+) -> None:
+    options = [
+        (path, value) for path, value, _ in generator("generate", DEPLOY / "kubernetes").options()
+    ]
+    assert len(options) > 60
+
+    def made(name: str, base: dict[str, Any], path: str = "", value: Any = None) -> str:
+        values = json.loads(json.dumps(base))
+        *parents, last = path.split(".")
+        into = values
+        for parent in parents:
+            into = into.setdefault(parent, {})
+        if path:
+            into[last] = value
+        file = tmp_path / f"{name}.{path}.json"
+        file.write_text(json.dumps(values))
+        return template(deploy_tools, "--values", str(file))
+
+    before = {name: made(name, base) for name, base in ALL_IN_USE.items()}
+
+    def changes(option: tuple[str, Any]) -> bool:
+        path, value = option
+        return any(
+            made(name, base, path, _another(value)) != before[name]
+            for name, base in ALL_IN_USE.items()
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(changes, options))
+    assert [path for (path, _), good in zip(options, done, strict=True) if not good] == []
 
 
 def test_every_variable_is_a_setting(manifests: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,27 @@
-"""The restore drill of docs/day-two.md: the index's disk is lost after a backup that is not new."""
+"""The restore drills of docs/day-two.md: an index is lost, and its backup isn't new; a log is made
+anew from its dump, with more partitions.
+"""
 
 import json
 import shutil
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from confluent_kafka.cimpl import NewTopic
 
-from tests.deployments import killed_in_the_end, on_servers
-from tests.faults.oracle import check_against_the_log
+from schemas import topics
+from schemas.errors import UsageError
+from streams import kafka as kafka_clients
+from streams.cli import cli
+from streams.kafka import Record
+from tests.deployments import OnServers, killed_in_the_end, on_servers
+from tests.faults.oracle import POISON, check_against_the_log, read_topic, topic
 from tests.faults.test_ingest_faults import publish, wait_until, wait_until_read
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
@@ -87,3 +97,69 @@ def test_a_lost_index_comes_back_from_an_old_backup_and_the_log(
         wait_until_read(stack)
         check_against_the_log(stack)
         stack.stop_process("ingest")
+
+
+def create_topic(stack: OnServers, name: str, partitions: int, policy: str = "compact") -> None:
+    client = kafka_clients.admin(stack.settings().kafka_connection())
+    made = NewTopic(topic(stack, name), partitions, 1, config={"cleanup.policy": policy})
+    client.create_topics([made])[made.topic].result(20)
+
+
+@pytest.mark.slow
+def test_a_log_made_of_a_dump_with_more_partitions_holds_the_same(
+    tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer
+) -> None:
+    (tmp_path / "before").mkdir()
+    (tmp_path / "after").mkdir()
+    old = on_servers(tmp_path / "before", kafka, weaviate)
+    new = on_servers(tmp_path / "after", kafka, weaviate)
+    old.run_here("topics", "create")
+    with killed_in_the_end(new):
+        publish(old, {f"picture-{n}": jpeg(n) for n in range(60)})
+        publish(old, {f"picture-{n}": jpeg(n + 100) for n in range(20)})
+        publish(old, {f"picture-{n}": None for n in range(20, 30)})
+        publish(old, {f"picture-{n}": POISON for n in range(30, 35)})
+        lines = old.run_here("topics", "dump")
+
+        create_topic(new, topics.UPLOADED, 12)
+        said = json_lines(new.run("topics", "create", "--json"))
+        counts = {each["topic"]: (each["created"], each["partitions"]) for each in said}
+        assert counts[topic(new, topics.UPLOADED)] == (False, 12)
+        assert counts[topic(new, topics.RETRY)] == (True, 12)
+        new.run("topics", "load", stdin="no record\n", code=2)
+        new.run("topics", "load", stdin=lines)
+        new.run("topics", "load", stdin=lines, code=2)  # for it isn't new any more
+        copied = read_topic(new, topics.UPLOADED)
+        assert facts(copied) == facts(read_topic(old, topics.UPLOADED))
+        assert len({record.partition for record in copied}) == 12
+
+        new.run_here("index", "create", "v1")
+        new.start_process("ingest")
+        wait_until_read(new)
+        check_against_the_log(new)
+
+
+def test_topics_of_other_partitions_are_named(
+    tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer
+) -> None:
+    stack = on_servers(tmp_path, kafka, weaviate)
+    create_topic(stack, topics.UPLOADED, 7)
+    create_topic(stack, topics.RETRY, 6, "delete")
+    log, retries = topic(stack, topics.UPLOADED), topic(stack, topics.RETRY)
+    done = CliRunner().invoke(cli, ["topics", "create"], env=stack.env)
+    assert f"{log}: exists, with 7 partitions instead of 6" in done.stderr
+    assert f"{topic(stack, topics.INDEXED)}: created\n" in done.stderr
+    assert isinstance(done.exception, UsageError)
+    assert str(done.exception).startswith(f"{retries} has fewer partitions than {log}")
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def facts(records: list[Record]) -> dict[bytes | None, list[tuple[Any, ...]]]:
+    """What each key's records are, in order."""
+    found = defaultdict(list)
+    for each in sorted(records, key=lambda each: each.offset):
+        found[each.key].append((each.value, each.headers, each.timestamp_ms))
+    return dict(found)

@@ -1,8 +1,11 @@
 """The servers that the other tests rely on: they are what they say, and outlive a restart."""
 
 import json
+import subprocess
+import sys
 import urllib.request
 import uuid
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -10,7 +13,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.servers import KafkaServer, Servers, WeaviateServer
+from tests.servers.runners import free_ports
 from tests.servers.weaviate import VERSION
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -67,6 +73,18 @@ def test_servers_that_a_test_left_killed_or_frozen_serve_the_next_one(
     servers.heal()
     _send(kafka, topic, b"after")
     assert _json(weaviate, "GET", "/v1/meta")["version"] == VERSION
+
+
+def test_a_port_is_given_once_and_to_one_run_alone() -> None:
+    asked = 250  # of several blocks
+    ours = free_ports(asked) + free_ports(asked, in_a_row=2)
+    assert len({*ours, *(port + 1 for port in ours[asked:])}) == 3 * asked
+    code = f"from tests.servers.runners import free_ports; print(*free_ports({asked}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    theirs = {int(port) for port in done.stdout.split()}
+    assert len(theirs) == asked and theirs.isdisjoint(ours)
 
 
 def _send(kafka: KafkaServer, topic: str, value: bytes) -> None:

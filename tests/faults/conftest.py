@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print it where the run was of faults alone."""
+    """Print it where the run was of faults alone, or of some of them."""
     rows = list(_rows(terminalreporter, config.stash.get(_faults, {})))
     if not rows or not config.option.markexpr.startswith("fault"):
         return

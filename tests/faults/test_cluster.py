@@ -17,10 +17,11 @@ from encoders.port import Encoder
 from schemas import topics
 from schemas.errors import TransientError
 from schemas.identity import Version
+from schemas.queries import SearchRequest
 from search.port import Query, VectorIndex
 from streams import kafka as kafka_clients
 from streams.kafka import REQUEST_TIMEOUT_S
-from streams.wiring import generation_to_work_for, load_encoder, open_catalog
+from streams.wiring import generation_to_work_for, load_encoder, open_catalog, search_client
 from tests.cluster import WORKERS, Cluster
 from tests.cluster import cluster as running_cluster
 from tests.faults.oracle import check_against_the_log, committed, read_topic, topic
@@ -49,7 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         folder,
         lambda _: None,
         tiny_clip(folder / "model"),
-        PIXTIDE_SESSION_TIMEOUT_S="6",
+        PIXTIDE_SESSION_TIMEOUT_S="15",  # longer than it takes to give up a broker
         PIXTIDE_BREAKER_WINDOW="0",  # much is bad on purpose
     ) as made:
         made.start_workers(*WORKERS)
@@ -86,6 +87,11 @@ class Load:
         self.began = time.monotonic()
         for name in names:
             self.cluster.kill(name)
+
+    def newcomer_is_answered(self) -> None:
+        """A client that connects only now finds a broker and a partition that answer."""
+        with search_client(self.cluster.stack.settings(), timeout_s=SEARCH_S) as client:
+            assert client.search(SearchRequest(text="news")).error is None
 
     def recovered(self) -> None:
         """Whatever was published since the fault is read, and searches are answered again."""
@@ -192,21 +198,25 @@ def has_all(node: VectorIndex, latest: dict[str, Version]) -> bool:
     return {row.image_id: row.version for row in node.scan()} == latest
 
 
-@pytest.mark.fault("kill -9 of one of three brokers")
-def test_a_broker_is_killed(under_load: UnderLoad) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            "kafka-0", marks=pytest.mark.fault("kill -9 of one of three brokers"), id="broker"
+        ),
+        pytest.param(
+            "weaviate-0",  # the one whose address is the first
+            marks=pytest.mark.fault("kill -9 of one of three nodes of Weaviate"),
+            id="node-of-weaviate",
+        ),
+    ],
+)
+def test_a_server_is_killed(under_load: UnderLoad, name: str) -> None:
     with under_load() as load:
-        load.fails("kafka-0")
+        load.fails(name)
+        load.newcomer_is_answered()
         load.recovered()
-        load.cluster.start_again("kafka-0")
-        load.cluster.await_whole()
-
-
-@pytest.mark.fault("kill -9 of one of three nodes of Weaviate")
-def test_a_node_of_weaviate_is_killed(under_load: UnderLoad) -> None:
-    with under_load() as load:
-        load.fails("weaviate-0")  # the one whose address is the first
-        load.recovered()
-        load.cluster.start_again("weaviate-0")
+        load.cluster.start_again(name)
         load.cluster.await_whole()
 
 
@@ -248,9 +258,10 @@ def test_no_search_fails_while_everything_is_restarted(under_load: UnderLoad) ->
             server.stop()
             server.start()
             load.cluster.await_whole()
-        for name in WORKERS:
-            load.cluster.stack.stop_process(name)
-            load.cluster.start_workers(name)
+        for pair in (("ingest-1", "query-1"), ("ingest-2", "query-2")):
+            for name in pair:
+                load.cluster.stack.stop_process(name)
+            load.cluster.start_workers(*pair)
         load.recovered()
         assert load.searching.heard.failed == []
 

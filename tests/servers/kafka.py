@@ -157,6 +157,10 @@ def kafka_brokers(folders: Sequence[Path], say: Say) -> list[KafkaServer]:
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
             "log.dirs": str(folder / "data"),
+            # Six servers share a machine, and perhaps its disk is busy: the controllers, which
+            # wait for the disk, would go on electing another one. By default 2 s and 1 s.
+            "controller.quorum.fetch.timeout.ms": "4000",
+            "controller.quorum.election.timeout.ms": "2000",
         }
         small = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
         child = _child(folder, settings, lambda _: None, cluster, small)
@@ -239,6 +243,9 @@ def _one_line(pem: Path) -> str:
 def _properties(host: str, ports: _Ports, data: str) -> dict[str, str]:
     return _common("1", "1") | {
         "node.id": "1",
+        # A killed broker may not come back before its session is over: by default 9 s.
+        "broker.session.timeout.ms": "5000",
+        "broker.heartbeat.interval.ms": "1000",
         "controller.quorum.voters": f"1@127.0.0.1:{ports.controller}",
         "listeners": f"PLAINTEXT://{host}:{ports.plain},SECURED://{host}:{ports.secured},"
         f"PROXIED://{host}:{ports.proxied},CONTROLLER://127.0.0.1:{ports.controller}",
@@ -267,8 +274,5 @@ def _common(replication: str, in_sync: str) -> dict[str, str]:
         "share.coordinator.state.topic.min.isr": in_sync,
         "share.coordinator.state.topic.num.partitions": "4",
         "group.initial.rebalance.delay.ms": "0",
-        # A killed broker may not come back before its session is over: by default 9 s.
-        "broker.session.timeout.ms": "5000",
-        "broker.heartbeat.interval.ms": "1000",
         "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
     }

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,8 @@ _BOUND_TO_PARENT = Path(__file__).with_name("bound_to_parent.py")
 _GRACE_S = 60
 #: Below the range that the kernel hands out, so that a stopped server finds its port free again.
 _PORTS = range(20_000, 32_000)
+#: A run takes them by so many, the first of which it keeps bound: no other run takes the same.
+_BLOCK = 100
 #: A child dies with the *thread* that started it, so one that lives as long as the run does it.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="server-starter")
 
@@ -238,16 +241,47 @@ def docker_answers() -> bool:
     return done.returncode == 0
 
 
+class _Ports:
+    """Hands out this run's ports, each once."""
+
+    def __init__(self) -> None:
+        self._kept: list[socket.socket] = []
+        self._left: list[int] = []
+        self._turn = threading.Lock()
+
+    def take(self, in_a_row: int) -> int:
+        """The first of so many free ports in a row."""
+        with self._turn:
+            while True:
+                if len(self._left) < in_a_row:
+                    self._left = self._another_block()
+                taken, self._left = self._left[:in_a_row], self._left[in_a_row:]
+                if all(map(_is_free, taken)):
+                    return taken[0]
+
+    def _another_block(self) -> list[int]:
+        firsts = _PORTS[::_BLOCK]
+        for first in random.sample(firsts, len(firsts)):
+            keeper = socket.socket()
+            try:
+                keeper.bind(("", first))
+            except OSError:
+                keeper.close()
+                continue
+            self._kept.append(keeper)
+            return list(range(first + 1, first + _BLOCK))
+        raise ServerError(f"other runs have all ports in {_PORTS}")
+
+
+_ports = _Ports()
+
+
 def free_ports(count: int, *, in_a_row: int = 1) -> list[int]:
-    """That many ports on which nothing listens, nor on the next ones where more are wanted."""
-    free: list[int] = []
-    candidates = _PORTS[::in_a_row]
-    for port in random.sample(candidates, len(candidates)):
-        if all(map(_is_free, range(port, port + in_a_row))):
-            free.append(port)
-        if len(free) == count:
-            return free
-    raise ServerError(f"no {count} free ports in {_PORTS}")
+    """That many ports on which nothing listens, nor on the next ones where more are wanted.
+
+    None of them is given to anybody else while this run lasts.
+    """
+    return [_ports.take(in_a_row) for _ in range(count)]
 
 
 def _is_free(port: int) -> bool:

@@ -12,7 +12,15 @@ PIXTIDE = (sys.executable, "-m", "streams.cli")
 COMMANDS = (
     *("", "demo", "up", "publish", "delete", "search", "ingest", "query"),
     *("web", "doctor", "config", "completion"),
-    *("topics create", "index list", "index create", "index status", "index verify"),
+    *(
+        "topics create",
+        "topics dump",
+        "topics load",
+        "index list",
+        "index create",
+        "index status",
+        "index verify",
+    ),
     *("index promote", "index rollback", "index retire", "index compare", "reindex"),
     *("dlq list", "dlq show", "dlq retry"),
 )

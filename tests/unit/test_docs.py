@@ -173,7 +173,8 @@ def test_the_faults_page_names_every_fault_and_its_test() -> None:
         for path in (DOCS.parent / "tests").rglob("test_*.py")
         for test in ast.walk(ast.parse(path.read_text()))
         if isinstance(test, ast.FunctionDef)
-        for mark in test.decorator_list
+        for decorator in test.decorator_list
+        for mark in ast.walk(decorator)  # those of parameters lie deeper
         if isinstance(mark, ast.Call)
         and ast.unparse(mark.func) == "pytest.mark.fault"
         and isinstance(mark.args[0], ast.Constant)

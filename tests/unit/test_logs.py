@@ -1,12 +1,14 @@
-"""Log lines for machines."""
+"""Log lines: for machines, and not too many."""
 
 import json
+import logging
 import subprocess
 import sys
 
 from schemas.dead_letters import SourceRecord
 from schemas.errors import PoisonError, ReasonCode
 from streams.kafka import Record
+from streams.logs import Seldom
 from streams.work import Work
 
 
@@ -51,3 +53,26 @@ def test_a_work_names_its_trace_and_its_failure() -> None:
     assert work.names() == names | traced
     work.fail("decode", PoisonError(ReasonCode.EMPTY_IMAGE, "empty"))
     assert work.names() == names | traced | {"code": "EMPTY_IMAGE"}
+
+
+def test_a_library_says_the_same_only_every_ten_seconds() -> None:
+    now = 100.0
+    seldom = Seldom("aiokafka", clock=lambda: now)
+
+    def said(name: str, *args: object) -> str | None:
+        """What comes of a line."""
+        record = logging.LogRecord(name, logging.ERROR, "", 0, "no node %s: %s", args, None)
+        return record.getMessage() if seldom.filter(record) else None
+
+    assert said("aiokafka.consumer", 1, "refused") == "no node 1: refused"
+    assert [said("aiokafka.consumer", 1, "refused") for _ in range(98)] == [None] * 98
+    assert said("aiokafka.consumer", 2, "refused") == "no node 2: refused"  # which is news
+    assert said("aiokafkas", 1, "refused") == said("streams.query", 1, "refused") is not None
+    assert said("streams.query", 1, "refused") == "no node 1: refused"
+    now += 10
+    assert said("aiokafka.consumer", 1, "refused") == (
+        "no node 1: refused (and 98 times more since)"
+    )
+    assert said("aiokafka.consumer", 1, "refused") is None
+    now += 10
+    assert said("aiokafka.consumer", 2, "refused") == "no node 2: refused"  # none were left out

@@ -1,0 +1,84 @@
+"""The commands that look after the topics, and the log in them. Heavy imports wait inside them."""
+
+import json
+import sys
+from dataclasses import replace
+
+import click
+
+from schemas.errors import UsageError
+from streams.cli_help import quiet_option
+from streams.cli_index import json_option
+
+
+@click.group()
+def topics() -> None:
+    """The Kafka topics."""
+
+
+@topics.command("create")
+@quiet_option
+@json_option
+def topics_create(as_json: bool) -> None:
+    """Create the topics that are missing; existing ones stay as they are.
+
+    To have another number of partitions, create `images.uploaded` with it beforehand: the topic of
+    retries gets as many.
+    """
+    from schemas.topics import RETRY, UPLOADED
+    from schemas.topics import topics as topics_table
+    from streams import console, kafka
+    from streams.settings import load_settings
+
+    settings = load_settings()
+    client = kafka.admin(settings.kafka_connection())
+    log, retries = settings.named(UPLOADED), settings.named(RETRY)
+    table = {settings.named(t.name): t for t in topics_table(embedded=settings.embedded_log)}
+    there = kafka.partition_counts(client)
+    if log in there:  # each record's retry goes to its own partition
+        table[retries] = replace(table[retries], partitions=there[log])
+    created = kafka.create_topics(client, table.items(), settings.replication)
+    for name, new in created.items():
+        has, wants = there.get(name, table[name].partitions), table[name].partitions
+        if as_json:
+            console.line(json.dumps({"topic": name, "created": new, "partitions": has}))
+        else:
+            unlike = f", with {has} partitions instead of {wants}" if has != wants else ""
+            console.say(f"{name}: {'created' if new else 'exists'}{unlike}")
+    if there.get(retries, table[retries].partitions) < table[retries].partitions:
+        raise UsageError(
+            f"{retries} has fewer partitions than {log}, so that no worker starts: raise them to "
+            f"{table[retries].partitions}"
+        )
+
+
+@topics.command("dump")
+def topics_dump() -> None:
+    """Write the log, `images.uploaded`, to stdout: one JSON line a record.
+
+    Run it as `pixtide topics dump | gzip > log.jsonl.gz`. What comes later isn't in it. Originals
+    aren't either: back up the image store too.
+    """
+    from streams import console
+    from streams.log_copy import dump
+    from streams.settings import load_settings
+
+    count = 0
+    for line in dump(load_settings()):
+        console.line(line)
+        count += 1
+    console.say(f"{count:,} records")
+
+
+@topics.command("load")
+@quiet_option
+def topics_load() -> None:
+    """Read what `dump` wrote from stdin into an `images.uploaded` that is new.
+
+    It may have another number of partitions. Where it has ever held a record, nothing is loaded.
+    """
+    from streams import console
+    from streams.log_copy import load
+    from streams.settings import load_settings
+
+    console.say(f"{load(load_settings(), sys.stdin):,} records")
