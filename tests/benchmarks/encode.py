@@ -81,7 +81,8 @@ def run(seconds: float, pairs: int, threads: int, note: str, out: Path) -> None:
         ours = Path(sys.executable)
 
         def start(name: str, python: Path, threads: int = threads) -> Contender:
-            command = [str(python), "-P", str(_SCRIPT), name, str(models), str(data), str(threads)]
+            alone = "-P" if python == ours else "-I"  # which Python 3.10 knows, too
+            command = [str(python), alone, str(_SCRIPT), name, *map(str, (models, data, threads))]
             log = _CACHE / "bench-peers" / "log"
             root = str(Path(__file__).parents[2])
             env = {"PYTHONPATH": root if python == ours else ""}
