@@ -57,7 +57,7 @@ bench-soak: $(STAMP) ## watch the memory of searches of all kinds (6 minutes)
 bench-story: $(STAMP) ## compare three ways of finding pictures by words (20 s)
 	$(BIN)/python -m tests.benchmarks story $(ARGS)
 
-bench-ingest: setup-servers ## measure ingest, stage by stage and end to end (20 minutes)
+bench-ingest: setup-servers ## measure ingest, stage by stage, end to end and as it grows (25 minutes)
 	$(BIN)/python -m tests.benchmarks ingest $(ARGS)
 
 bench-compression: setup-servers ## measure each compression of the vectors (20 minutes, and 7 to encode once)

@@ -96,7 +96,7 @@ class LanceIndex:
         return {record["sha256"]: _row(record) for record in self._ask(fetch)} if digests else {}
 
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
-        """Write what `may_replace` allows, in one transaction for each 1,000 rows.
+        """Write what `may_replace` allows: of each 1,000 rows the changed, then the new, at once.
 
         Raises:
             ValueError: an id occurs twice, or a vector is wrong.
@@ -199,12 +199,16 @@ class LanceIndex:
             for row in rows
         ]
         newer = [row for row, outcome in zip(rows, written, strict=True) if outcome.applied]
-        if newer:
-            merge = self._table.merge_insert("image_id")
-            merge = merge.when_matched_update_all().when_not_matched_insert_all()
-            data = to_arrow(newer, self._generation)
-            # "null" keeps the missing vectors of rows that aren't live; the others were checked.
+        # "null" keeps the missing vectors of rows that aren't live; the others were checked.
+        if changed := [row for row in newer if row.image_id in stored]:
+            merge = self._table.merge_insert("image_id").when_matched_update_all()
+            data = to_arrow(changed, self._generation)
             self._ask(lambda: merge.execute(data, on_bad_vectors="null"))
+        if new := [row for row in newer if row.image_id not in stored]:
+            # to merge these would compare them with the ids of all rows once more
+            added = to_arrow(new, self._generation)
+            self._ask(lambda: self._table.add(added, on_bad_vectors="null"))
+        if newer:
             self._tidy()
         return written
 

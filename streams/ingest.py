@@ -151,7 +151,8 @@ class IngestWorker:
         batch = limits.batch
         #: Of each thread: where its work comes from, how much at once, how long it waits for more.
         self._steps = (
-            (self._fetched, batch, 0.0, self._look_up),
+            # an index takes as long for many as for one
+            (self._fetched, limits.records, _BATCH_LINGER_S, self._look_up),
             *[(self._ready, batch, _BATCH_LINGER_S, self._encode)] * limits.encoders,
             (self._encoded, limits.records, 0.0, self._write),
         )

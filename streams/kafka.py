@@ -148,6 +148,8 @@ def ingest_consumer(
             "max.poll.interval.ms": 120_000,
             "fetch.wait.max.ms": 50,
             "queued.max.messages.kbytes": 32 * 1024,
+            # by default it fetches nothing for a second once those are there
+            "fetch.queue.backoff.ms": 50,
             "fetch.message.max.bytes": 4 * 2**20,
             **_QUIET,
             **more,

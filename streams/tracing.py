@@ -75,13 +75,26 @@ def begin(name: str, kind: Kind, parent: Trace | None, attributes: Mapping[str, 
     return Span(trace_of([("traceparent", traceparent.encode())]), span)
 
 
-@functools.cache
 def _tracer() -> Any:
+    """None where nobody has said what is to become of spans: one that is dropped costs as well."""
+    api = _api()
+    if api is None or isinstance(provider := api.get_tracer_provider(), api.ProxyTracerProvider):
+        return None
+    return _tracer_of(provider)
+
+
+@functools.cache
+def _api() -> Any:
     try:
         from opentelemetry import trace
     except ImportError:  # or half of it is there
         return None
-    return trace.get_tracer("pixtide")
+    return trace
+
+
+@functools.cache
+def _tracer_of(provider: Any) -> Any:
+    return provider.get_tracer("pixtide")
 
 
 def send_spans(command: str) -> None:

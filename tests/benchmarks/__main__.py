@@ -49,8 +49,10 @@ def soak(rows: int, seconds: float, out: Path) -> None:
 
 
 @benchmarks.command()
-@click.option("--pictures", default=10_000, show_default=True, help="The growth's last thousand.")
-@click.option("--only", multiple=True, help="embedded, servers, loop or start; may be repeated.")
+@click.option("--pictures", default=100_000, show_default=True, help="That an index grows to.")
+@click.option(
+    "--only", multiple=True, help="Parts of it, as ingest.py names them; may be repeated."
+)
 @click.option("--note", default="", help="What else the table should say of the machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
 def ingest(pictures: int, only: tuple[str, ...], note: str, out: Path) -> None:

@@ -2,9 +2,11 @@
 
 `python ingest_loop.py CONTENDER BOOTSTRAP TOPIC COUNT`, in the contender's own environment. Each
 reads from the beginning in a new group, makes of each record what its users get, commits as it does
-by default or, where it has none, each second, and prints a line of JSON.
+by default or, where it has none, each second, and with the last record prints a line of JSON and
+ends at once: to leave in an orderly way is no part of it, and takes some of them for ever.
 
     drain        confluent-kafka, 500 at once: the ceiling
+    poll         confluent-kafka, one by one
     pixtide      the ingest worker's main loop: polling, the order of keys, commits
     faust        an agent that takes one event after the other
     quixstreams  a dataframe with one function
@@ -14,38 +16,48 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-_TIMEOUT_S = 60.0
+if TYPE_CHECKING:  # quixstreams' environment has its own
+    from confluent_kafka import Consumer, Message
 
 
 class Rate:
-    """Counts records, from the first to the last."""
+    """Counts records from the first to the last, tells their rate and ends the process."""
 
     def __init__(self, wanted: int) -> None:
         self._wanted = wanted
         self._count = 0
-        self._begun = self._ended = 0.0
+        self._begun = 0.0
 
-    def add(self, records: int = 1) -> bool:
-        """Count so many; whether that is all."""
+    def add(self, records: int = 1) -> None:
+        """Count so many; does not return from the last."""
         if not self._count:
             self._begun = time.perf_counter()
         self._count += records
-        if self._count < self._wanted:
-            return False
-        self._ended = self._ended or time.perf_counter()
-        return True
-
-    def __str__(self) -> str:
-        return json.dumps({"per_second": self._count / (self._ended - self._begun)})
+        if self._count >= self._wanted:
+            per_second = self._count / (time.perf_counter() - self._begun)
+            os.write(1, f"{json.dumps({'per_second': per_second})}\n".encode())
+            os._exit(0)
 
 
 def drain(bootstrap: str, topic: str, rate: Rate) -> None:
     """`consume` in a loop."""
+    _bare(bootstrap, topic, rate, lambda consumer: consumer.consume(500, 1))
+
+
+def poll(bootstrap: str, topic: str, rate: Rate) -> None:
+    """`poll` in a loop."""
+    _bare(bootstrap, topic, rate, lambda consumer: [consumer.poll(1)])
+
+
+def _bare(
+    bootstrap: str, topic: str, rate: Rate, read: Callable[["Consumer"], Sequence["Message | None"]]
+) -> None:
     from confluent_kafka import Consumer
 
     consumer = Consumer(
@@ -57,17 +69,16 @@ def drain(bootstrap: str, topic: str, rate: Rate) -> None:
         }
     )
     consumer.subscribe([topic])
-    committed, done = time.perf_counter(), False
-    while not done:
-        messages = consumer.consume(500, timeout=1)
+    committed = time.perf_counter()
+    while True:
+        messages = [message for message in read(consumer) if message is not None]
         for message in messages:
             message.key(), message.value(), message.headers()
         if messages:
-            done = rate.add(len(messages))
+            rate.add(len(messages))
         if messages and time.perf_counter() - committed > 1:
             consumer.commit()
             committed = time.perf_counter()
-    consumer.close()
 
 
 def pixtide(bootstrap: str, topic: str, rate: Rate) -> None:
@@ -97,16 +108,14 @@ def pixtide(bootstrap: str, topic: str, rate: Rate) -> None:
         settle=lambda: None,
     )
     assignment.join()
-    done = False
-    while not done:
+    while True:
         record = assignment.poll(0.05)
         if record is not None:
             work = reader.begin(record)
             flight.admit(work)
             flight.finish(work)
-            done = rate.add()
+            rate.add()
         assignment.commit_now_and_then()
-    assignment.leave()
 
 
 def faust(bootstrap: str, topic: str, rate: Rate) -> None:
@@ -122,21 +131,17 @@ def faust(bootstrap: str, topic: str, rate: Rate) -> None:
         topic_disable_leader=True,
         consumer_auto_offset_reset="earliest",
         value_serializer="raw",
+        datadir=tempfile.gettempdir(),
     )
-    ended = asyncio.Event()
 
     @app.agent(app.topic(topic, value_type=bytes))  # type: ignore[untyped-decorator]
     async def read(stream: Any) -> None:
         async for _ in stream.events():
-            if rate.add():
-                ended.set()
+            rate.add()
 
     async def run() -> None:
         await app.start()
-        try:
-            await asyncio.wait_for(ended.wait(), _TIMEOUT_S)
-        except TimeoutError:
-            os._exit(1)  # its threads would go on
+        await asyncio.Event().wait()
 
     asyncio.run(run())
 
@@ -155,8 +160,7 @@ def quixstreams(bootstrap: str, topic: str, rate: Rate) -> None:
     frame = app.dataframe(app.topic(topic, key_deserializer="bytes", value_deserializer="bytes"))
 
     def count(_: object) -> None:
-        if rate.add():
-            app.stop()
+        rate.add()
 
     frame.update(count)
     app.run()
@@ -164,6 +168,7 @@ def quixstreams(bootstrap: str, topic: str, rate: Rate) -> None:
 
 CONTENDERS: dict[str, Callable[[str, str, Rate], None]] = {
     "drain": drain,
+    "poll": poll,
     "pixtide": pixtide,
     "faust": faust,
     "quixstreams": quixstreams,
@@ -171,8 +176,4 @@ CONTENDERS: dict[str, Callable[[str, str, Rate], None]] = {
 
 
 if __name__ == "__main__":
-    measured = Rate(int(sys.argv[4]))
-    CONTENDERS[sys.argv[1]](sys.argv[2], sys.argv[3], measured)
-    sys.stdout.write(f"{measured}\n")
-    sys.stdout.flush()
-    os._exit(0)  # some leave threads behind
+    CONTENDERS[sys.argv[1]](sys.argv[2], sys.argv[3], Rate(int(sys.argv[4])))

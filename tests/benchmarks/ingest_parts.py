@@ -1,5 +1,6 @@
 """What ingest is measured on: as many pictures as are wanted, on the embedded parts or servers."""
 
+import itertools
 import json
 import os
 import random
@@ -25,6 +26,8 @@ from tests.servers import KafkaServer, WeaviateServer
 #: Outcomes at the beginning and the end of a stretch that its rate leaves out.
 _EDGE = 0.1
 _PATIENCE_S, _LOOK_S = 120.0, 0.25
+#: Contents that may be published again.
+_REMEMBERED = 1000
 
 
 class _WithWorker(Deployment):
@@ -100,10 +103,21 @@ def upload(image_id: str, jpeg: bytes, folder: Path | None) -> ImageUploaded:
     )
 
 
-class Traffic:
-    """Publishes pictures and hears what became of them."""
+def altered() -> Iterator[bytes]:
+    """The photographs over and over, never twice the same bytes."""
+    originals = photographs()
+    for number in itertools.count():
+        yield numbered(originals[number % len(originals)], number)
 
-    def __init__(self, deployment: "Measured") -> None:
+
+class Traffic:
+    """Publishes pictures and hears what became of them.
+
+    Args:
+        pictures: all that it may publish.
+    """
+
+    def __init__(self, deployment: "Measured", pictures: Iterator[bytes]) -> None:
         self._folder = deployment.pictures
         settings = deployment.settings()
         self._uploaded = settings.named(topics.UPLOADED)
@@ -112,8 +126,9 @@ class Traffic:
         self._connection, self._client = connection, kafka.admin(connection)
         self._indexed = settings.named(topics.INDEXED)
         self._partitions = kafka.partitions_of(self._client, self._indexed)
-        self._photographs = photographs()
-        self._contents: list[int] = []
+        self._pictures = pictures
+        self._published: list[bytes] = []
+        self._number = 0
         self._random = random.Random(0)
 
     def rate(self, count: int, duplicates: float = 0.0) -> float:
@@ -130,13 +145,12 @@ class Traffic:
 
     def _publish(self, count: int, duplicates: float) -> None:
         for _ in range(count):
-            number = len(self._contents)
-            known = self._contents and self._random.random() < duplicates
-            content = self._random.choice(self._contents) if known else number
-            self._contents.append(content)
-            photograph = self._photographs[content % len(self._photographs)]
-            name = f"photographs/{number}.jpg"
-            event = upload(name, numbered(photograph, content), self._folder)
+            again = self._published and self._random.random() < duplicates
+            jpeg = self._random.choice(self._published) if again else next(self._pictures)
+            if len(self._published) < _REMEMBERED and not again:
+                self._published.append(jpeg)
+            event = upload(f"photographs/{self._number}.jpg", jpeg, self._folder)
+            self._number += 1
             key, value, headers = encode_event(event)
             self._producer.produce(self._uploaded, value, key, headers=list(headers))
             self._producer.poll(0)
@@ -169,20 +183,22 @@ class Traffic:
                     yield message.timestamp()[1]
 
 
-def worker_mib(process: int) -> float:
-    """The resident memory of a worker, its decoding processes among it."""
+def tree_mib(process: int) -> float:
+    """The resident memory of a process and of those it has started, as a worker its decoders."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     return round(sum(resident_mib(int(each)) for each in (str(process), *children)), 1)
 
 
-def embedded(folder: Path) -> OnEmbeddedParts:
+def embedded(folder: Path, **settings: str) -> OnEmbeddedParts:
     """A deployment on the embedded parts, with its broker running."""
-    made = OnEmbeddedParts(folder / "home", PIXTIDE_PRECISION="fp32")
+    made = OnEmbeddedParts(folder / "home", PIXTIDE_PRECISION="fp32", **settings)
     made.create()
     return made
 
 
-def on_servers(folder: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> OnRealServers:
+def on_servers(
+    folder: Path, kafka: KafkaServer, weaviate: WeaviateServer, **settings: str
+) -> OnRealServers:
     """A deployment on real servers, its topics and index created."""
     made = OnRealServers(
         folder / "home",
@@ -190,6 +206,7 @@ def on_servers(folder: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> On
         weaviate_url=weaviate.http_url,
         grpc_port=weaviate.grpc_port,
         PIXTIDE_PRECISION="fp32",
+        **settings,
     )
     made.create()
     return made

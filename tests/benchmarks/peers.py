@@ -143,6 +143,48 @@ def infinity() -> tuple[Encode, Encode]:
     return pictures, texts
 
 
+def clip_retrieval() -> tuple[Encode, Encode]:
+    """Its mapper; decoded by all threads, where its own reader would start processes."""
+    import torch
+    from all_clip import load_clip
+    from clip_retrieval.clip_inference.mapper import ClipMapper
+
+    torch.set_num_threads(THREADS)
+    name = f"open_clip:ViT-B-32/{CHECKPOINT.resolve()}/open_clip/open_clip_model.safetensors"
+    _, transform, tokenizer = load_clip(name, use_jit=False)
+
+    def mapper(**enabled: bool) -> Any:
+        return ClipMapper(
+            **enabled,
+            enable_metadata=False,
+            use_mclip=False,
+            clip_model=name,
+            use_jit=False,
+            mclip_model="",
+        )
+
+    of_pictures = mapper(enable_image=True, enable_text=False)
+    of_texts = mapper(enable_image=False, enable_text=True)
+    pool = ThreadPoolExecutor(THREADS)
+
+    def pictures(files: list[bytes]) -> list[Any]:
+        rows = []
+        for batch in batches(files):
+            planes = torch.stack(list(pool.map(lambda data: transform(opened(data)), batch)))
+            found = of_pictures({"image_tensor": planes, "image_filename": []})
+            rows.extend(found["image_embs"].tolist())
+        return rows
+
+    def texts(phrases: list[str]) -> list[Any]:
+        rows = []
+        for batch in batches(phrases):
+            found = of_texts({"text_tokens": tokenizer(batch), "text": batch})
+            rows.extend(found["text_embs"].tolist())
+        return rows
+
+    return pictures, texts
+
+
 def decoding(ours: bool) -> tuple[Encode, Encode]:
     """One thread: bytes to the pixels or planes that the model takes."""
     if ours:
@@ -164,6 +206,7 @@ MAKERS: dict[str, Callable[[], tuple[Encode, Encode]]] = {
     "pixtide int8": lambda: pixtide("int8"),
     "sentence-transformers": sentence_transformers,
     "infinity-emb": infinity,
+    "clip-retrieval": clip_retrieval,
     "decode: pixtide": lambda: decoding(True),
     "decode: open_clip": lambda: decoding(False),
 }

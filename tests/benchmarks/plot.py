@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _WIDTH, _HEIGHT = 720, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 150, 30, 60
@@ -70,6 +70,35 @@ def bars(rows: Sequence[tuple[str, float, float, float]], *, x: str) -> str:
         f"<style>rect{{fill:{_DOT};fill-opacity:.6}}line{{stroke:{_INK};stroke-width:3}}</style>"
         + "".join(parts)
         + "</svg>\n"
+    )
+
+
+def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str) -> str:
+    """Points (x, y) of each series, joined; both scales begin at 0, and the y is the label's."""
+    right = max(point[0] for points in series.values() for point in points)
+    high = max(point[1] for points in series.values() for point in points)
+    floor, edge = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT - 60
+
+    def across(value: float) -> float:
+        return _LEFT + value / right * (edge - _LEFT)
+
+    def down(value: float) -> float:
+        return floor - value / high * (floor - _TOP)
+
+    parts = [_text(_LEFT, _HEIGHT - 12, x)]
+    for step in range(5):
+        at, value = down(high * step / 4), high * step / 4
+        parts += [_line(_LEFT, at, edge, at), _text(62, at + 4, f"{value:,.0f}", "end")]
+        value = right * step / 4
+        parts.append(_text(across(value), floor + 18, f"{value:,.0f}", "middle"))
+    for label, points in series.items():
+        path = " ".join(f"{across(at):.1f},{down(value):.1f}" for at, value in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{_DOT}" stroke-width="2"/>')
+        parts.append(_text(across(points[-1][0]) + 8, down(points[-1][1]) + 4, label))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+        f' font-family="sans-serif" font-size="12" fill="{_INK}">'
+        f"<style>line{{stroke:{_INK};stroke-opacity:.3}}</style>" + "".join(parts) + "</svg>\n"
     )
 
 
