@@ -45,7 +45,7 @@ bench: bench-encode bench-search bench-soak bench-story bench-ingest bench-compr
 bench-encode: $(STAMP) ## measure encoding against other encoders (8 minutes, and 5 to install them once)
 	$(BIN)/python -m tests.benchmarks encode $(ARGS)
 
-bench-search: $(STAMP) ## measure searches over Kafka (15 minutes)
+bench-search: setup-servers ## measure searches over Kafka (20 minutes)
 	$(BIN)/python -m tests.benchmarks search $(ARGS)
 
 bench-gpu: $(STAMP) ## measure a GPU, and its share of what it can do (3 minutes; not in bench)

@@ -105,4 +105,5 @@ def _partition(raw: bytes | None) -> int | None:
         return None
     if re.fullmatch(rb"[0-9]{1,9}", raw):
         return int(raw)
-    return int.from_bytes(raw, "big") if len(raw) == 4 else None
+    number = int.from_bytes(raw, "big", signed=True) if len(raw) == 4 else -1
+    return number if number >= 0 else None

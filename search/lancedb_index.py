@@ -181,7 +181,9 @@ class LanceIndex:
 
         def fetch() -> list[dict[str, Any]]:
             query = self._table.search().where(f"image_id IN ({literals(some)})")
-            records: list[dict[str, Any]] = query.select(columns).limit(len(some)).to_list()
+            records: list[dict[str, Any]] = (
+                query.select(columns).limit(_COPIES * len(some)).to_list()
+            )
             return records
 
         rows: dict[str, StoredImage] = {}

@@ -57,13 +57,13 @@ def topics_dump() -> None:
     """Write the log, `images.uploaded`, to stdout: one JSON line a record.
 
     Run it as `pixtide topics dump | gzip > log.jsonl.gz`. What comes later isn't in it. Originals
-    aren't either: back up the image store too.
+    aren't either: back up the image store too. A dump that breaks off can't be loaded.
     """
     from streams import console
     from streams.log_copy import dump
     from streams.settings import load_settings
 
-    count = 0
+    count = -1  # for the last line is no record
     for line in dump(load_settings()):
         console.line(line)
         count += 1
@@ -75,7 +75,8 @@ def topics_dump() -> None:
 def topics_load() -> None:
     """Read what `dump` wrote from stdin into an `images.uploaded` that is new.
 
-    It may have another number of partitions. Where it has ever held a record, nothing is loaded.
+    It may have another number of partitions. Where it has ever held a record, nothing is loaded;
+    where what is read breaks off, it fails.
     """
     from streams import console
     from streams.log_copy import load

@@ -107,7 +107,7 @@ def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2*
 
 
 def reply_producer(connection: KafkaConnection) -> Producer:
-    """A producer for replies; it gives up on one after the time that a client waits by default.
+    """A producer for replies; it gives up on one when a request without a deadline has expired.
 
     A broker that has died is replaced as leader some seconds later.
     """
@@ -121,6 +121,7 @@ def reply_producer(connection: KafkaConnection) -> Producer:
             "compression.type": "gzip",
             "compression.level": 1,
             "delivery.timeout.ms": DEFAULT_DEADLINE_MS,
+            "queue.buffering.max.messages": 1_000_000,  # the consumer bounds them by topic
             "topic.metadata.propagation.max.ms": 2_000,  # a missing reply topic fails soon
             **_QUIET,
         }

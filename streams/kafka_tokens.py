@@ -61,8 +61,9 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ha
                 auth=(self._sasl.username, self._sasl.password),
                 timeout=_ASK_S,
                 verify=self._trusted,
+                trust_env=False,
             ).raise_for_status()
             said = answer.json()
-            return str(said["access_token"]), float(said.get("expires_in", _LIFE_S))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            return str(said["access_token"]), float(said.get("expires_in") or _LIFE_S)
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             raise OSError(f"no token from {self._tokens.url}: {error!r}") from error

@@ -1,7 +1,8 @@
 """The log as lines of JSON: to keep them elsewhere, and to make another log of them.
 
 A line is a record: its key and value in base64, its headers and its timestamp. The lines of one key
-keep their order; positions aren't kept, for a log that is made of lines is another log.
+keep their order; positions aren't kept, for a log that is made of lines is another log. The last
+line says how many there are, so that one can tell whether that is all.
 """
 
 import base64
@@ -22,6 +23,7 @@ _LINGER_MS = 50
 _DELIVER_S = 60.0
 #: Of a record, in bytes; what the topic takes the broker knows.
 _LARGEST = 2**26
+_AGAIN = "Delete the topic, and begin again with a whole dump"
 
 
 class LoggedRecord(Contract):
@@ -33,11 +35,18 @@ class LoggedRecord(Contract):
     timestamp_ms: int
 
 
+class End(Contract):
+    """The last line."""
+
+    records: int
+
+
 def dump(settings: Settings) -> Iterator[str]:
     """Everything in the log up to its end at the call, each partition in order.
 
     Raises as `records_of`.
     """
+    count = 0
     for record in records_of(settings.kafka_connection(), settings.named(topics.UPLOADED)):
         line = LoggedRecord(
             key=_encoded(record.key),
@@ -46,6 +55,8 @@ def dump(settings: Settings) -> Iterator[str]:
             timestamp_ms=record.timestamp_ms,
         )
         yield line.to_json().decode()
+        count += 1
+    yield End(records=count).to_json().decode()
 
 
 def _encoded(data: bytes | None) -> bytes | None:
@@ -59,7 +70,7 @@ def load(settings: Settings, lines: Iterable[str]) -> int:
 
     Raises:
         UsageError: the log isn't new, so that older records would count as newer than its own; its
-            keys' places aren't ours to know; or a line is no record.
+            keys' places aren't ours to know; a line is no record; or the end is missing.
         TransientError: the broker doesn't take them all.
     """
     topic, connection = settings.named(topics.UPLOADED), settings.kafka_connection()
@@ -74,23 +85,36 @@ def load(settings: Settings, lines: Iterable[str]) -> int:
         )
     producer = kafka.producer(connection, linger_ms=_LINGER_MS, max_bytes=_LARGEST)
     failed: list[str] = []
-    count = 0
-    for count, line in enumerate(lines, 1):
-        _produce(producer, topic, _record(count, line), failed)
-        if failed:
+    count, told = 0, None
+    for line in lines:
+        if told is not None or failed:
             break
-    left = producer.flush(_DELIVER_S)
-    if failed or left:
-        why = failed[0] if failed else f"{left} are not acknowledged"
-        raise TransientError(f"not everything was loaded: {why}. Delete the topic, begin again")
+        read = _read(count + 1, line)
+        if isinstance(read, End):
+            told = read.records
+        else:
+            _produce(producer, topic, read, failed)
+            count += 1
+    left = len(producer)
+    while (before := left) and not failed:
+        left = producer.flush(_DELIVER_S)
+        if left == before:
+            failed.append(f"{left} are not acknowledged")
+    if failed:
+        raise TransientError(f"not everything was loaded: {failed[0]}. {_AGAIN}")
+    if told != count:
+        raise UsageError(f"the dump breaks off after {count:,} records. {_AGAIN}")
     return count
 
 
-def _record(number: int, line: str) -> LoggedRecord:
+def _read(number: int, line: str) -> LoggedRecord | End:
     try:
+        if line.startswith('{"records"'):
+            return End.from_json(line.encode())
         return LoggedRecord.from_json(line.encode())
     except ValidationError as error:
-        raise UsageError(f"line {number} is no record of a log: {explain(error)}") from error
+        problem = f"line {number} is no record of a log: {explain(error)}"
+        raise UsageError(f"{problem}. {_AGAIN if number > 1 else ''}".rstrip()) from error
 
 
 def _produce(producer: Producer, topic: str, record: LoggedRecord, failed: list[str]) -> None:

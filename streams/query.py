@@ -19,7 +19,7 @@ import re
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -57,7 +57,11 @@ _ANSWERERS = 2
 _PICTURES, _PICTURES_WAITING = 4, 32
 _REFRESH_S = 1.0
 _BEAT_S = 1.0
+#: How long a stopping consumer waits for deliveries.
 _DELIVER_S = 5.0
+#: Replies to one topic that wait for the broker, in bytes, each counted as so many more: those to
+#: one that is stuck leave room for the others'.
+_MOST_WAITING, _OF_EACH = 32 * 1024 * 1024, 1024
 #: How long a stopping consumer takes leave of the broker.
 _LEAVE_S = 5.0
 
@@ -66,13 +70,14 @@ _LEAVE_S = 5.0
 class Pending:
     """A request that can be replied to: what it asks, or why it can't be served.
 
-    `names` are what log lines call it; the trace of `address` is that of `span`.
+    `names` are what log lines call it; the trace of `address` is that of `span`. What is `asked` is
+    let go of once it is answered, since it may hold pictures.
     """
 
     address: ReplyAddress
     key: bytes | None
     expires_ms: int
-    asked: SearchRequest | RequestError
+    asked: SearchRequest | RequestError | None
     acknowledge: Callable[[], None]
     names: dict[str, object]
     span: Span
@@ -107,6 +112,8 @@ class QueryConsumer:
         self._arrived = asyncio.Event()
         self._unacknowledged = InOrder()
         self._settled: deque[Pending] = deque()  # filled by whoever hears of a delivery
+        self._waiting: Counter[str] = Counter()  # bytes of replies by topic, under the lock
+        self._lock = threading.Lock()
         self._answerers = ThreadPoolExecutor(_ANSWERERS, thread_name_prefix="answer")
         self._aside = ThreadPoolExecutor(_PICTURES, thread_name_prefix="picture")
         self._aside_waiting: set[asyncio.Future[None]] = set()
@@ -142,6 +149,8 @@ class QueryConsumer:
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait([stopped, *working], return_when=asyncio.FIRST_COMPLETED)
         self._watch.stopping()
+        await asyncio.to_thread(self._parts.producer.flush, _DELIVER_S)
+        self._acknowledge()  # or the next consumer would answer them again
         try:
             await asyncio.wait_for(self._app.stop(), _LEAVE_S)
         except TimeoutError:  # the broker is away; it will find out by itself that we left
@@ -251,9 +260,9 @@ class QueryConsumer:
                 self._settled.append(each)
         self._watch.metrics.expired.inc(len(batch) - len(pending))
         self._watch.metrics.batch_requests.observe(len(pending))
-        replies = self._parts.answers.to([each.asked for each in pending])
+        replies = self._parts.answers.to([each.asked for each in pending if each.asked])
         for one, reply in zip(pending, replies, strict=True):
-            self._send(one, reply)
+            self._send(replace(one, asked=None), reply)
 
     def _refuse(self, pending: Pending) -> None:
         error = RequestError(QueryCode.OVERLOADED, "more requests wait than can be served")
@@ -263,19 +272,34 @@ class QueryConsumer:
 
     def _send(self, one: Pending, reply: Encoded) -> None:
         self._watch.metrics.replies.labels(reply.code).inc()
+        topic, weight = one.address.topic, len(reply.value) + _OF_EACH
+        with self._lock:
+            full = self._waiting[topic] > _MOST_WAITING
+            self._waiting[topic] += 0 if full else weight
+        if full:
+            self._undelivered(one, "too many others to its topic wait")
+            return
+
+        def heard(error: KafkaError | None, _: object = None) -> None:
+            with self._lock:
+                self._waiting[topic] -= weight
+                if not self._waiting[topic]:
+                    del self._waiting[topic]
+            self._delivered(one, reply, error)
+
         try:
             self._parts.producer.produce(
-                one.address.topic,
+                topic,
                 reply.value,
                 one.key,
                 -1 if one.address.partition is None else one.address.partition,
                 headers=one.address.headers(),  # type: ignore[arg-type]  # wants str | bytes
-                on_delivery=lambda error, _: self._delivered(one, reply, error),
+                on_delivery=heard,
             )
         except BufferError:
-            self._undelivered(one, "too many wait for the broker")
+            heard(KafkaError(KafkaError._QUEUE_FULL))
         except KafkaException as error:
-            self._delivered(one, reply, error.args[0])
+            heard(error.args[0])
 
     def _delivered(self, one: Pending, reply: Encoded, error: KafkaError | None) -> None:
         """What is too large is found out here, or by the broker, whose topic may take less."""
@@ -300,7 +324,10 @@ class QueryConsumer:
     def _hear(self) -> None:
         """Nobody waits for a delivery: a topic that is missing would keep others' replies back."""
         while True:
-            self._parts.producer.poll(_BEAT_S)
+            try:
+                self._parts.producer.poll(_BEAT_S)
+            except Exception:  # of what is done when one is heard of; others must be heard of too
+                logger.exception("a delivery was not understood")
 
     def _acknowledge(self) -> None:
         """What the broker has, or won't get. In the loop's thread, as Faust wants it."""

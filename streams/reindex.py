@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 
 from schemas import topics
 from schemas.errors import PixtideError, UsageError
@@ -53,12 +54,13 @@ def begin(settings: Settings, catalog: GenerationCatalog, wanted: Reindex) -> Ge
         TransientError: a server can't be reached.
     """
     live, known = catalog.live(), catalog.list()
+    fingerprint = cache(lambda: load_encoder(settings, wanted.model).fingerprint)
     for generation in reversed(known):
         same = (generation.model, generation.compression, generation.replication) == (
             wanted.model,
             wanted.compression,
             settings.index_replication,
-        ) and generation.fingerprint == load_encoder(settings, wanted.model).fingerprint
+        ) and generation.fingerprint == fingerprint()
         retired = generation.state is GenerationState.RETIRED
         if generation.name == wanted.name and (retired or not same):
             raise UsageError(f"generation {wanted.name} is another one: choose another name")

@@ -20,6 +20,7 @@ from streams.tracing import NO_SPAN, Span, begin
 _MOST = 256
 #: How long a partition's leader may be silent before another partition is tried.
 _LEADER_S = 2.5
+_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Replies:
             except TransientError:
                 if time.monotonic() > deadline:
                     raise
+                time.sleep(_AGAIN_S)
             self._partition = (self._partition + 1) % self._count  # mostly another broker's
 
     def _listen_to(self, partition: int) -> None:

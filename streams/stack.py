@@ -186,23 +186,26 @@ class Stack:
         for child in list(self._children):
             if child.process.poll() is None:
                 continue
-            if problem := child.needs_another_index():
+            if self._can_do_without(child):
                 self._children.remove(child)
-                self._wait_for_another_index(child, problem)
-                continue
-            if not self._can_do_without(child):
+                if child.process.returncode:
+                    self._given_up.add(child.name)
+                    self._say(
+                        f"{child.complain()}\nthe rest goes on; `pixtide up` anew tries again"
+                    )
+            elif problem := child.needs_another_index():
+                with contextlib.suppress(TransientError):  # the next look is soon
+                    self._wait_for_another_index(child, problem)
+                    self._children.remove(child)
+            else:
                 raise child.complain()
-            self._children.remove(child)
-            if child.process.returncode:
-                self._given_up.add(child.name)
-                self._say(f"{child.complain()}\nthe rest goes on; `pixtide up` anew tries again")
 
     def _wait_for_another_index(self, child: Child, problem: str) -> None:
         """Go on without it, so that there is a stack to make another index with."""
-        self._given_up.add(child.name)
         if self._catalog is not None and self._unserved is None:
             self._unserved = self._catalog.live()
             self._say(f"NOTE: no search is answered until the index is made anew. {problem}")
+        self._given_up.add(child.name)
 
     def _can_do_without(self, child: Child) -> bool:
         """Whether it is the worker of a generation that isn't live; one that is retired ends."""

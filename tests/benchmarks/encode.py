@@ -163,6 +163,8 @@ def _recalls(
 
     To each picture, and to each text; `alike` is the middle cosine of two pictures in fp32.
     """
+    if _OURS[0] not in contenders:
+        return {}
     texts = _vectors(contenders[_OURS[0]], "texts", _TEXTS)
     exact = _vectors(contenders[_OURS[0]], "gallery", _ALL)
     cosines = (exact @ exact.T)[np.triu_indices(len(exact), 1)]
@@ -172,7 +174,8 @@ def _recalls(
         if name not in contenders:
             continue
         rough = _vectors(contenders[name], "gallery", _ALL)
-        found = {"pictures": _nearest(rough, rough), "texts": _nearest(texts, rough)}
+        asked = _vectors(contenders[name], "texts", _TEXTS)
+        found = {"pictures": _nearest(rough, rough), "texts": _nearest(asked, rough)}
         recalls[name] = {kind: _share(found[kind], wanted[kind]) for kind in wanted}
         if min(recalls[name].values()) < _RECALL:
             absent[name] = f"of the {_NEAREST} nearest it finds {min(recalls[name].values()):.2f}"
@@ -271,6 +274,8 @@ def _table(raw: dict[str, Any], measured: dict[str, Turns]) -> str:
 
 
 def _recall_table(recalls: dict[str, dict[str, float]]) -> Iterator[str]:
+    if not recalls:
+        return
     gallery = recalls["gallery"]
     yield from (
         f"Of the {_NEAREST} nearest in fp32 among the demo's {gallery['pictures']} pictures, the"

@@ -143,10 +143,10 @@ def _loop(kinds: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         "",
         "Why it is slower than a drain: it polls one by one, since partitions may go to another "
-        "worker between any two records, and then notes of each what a drain doesn't. Of the 10 "
-        "µs of that, 3 are for the order of keys and what may be committed, 2 for the record's "
-        "fields, 2 for its trace, 2 for what is known of it. A picture takes a thousand times as "
-        "long. Of large records it holds 32 MB ahead at most, where the others hold 64 MB or more.",
+        "worker between any two records, and then notes of each its fields, its trace, its place "
+        "among its key's and what may be committed, which a drain doesn't. A picture takes a "
+        "thousand times as long. Of large records it holds 32 MB ahead at most, where the others "
+        "hold 64 MB or more.",
         "",
     )
 

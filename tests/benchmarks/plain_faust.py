@@ -35,6 +35,7 @@ def serve(ready: Path) -> None:
         "plain-faust",
         broker=f"kafka://{settings.bootstrap()}",
         store="memory://",
+        datadir=str(ready.parent),
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,

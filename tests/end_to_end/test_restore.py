@@ -138,6 +138,13 @@ def test_a_log_made_of_a_dump_with_more_partitions_holds_the_same(
         wait_until_read(new)
         check_against_the_log(new)
 
+        *records, end = lines.splitlines(keepends=True)
+        assert json.loads(end) == {"records": len(records)} == {"records": len(copied)}
+        (tmp_path / "cut").mkdir()
+        cut = on_servers(tmp_path / "cut", kafka, weaviate)
+        cut.run_here("topics", "create")
+        cut.run("topics", "load", stdin="".join(records), code=2)  # it may have broken off
+
 
 def test_topics_of_other_partitions_are_named(
     tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer

@@ -69,6 +69,14 @@ def test_equal_queries_become_equal_strings() -> None:
     assert normalise("e\u0301te\u0301") == "été"
 
 
+@pytest.mark.parametrize(
+    "partition", [b"", b"-1", b"9999999999", b"\xff\xff\xff\xff", b"\x80\0\0\0"]
+)
+def test_what_is_no_partition_leaves_the_choice_to_the_producer(partition: bytes) -> None:
+    headers = [("kafka_replyTopic", b"search.replies"), ("kafka_replyPartition", partition)]
+    assert reply_address(headers, ALLOWED).partition is None
+
+
 @pytest.mark.parametrize("partition", [b"\x00\x00\x00\x03", b"3"])
 def test_springs_and_nests_headers(partition: bytes) -> None:
     address = reply_address(

@@ -12,7 +12,7 @@ printf '%s' "$request" | kcat -P -b "$broker" -t "$requests" \
     -H "kafka_correlationId=$correlation_id"
 
 # Headers, a tab, the value; ours is the first with our correlation id.
-exec 3< <(exec timeout 10 kcat -C -q -u -b "$broker" -t "$replies" -p 0 -o "$end" -f '%h\t%s\n')
+exec 3< <(exec timeout 20 kcat -C -q -u -b "$broker" -t "$replies" -p 0 -o "$end" -f '%h\t%s\n')
 listener=$!
 while IFS=$'\t' read -r headers value <&3; do
     if [[ $headers == *"$correlation_id"* ]]; then

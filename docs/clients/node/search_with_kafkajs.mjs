@@ -28,7 +28,7 @@ async function listen() {
   return consumer;
 }
 
-async function search(producer, request, timeoutMs = 10_000) {
+async function search(producer, request, timeoutMs = 20_000) {
   const correlationId = randomUUID();
   const reply = new Promise((resolve, reject) => {
     waiting.set(correlationId, resolve);

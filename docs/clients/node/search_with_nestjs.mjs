@@ -14,7 +14,7 @@ const client = new ClientKafka({
 client.subscribeToResponseOf(requests); // before connecting
 await client.connect();
 try {
-  const reply = client.send(requests, { text, limit: 5 }).pipe(timeout(10_000));
+  const reply = client.send(requests, { text, limit: 5 }).pipe(timeout(20_000));
   console.log(JSON.stringify(await firstValueFrom(reply)));
 } finally {
   await client.close();

@@ -46,7 +46,7 @@ public final class SearchOverKafka {
             }
             var request = new SearchRequest(arguments[3], 5);
             var reply = template.sendAndReceive(
-                new ProducerRecord<>(requests, request), Duration.ofSeconds(10));
+                new ProducerRecord<>(requests, request), Duration.ofSeconds(20));
             System.out.println(reply.get(15, TimeUnit.SECONDS).value());
         } finally {
             template.stop();
