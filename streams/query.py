@@ -266,7 +266,7 @@ class QueryConsumer:
 
     def _refuse(self, pending: Pending) -> None:
         error = RequestError(QueryCode.OVERLOADED, "more requests wait than can be served")
-        self._send(pending, Encoded.of(SearchReply.failed(error)))
+        self._send(replace(pending, asked=None), Encoded.of(SearchReply.failed(error)))
 
     # 4. reply
 
