@@ -78,16 +78,18 @@ def require_granted(error: KafkaError | None, what: str) -> None:
 
 @contextlib.contextmanager
 def translated(client: AdminClient | None = None) -> Iterator[None]:
-    """Turn librdkafka's exceptions into ours, with what that client heard meanwhile.
+    """Turn librdkafka's exceptions into ours, with what that client heard since it last succeeded.
+
+    A token that is refused it may hear of before it is asked anything.
 
     Raises:
         KafkaDeniedError: a password, a certificate or an access is refused.
         TransientError: anything else of Kafka's.
     """
-    if isinstance(client, Admin):
-        client.heard()  # of earlier calls
     try:
         yield
+        if isinstance(client, Admin):
+            client.heard()
     except KafkaException as error:
         inner = error.args[0]
         if not isinstance(inner, KafkaError):
