@@ -108,7 +108,7 @@ def test_each_process_works_with_no_more_than_its_grants(secured: Secured) -> No
     assert {result["image_id"] for result in found} == {"p/0.jpg", "p/1.jpg", "p/2.jpg"}
     assert [row.state for row in operator.rows().values()].count(RowState.LIVE) == 3
     assert "v1" in operator.run("index", "status")
-    assert len(operator.run_here("topics", "dump").splitlines()) == 6
+    assert operator.run_here("topics", "dump").endswith('{"records":6}\n')
     operator.run("doctor")
 
 
