@@ -376,4 +376,12 @@ def create_topics(
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise UsageError(f"topic {name} can't be created: {error.args[0].str()}") from error
             created[name] = False
+    _see(client, created)
     return created
+
+
+def _see(client: AdminClient, names: Iterable[str]) -> None:
+    """Wait until a broker tells of new topics: at first only their controller knows them."""
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while not set(names) <= _topics(client).keys() and time.monotonic() < deadline:
+        time.sleep(_AGAIN_S)
