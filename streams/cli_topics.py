@@ -33,22 +33,24 @@ def topics_create(as_json: bool) -> None:
     settings = load_settings()
     client = kafka.admin(settings.kafka_connection())
     log, retries = settings.named(UPLOADED), settings.named(RETRY)
-    table = {settings.named(t.name): t for t in topics_table(embedded=settings.embedded_log)}
+    usual = {settings.named(t.name): t for t in topics_table(embedded=settings.embedded_log)}
+    created = kafka.create_topics(client, [(log, usual[log])], settings.replication)
+    # each record's retry goes to its own partition
+    usual[retries] = replace(usual[retries], partitions=kafka.partitions_of(client, log))
+    others = [(name, topic) for name, topic in usual.items() if name != log]
+    created |= kafka.create_topics(client, others, settings.replication)
     there = kafka.partition_counts(client)
-    if log in there:  # each record's retry goes to its own partition
-        table[retries] = replace(table[retries], partitions=there[log])
-    created = kafka.create_topics(client, table.items(), settings.replication)
     for name, new in created.items():
-        has, wants = there.get(name, table[name].partitions), table[name].partitions
+        has, wants = there[name], usual[name].partitions
         if as_json:
             console.line(json.dumps({"topic": name, "created": new, "partitions": has}))
         else:
             unlike = f", with {has} partitions instead of {wants}" if has != wants else ""
             console.say(f"{name}: {'created' if new else 'exists'}{unlike}")
-    if there.get(retries, table[retries].partitions) < table[retries].partitions:
+    if there[retries] < there[log]:
         raise UsageError(
             f"{retries} has fewer partitions than {log}, so that no worker starts: raise them to "
-            f"{table[retries].partitions}"
+            f"{there[log]}"
         )
 
 
