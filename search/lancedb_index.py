@@ -102,6 +102,9 @@ class LanceIndex:
             ValueError: an id occurs twice, or a vector is wrong.
             TransientError: also where the write lock isn't free in 30 s.
         """
+        if not rows:
+            with self._alone():
+                self._tidy()  # a writer that was stopped may have left much to do
         rows = [normalised(row) for row in rows]
         check_rows(rows, self._generation.dimension)
         written: list[Written] = []

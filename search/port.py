@@ -139,7 +139,8 @@ class VectorIndex(Protocol):
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write rows of distinct ids where `may_replace` allows; one `Written` for each, in order.
 
-        Confirmed on return. `previous` comes without its vector.
+        Confirmed on return. `previous` comes without its vector. Without rows, an index tidies up
+        where it has to.
         """
 
     def remove(self, rows: Mapping[str, Version]) -> None:

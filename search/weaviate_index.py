@@ -1,10 +1,12 @@
 """Weaviate as the index: one collection per generation.
 
 Weaviate has no compare-and-set, so two workers that write one id at the same moment may leave
-the older row; a group's partition assignment keeps that from happening but for one whose
-session expired in mid-write, and `index verify --repair` finds what it left.
+the older row. A group's partition assignment keeps that from happening, and one that stood still
+in mid-write looks again before it sends; should it stand still in the very act of sending,
+`index verify --repair` finds what it left.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
@@ -42,6 +44,8 @@ _FEW = 8
 _COPIES = 4
 _COUNTED = 100_000
 _MOVED = 16
+#: After so long what stood there before may have been written by somebody else.
+_STALE_S = 2.0
 _EITHER_WAY = np.array([-2, 2], np.float32)
 
 _Page = list[Found]
@@ -54,7 +58,15 @@ class WeaviateIndex:
     CollectionGoneError where the collection is gone.
     """
 
-    def __init__(self, *, connection: Connection, name: str, generation: Generation):
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        name: str,
+        generation: Generation,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._clock = clock
         self._connection = connection
         self._name = name
         self._generation = generation
@@ -214,7 +226,11 @@ class WeaviateIndex:
         return rows
 
     def _write(self, rows: Sequence[StoredImage]) -> list[Written]:
-        stored = self._rows([row.image_id for row in rows], with_vectors=False)
+        ids = [row.image_id for row in rows]
+        began = self._clock()
+        stored = self._rows(ids, with_vectors=False)
+        if self._clock() - began > _STALE_S:
+            stored = self._rows(ids, with_vectors=False)
         pairs = [(row, stored.get(row.image_id)) for row in rows]
         allowed = [may_replace(row, before) for row, before in pairs]
         newer = [
@@ -239,6 +255,7 @@ class WeaviateIndex:
         still on their way into the index, so that a confirmed object might not be found after
         a crash. An object that comes again as it is changes nothing, but flushes its shard.
         """
+        began = self._clock()
         refused = self._insert(rows)
         again = [row for row in rows if row.vector is not None and row.image_id not in refused]
         if again:
@@ -246,7 +263,11 @@ class WeaviateIndex:
                 self._shards = self._connection.call(
                     lambda client: len(self._objects(client).config.get_shards())
                 )
-            refused |= self._insert(again[:1] if self._shards == 1 else again)
+            again = again[:1] if self._shards == 1 else again
+            if self._clock() - began > _STALE_S:
+                there = self._rows([row.image_id for row in again], with_vectors=False)
+                again = [row for row in again if _stands(row, there.get(row.image_id))]
+            refused |= self._insert(again) if again else {}
         return refused
 
     def _insert(self, rows: Sequence[StoredImage]) -> dict[str, str]:
@@ -278,6 +299,10 @@ class WeaviateIndex:
             if not is_objects_fault(text):
                 raise TransientError(f"Weaviate: {self._name}: {text}")
         return {rows[position].image_id: text for position, text in errors.items()}
+
+
+def _stands(row: StoredImage, stored: StoredImage | None) -> bool:
+    return stored is None or stored.version == row.version
 
 
 def _remover(

@@ -97,6 +97,8 @@ def ingest_worker(
         on_lags=watch.lags,
     )
     vitals.health.check("log", membership.check)
+    index = catalog.open(generation)
+    index.write(())  # LanceDB tidies up what an earlier worker has left
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
             connection,
@@ -116,7 +118,7 @@ def ingest_worker(
         ),
         decoders=decoders,
         encoder=encoder,
-        index=catalog.open(generation),
+        index=index,
         reporter=Reporter(
             kafka.producer(connection, linger_ms=5, max_bytes=largest + topics.DEAD_LETTER_ROOM),
             store,

@@ -47,6 +47,28 @@ def test_the_collection_is_made_as_the_record_says(catalog: WeaviateCatalog) -> 
     assert fields["attr_price"].index_range_filters
 
 
+@pytest.mark.parametrize("stands_still", ["_rows", "_insert"])
+def test_who_stood_still_in_mid_write_overwrites_nothing_newer(
+    catalog: WeaviateCatalog, monkeypatch: pytest.MonkeyPatch, stands_still: str
+) -> None:
+    catalog.create(generation())
+    slow, other = catalog.open(generation()), catalog.open(generation())
+    now = [0.0]
+    do = getattr(slow, stands_still)
+
+    def stand_still(*given: Any, **named: Any) -> Any:
+        done = do(*given, **named)
+        if not now[0]:  # the first time, a minute passes before the answer is heard of
+            now[0] = 60.0
+            other.write([live("p", 2)])
+        return done
+
+    monkeypatch.setattr(slow, "_clock", lambda: now[0])
+    monkeypatch.setattr(slow, stands_still, stand_still)
+    slow.write([live("p", 1)])
+    assert other.get(["p"])["p"].version == live("p", 2).version
+
+
 def test_declared_attributes_are_copied_where_their_type_is_right(
     catalog: WeaviateCatalog,
 ) -> None:
