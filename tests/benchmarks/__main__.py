@@ -16,12 +16,13 @@ def benchmarks() -> None:
 @benchmarks.command()
 @click.option("--rows", default=100_000, show_default=True, help="Vectors to search in.")
 @click.option("--seconds", default=60.0, show_default=True, help="Of each measurement.")
+@click.option("--rounds", default=2, show_default=True, help="Turns of each contender.")
 @click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
-def search(rows: int, seconds: float, out: Path) -> None:
+def search(rows: int, seconds: float, rounds: int, out: Path) -> None:
     """Searches over Kafka, against a plain Faust agent."""
     from tests.benchmarks.search import run
 
-    run(rows, seconds, out)
+    run(rows, seconds, rounds, out)
 
 
 @benchmarks.command()

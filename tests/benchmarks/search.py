@@ -177,7 +177,7 @@ class Benchmark:
         self.results.append(result)
 
 
-def run(rows: int, seconds: float, out: Path) -> None:
+def run(rows: int, seconds: float, rounds: int, out: Path) -> None:
     """Measure, and write the results as JSON and as a Markdown table."""
     with tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder:
         benchmark = Benchmark(Path(folder), rows, seconds)
@@ -187,14 +187,17 @@ def run(rows: int, seconds: float, out: Path) -> None:
             benchmark.plain_faust,
             benchmark.no_kafka,
         ]
-        for turn in (*turns, benchmark.on_servers, *reversed(turns)):
-            turn()
+        for number in range(rounds):
+            for turn in reversed(turns) if number % 2 else turns:
+                turn()
+            if number == 0:
+                benchmark.on_servers()
     out.mkdir(parents=True, exist_ok=True)
     machine = describe()
     raw = {"machine": machine, "rows": rows, "seconds": seconds}
     raw["results"] = [asdict(result) for result in benchmark.results]
     (out / "search.json").write_text(json.dumps(raw, indent=1) + "\n")
-    (out / "search.md").write_text(table(benchmark.results, machine, rows, seconds))
+    (out / "search.md").write_text(table(benchmark.results, machine, rows, seconds, rounds))
     click.echo((out / "search.md").read_text())
 
 
@@ -281,6 +284,9 @@ def _busy_ingest(stack: Embedded) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+    # what is left of it would be worked on beside whoever is next
+    while json.loads(stack.run("index", "status", "--json"))["lag"]:
+        time.sleep(1)
 
 
 def _uploaded(number: int) -> ImageUploaded:
@@ -303,16 +309,18 @@ def _load(stack: Deployment, requests: str) -> Iterator[Load]:
         load.close()
 
 
-def table(results: list[Result], machine: dict[str, Any], rows: int, seconds: float) -> str:
-    """The medians of both rounds."""
+def table(
+    results: list[Result], machine: dict[str, Any], rows: int, seconds: float, rounds: int
+) -> str:
+    """The medians of the rounds."""
     lines = [
         "# Searches over Kafka",
         "",
         f"{rows:,} vectors of 384 dimensions in LanceDB, starter model, embedded broker; "
         f"{seconds:g} s each, a third of that where caches don't matter, when each of the "
-        f"{_DISTINCT:,} texts of the Zipf distribution has been asked for once; the median of both "
-        "rounds. "
-        "Made by `make bench-search` on: "
+        f"{_DISTINCT:,} texts of the Zipf distribution has been asked for once; "
+        + (f"the median of {rounds} rounds. " if rounds > 1 else "one round. ")
+        + "Made by `make bench-search` on: "
         + ", ".join(f"{name} {value}" for name, value in machine.items())
         + ".",
         "",
