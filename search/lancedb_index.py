@@ -102,9 +102,6 @@ class LanceIndex:
             ValueError: an id occurs twice, or a vector is wrong.
             TransientError: also where the write lock isn't free in 30 s.
         """
-        if not rows:
-            with self._alone():
-                self._tidy()  # a writer that was stopped may have left much to do
         rows = [normalised(row) for row in rows]
         check_rows(rows, self._generation.dimension)
         written: list[Written] = []
@@ -159,6 +156,11 @@ class LanceIndex:
     def count(self) -> dict[RowState, int]:
         """How many rows there are of each state."""
         return {state: self._ask(_counter(self._table, state)) for state in RowState}
+
+    def tidy(self) -> None:
+        """Merge small fragments, and put into the vectors' index what isn't in it."""
+        with self._alone():
+            self._tidy()
 
     def data_version(self) -> str:
         """The number of the table's newest transaction."""

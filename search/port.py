@@ -139,8 +139,7 @@ class VectorIndex(Protocol):
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write rows of distinct ids where `may_replace` allows; one `Written` for each, in order.
 
-        Confirmed on return. `previous` comes without its vector. Without rows, an index tidies up
-        where it has to.
+        Confirmed on return. `previous` comes without its vector.
         """
 
     def remove(self, rows: Mapping[str, Version]) -> None:
@@ -165,6 +164,9 @@ class VectorIndex(Protocol):
 
     def count(self) -> dict[RowState, int]:
         """How many rows there are of each state."""
+
+    def tidy(self) -> None:
+        """Do what a writer that was stopped has left undone; for one that begins."""
 
     def data_version(self) -> str | None:
         """Changes with every write by anybody; None where the index has no such thing."""

@@ -173,6 +173,9 @@ class WeaviateIndex:
         counts = self._connection.call(ask)
         return {state: counts.get(state, 0) for state in RowState}
 
+    def tidy(self) -> None:
+        """Weaviate does it by itself."""
+
     def data_version(self) -> None:
         """Weaviate has none."""
         return

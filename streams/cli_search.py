@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from schemas.errors import UsageError
+from schemas.reply_address import CLIENT_TIMEOUT_S
 from streams.cli_index import json_option
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ _ORIENTATIONS = ("landscape", "portrait", "square")
 @click.option(
     "--where", metavar="NAME=VALUE", multiple=True, help="A declared attribute; also <, <=, >, >=."
 )
-@click.option("--timeout", default=20.0, show_default=True, help="Seconds to wait for a reply.")
+@click.option(
+    "--timeout", default=CLIENT_TIMEOUT_S, show_default=True, help="Seconds to wait for a reply."
+)
 @json_option
 def search(words: tuple[str, ...], timeout: float, as_json: bool, **options: Any) -> None:
     """Find pictures by words, by pictures, or by both.

@@ -249,7 +249,6 @@ class QueryConsumer:
         future = loop.run_in_executor(self._aside, self._serve, [pending])
         self._aside_waiting.add(future)
         future.add_done_callback(self._aside_waiting.discard)
-        future.add_done_callback(lambda _: self._acknowledge())
 
     def _serve(self, batch: Sequence[Pending]) -> None:
         now = time.time() * 1000
@@ -262,15 +261,16 @@ class QueryConsumer:
         self._watch.metrics.batch_requests.observe(len(pending))
         replies = self._parts.answers.to([each.asked for each in pending if each.asked])
         for one, reply in zip(pending, replies, strict=True):
-            self._send(replace(one, asked=None), reply)
+            self._send(one, reply)
 
     def _refuse(self, pending: Pending) -> None:
         error = RequestError(QueryCode.OVERLOADED, "more requests wait than can be served")
-        self._send(replace(pending, asked=None), Encoded.of(SearchReply.failed(error)))
+        self._send(pending, Encoded.of(SearchReply.failed(error)))
 
     # 4. reply
 
     def _send(self, one: Pending, reply: Encoded) -> None:
+        one = replace(one, asked=None)
         self._watch.metrics.replies.labels(reply.code).inc()
         topic, weight = one.address.topic, len(reply.value) + _OF_EACH
         with self._lock:

@@ -98,7 +98,7 @@ def ingest_worker(
     )
     vitals.health.check("log", membership.check)
     index = catalog.open(generation)
-    index.write(())  # LanceDB tidies up what an earlier worker has left
+    index.tidy()
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
             connection,

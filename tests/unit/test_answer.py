@@ -102,6 +102,9 @@ class Index:
     def count(self) -> dict[RowState, int]:
         raise NotImplementedError
 
+    def tidy(self) -> None:
+        raise NotImplementedError
+
     def data_version(self) -> str | None:
         raise NotImplementedError
 
