@@ -46,6 +46,8 @@ _LIVE_CACHED_S = 2.0
 _BATCHES_AT_ONCE = 4
 #: On a GPU, one batch is on its way there or back while the other is computed.
 _BATCHES_OF_A_GPU = 2
+#: At least, of records: some are decoded, some encoded and some written meanwhile.
+_BATCHES_IN_FLIGHT = 4
 
 
 def ingest_worker(
@@ -132,7 +134,7 @@ def ingest_worker(
     worker = IngestWorker(
         parts,
         IngestLimits(
-            records=settings.in_flight_records,
+            records=max(settings.in_flight_records, _BATCHES_IN_FLIGHT * settings.batch_size),
             bytes=settings.in_flight_bytes,
             picture_bytes=settings.max_picture_bytes,
             batch=settings.batch_size,

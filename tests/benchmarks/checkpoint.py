@@ -1,4 +1,4 @@
-"""A seeded ViT-B-32 in open_clip's format and in that of Hugging Face's CLIPModel.
+"""A seeded ViT in open_clip's format and in that of Hugging Face's CLIPModel.
 
 Both hold the same numbers. Random weights are as fast as trained ones, and are at hand offline.
 """
@@ -15,7 +15,8 @@ from open_clip import tokenizer as bpe
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors.torch import save_file
 
-_ARCHITECTURE = "ViT-B-32"
+from schemas.errors import UsageError
+
 _BLOCK = (
     (r"ln_1\.(.*)", r"layer_norm1.\1"),
     (r"ln_2\.(.*)", r"layer_norm2.\1"),
@@ -39,11 +40,13 @@ _REST = {
 }
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, architecture: str = "ViT-B-32") -> None:
     """Make `open_clip` and `hugging_face` in the folder, unless they are there."""
     if (folder / "hugging_face" / "model.safetensors").exists():
         return
-    config = open_clip.get_model_config(_ARCHITECTURE)
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        raise UsageError(f"open_clip knows no architecture {architecture!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         weights = open_clip.CLIP(**config).state_dict()

@@ -30,8 +30,9 @@ from tests.benchmarks.pairs import Turns, take_turns
 from tests.benchmarks.plot import bars
 from tests.benchmarks.words import phrases
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixtide"
+CACHE = Path(os.environ.get("XDGCACHE_HOME") or Path.home() / ".cache") / "pixtide"
 _ORIGINALS = Path(__file__).parents[2] / "streams" / "demo" / "pictures"
+OURS = Path(sys.executable)
 _SCRIPT = Path(__file__).with_name("peers.py")
 #: name: Python's version, and what is installed.
 _PEERS = {
@@ -69,32 +70,23 @@ _TEXTS, _ALL = 64, 1000
 
 def run(seconds: float, pairs: int, threads: int, note: str, out: Path) -> None:
     """Measure, and write the results as JSON, as a Markdown table and as a plot."""
-    models = _CACHE / "benchmarks" / "vit-b-32"
+    models = CACHE / "benchmarks" / "vit-b-32"
     checkpoint.write(models)
     with (
         tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder,
         contextlib.ExitStack() as running,
     ):
         data = Path(folder)
-        _write_data(data)
+        write_data(data)
 
-        ours = Path(sys.executable)
-
-        def start(name: str, python: Path, threads: int = threads) -> Contender:
-            alone = "-P" if python == ours else "-I"  # which Python 3.10 knows, too
-            command = [str(python), alone, str(_SCRIPT), name, *map(str, (models, data, threads))]
-            log = _CACHE / "bench-peers" / "log"
-            root = str(Path(__file__).parents[2])
-            env = {"PYTHONPATH": root if python == ours else ""}
-            return running.enter_context(
-                Contender(name, command, threads=threads, log=log, env=env)
-            )
+        def start(name: str, python: Path = OURS, threads: int = threads) -> Contender:
+            return running.enter_context(contender(name, python, models, data, threads))
 
         absent: dict[str, str] = {}
-        contenders = {name: start(name, ours) for name in (*_OURS, _BASELINE)}
+        contenders = {name: start(name) for name in (*_OURS, _BASELINE)}
         for name in _PEERS:
             try:
-                contenders[name] = start(name, _environment(name))
+                contenders[name] = start(name, environment(name))
             except (OSError, subprocess.SubprocessError) as error:
                 absent[name] = str(error)
         cosines = _agree(contenders, absent)
@@ -103,7 +95,7 @@ def run(seconds: float, pairs: int, threads: int, note: str, out: Path) -> None:
         for work, count in (("texts", _TEXTS), ("small", 32), ("2 MP", 16)):
             click.echo(work, err=True)
             measured[work] = take_turns(_measures(contenders.values(), work, count, seconds), pairs)
-        decoders = [start(name, ours, 1) for name in _DECODERS]
+        decoders = [start(name, threads=1) for name in _DECODERS]
         for work, (*_, count) in _PICTURES.items():
             click.echo(f"decode {work}", err=True)
             measured[f"decode {work}"] = take_turns(
@@ -200,10 +192,22 @@ def _vectors(contender: Contender, work: str, count: int = 16) -> Vectors:
     return np.asarray(contender.ask(work=work, count=count, vectors=True)["vectors"], np.float32)
 
 
-def _environment(name: str) -> Path:
+def contender(
+    name: str, python: Path, models: Path, data: Path, threads: int, device: str = "cpu"
+) -> Contender:
+    """Start one that `peers.py` knows."""
+    alone = "-P" if python == OURS else "-I"  # which Python 3.10 knows, too
+    arguments = (name, models, data, threads, device)
+    command = [str(python), alone, str(_SCRIPT), *map(str, arguments)]
+    root = str(Path(__file__).parents[2])
+    env = {"PYTHONPATH": root if python == OURS else ""}
+    return Contender(name, command, threads=threads, log=CACHE / "bench-peers" / "log", env=env)
+
+
+def environment(name: str) -> Path:
     """The Python of a peer's virtual environment, which is made where it isn't there yet."""
     version, packages = _PEERS[name]
-    folder = _CACHE / "bench-peers" / name
+    folder = CACHE / "bench-peers" / name
     python, uv = folder / "bin" / "python", str(Path(sys.executable).with_name("uv"))
     if not (folder / "complete").exists():
         click.echo(f"installing {name}", err=True)
@@ -215,7 +219,7 @@ def _environment(name: str) -> Path:
     return python
 
 
-def _write_data(data: Path) -> None:
+def write_data(data: Path) -> None:
     """Texts, and JPEGs of each size: the demo's pictures, enlarged, grainy as a camera's are."""
     (data / "texts.json").write_text(json.dumps(phrases(_TEXTS)))
     random = np.random.default_rng(0)

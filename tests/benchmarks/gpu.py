@@ -5,9 +5,11 @@ measured in the same run: a matrix product of 8192 x 8192 in the same precision,
 shape that most of the model's time goes to.
 """
 
+import contextlib
 import json
 import os
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
@@ -23,7 +25,6 @@ import click
 import numpy as np
 import open_clip
 import torch
-from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoders.decoding import DecoderPool
@@ -31,13 +32,23 @@ from encoders.images import Limits
 from encoders.open_clip_encoder import OpenClipEncoder
 from encoders.port import Crop
 from schemas.errors import UsageError
+from tests.benchmarks import checkpoint
+from tests.benchmarks.contender import Contender
+from tests.benchmarks.encode import CACHE, OURS, contender, environment, write_data
+from tests.benchmarks.ingest_parts import Traffic, altered, embedded, tree_mib
 from tests.benchmarks.machine import describe
+from tests.benchmarks.pairs import take_turns
 from tests.benchmarks.words import phrases
 
 _SIDE = 8192
 _ROUNDS = 5
 _BATCH = 256
 _TEXT_BATCHES = (1, 32, 256)
+_PEER = "infinity-emb"
+#: How often it has its 32 JPEGs at once.
+_TIMES = 16
+#: Of ingest, in pictures: until it is warm, and what is measured then.
+_WARM_UP, _STRETCH = 3_000, 12_000
 
 
 def run(architectures: Sequence[str], seconds: float, out: Path) -> None:
@@ -47,28 +58,18 @@ def run(architectures: Sequence[str], seconds: float, out: Path) -> None:
     machine = describe() | {"GPU": torch.cuda.get_device_name(), "torch": torch.__version__}
     raw: dict[str, Any] = {"machine": machine, "batch": _BATCH, "seconds": seconds, "models": {}}
     for architecture in architectures:
-        with tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder:
-            write_model(Path(folder), architecture)
-            raw["models"][architecture] = _measured(Path(folder), seconds)
+        models = CACHE / "benchmarks" / architecture.lower()
+        checkpoint.write(models, architecture)
+        ours = models / "open_clip"
+        raw["models"][architecture] = (
+            _measured(ours, seconds) | _against_infinity(models, seconds) | _ingested(ours)
+        )
         click.echo(json.dumps(raw["models"][architecture]), err=True)
     raw["decoded_per_s"] = _decoding(seconds)
     out.mkdir(parents=True, exist_ok=True)
     (out / "gpu.json").write_text(json.dumps(raw, indent=1) + "\n")
     (out / "gpu.md").write_text(_table(raw))
     click.echo((out / "gpu.md").read_text())
-
-
-def write_model(folder: Path, architecture: str) -> None:
-    """Make an open_clip model directory with seeded random weights."""
-    config = open_clip.get_model_config(architecture)
-    if config is None:
-        raise UsageError(f"open_clip knows no architecture {architecture!r}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        weights = open_clip.create_model(architecture, pretrained=None).state_dict()
-    contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
-    save_file(contiguous, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
 
 
 def _measured(folder: Path, seconds: float) -> dict[str, float]:
@@ -102,6 +103,76 @@ def _measured(folder: Path, seconds: float) -> dict[str, float]:
     found["pictures_per_s_compiled"] = _rate(batches, len(many), seconds)
     torch.cuda.empty_cache()
     return {name: round(value, 4) for name, value in found.items()}
+
+
+def _against_infinity(models: Path, seconds: float) -> dict[str, Any]:
+    """JPEGs in memory to vectors, by processes of their own, in turns; bf16 both."""
+    threads = len(os.sched_getaffinity(0))
+    with (
+        tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder,
+        contextlib.ExitStack() as running,
+    ):
+        data = Path(folder)
+        write_data(data)
+        try:
+            peer = environment(_PEER)
+        except (OSError, subprocess.SubprocessError) as error:
+            return {"absent": str(error)}
+        both = [
+            running.enter_context(contender(name, python, models, data, threads, "cuda"))
+            for name, python in (("pixtide", OURS), (_PEER, peer))
+        ]
+        job = {"work": "small", "count": 32}
+        vectors = [np.asarray(each.ask(**job, vectors=True)["vectors"]) for each in both]
+        cosine = float((vectors[0] * vectors[1]).sum(1).min())
+
+        def rate(each: Contender) -> float:
+            return float(each.ask(**job, times=_TIMES, seconds=seconds / _ROUNDS)["per_s"])
+
+        for each in both:
+            rate(each)
+        turns = take_turns({each.name: partial(rate, each) for each in both})
+    return {
+        "jpegs_per_s": turns.median("pixtide"),
+        f"{_PEER}_jpegs_per_s": turns.median(_PEER),
+        f"times_{_PEER}": turns.ratio("pixtide", _PEER).median,
+        "cosine": cosine,
+    }
+
+
+def _ingested(model: Path) -> dict[str, Any]:
+    """From the log to the index, by one worker on the embedded parts, which let in no more."""
+    free, _ = torch.cuda.mem_get_info()
+    settings = {
+        "PIXTIDE_MODEL": f"local-dir:{model}",
+        "PIXTIDE_DEVICE": "cuda",
+        "PIXTIDE_PRECISION": "bf16",
+        "PIXTIDE_BATCH_SIZE": str(_BATCH),
+        "PIXTIDE_DECODERS": str(len(os.sched_getaffinity(0))),
+    }
+    with tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder:
+        deployment = embedded(Path(folder), **settings)
+        try:
+            started = time.perf_counter()
+            deployment.start_worker()
+            ready_s = time.perf_counter() - started
+            traffic = Traffic(deployment, altered())
+            traffic.rate(_WARM_UP)
+            rate = traffic.rate(_STRETCH)
+            left, _ = torch.cuda.mem_get_info()
+            host = tree_mib(deployment.processes["ingest"].pid)
+            deployment.stop_process("ingest")
+            said = deployment.log("ingest")
+        finally:
+            for name in list(deployment.processes):
+                deployment.kill(name)
+    return {
+        "ingested_per_s": round(rate, 1),
+        "ready_s": round(ready_s, 1),
+        "GPU_MiB": round((free - left) / 2**20),
+        "host_MiB": round(host),
+        "profile": said[said.rindex("profile:") :].strip().splitlines(),
+    }
 
 
 def _load(folder: Path, *, compiled: bool = False) -> OpenClipEncoder:
@@ -224,7 +295,11 @@ def _table(raw: dict[str, Any]) -> str:
         " batch; texts from strings, of up to 9 tokens. Random weights. open_clip is used as its"
         " README shows: fp32 weights under autocast, floats that are copied batch by batch,"
         f" texts padded to the context length. The median of {_ROUNDS} rounds of"
-        f" {raw['seconds'] / _ROUNDS:g} s. The peak is that of a bf16 matrix product of {_SIDE} ×"
+        f" {raw['seconds'] / _ROUNDS:g} s. JPEGs are in memory, of 640 × 428; as ingest has it,"
+        f" {raw['machine']['cores']} processes decode them, and {_PEER} decodes as it does by"
+        f" itself, both in bf16. Ingested are the demo's pictures, {_STRETCH:,} of them with bytes"
+        " of their own, from files that events name: broker, LanceDB, publisher and workers share"
+        " the machine. The peak is that of a bf16 matrix product of {_SIDE} ×"
         f" {_SIDE}; beside it that of the shape of the model's own largest layers. Made by"
         f" `make bench-gpu` on: {machine}.",
         "",
@@ -259,6 +334,14 @@ def _table(raw: dict[str, Any]) -> str:
     for count in _TEXT_BATCHES:
         line(f"texts/s, {count} at once", ",.0f", itemgetter(f"texts_per_s_{count}"))
     line("open_clip: texts/s, 32 at once", ",.0f", itemgetter("open_clip_texts_per_s_32"))
+    if all(f"times_{_PEER}" in found for found in models.values()):
+        line("JPEGs/s", ",.0f", itemgetter("jpegs_per_s"))
+        line(f"{_PEER}: JPEGs/s", ",.0f", itemgetter(f"{_PEER}_jpegs_per_s"))
+        line(f"times {_PEER}'s", ".1f", itemgetter(f"times_{_PEER}"))
+        line("least cosine of their vectors", ".4f", itemgetter("cosine"))
+    line("ingested/s by a worker", ",.0f", itemgetter("ingested_per_s"))
+    line("GPU memory of the worker, MiB", ",.0f", itemgetter("GPU_MiB"))
+    line("its memory, with its decoders', MiB", ",.0f", itemgetter("host_MiB"))
     lines += [
         "",
         f"The machine's {raw['machine']['cores']} cores decode {raw['decoded_per_s']:,.0f} JPEGs a"

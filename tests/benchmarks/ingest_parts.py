@@ -191,7 +191,7 @@ def tree_mib(process: int) -> float:
 
 def embedded(folder: Path, **settings: str) -> OnEmbeddedParts:
     """A deployment on the embedded parts, with its broker running."""
-    made = OnEmbeddedParts(folder / "home", PIXTIDE_PRECISION="fp32", **settings)
+    made = OnEmbeddedParts(folder / "home", **{"PIXTIDE_PRECISION": "fp32"} | settings)
     made.create()
     return made
 

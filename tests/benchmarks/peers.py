@@ -1,8 +1,8 @@
 """What serves one contender of `encode`, run by its own Python, which needn't have pixtide.
 
-Usage: peers.py NAME CHECKPOINT DATA THREADS. CHECKPOINT is made by `checkpoint.py`; DATA holds
-pictures in folders, and texts.json. Reads jobs and writes results as `contender.py` says; a job's
-`work` is "texts" or the name of a folder of pictures.
+Usage: peers.py NAME CHECKPOINT DATA THREADS DEVICE. CHECKPOINT is made by `checkpoint.py`; DATA
+holds pictures in folders, and texts.json. Reads jobs and writes results as `contender.py` says; a
+job's `work` is "texts" or the name of a folder of pictures.
 """
 
 import io
@@ -17,13 +17,14 @@ from typing import Any
 #: Files' bytes, or texts, to rows of numbers.
 Encode = Callable[[list[Any]], Any]
 
-NAME, CHECKPOINT, DATA, THREADS = (
+NAME, CHECKPOINT, DATA, THREADS, DEVICE = (
     sys.argv[1],
     Path(sys.argv[2]),
     Path(sys.argv[3]),
     int(sys.argv[4]),
+    sys.argv[5],
 )
-BATCH = 32
+BATCH = 32 if DEVICE == "cpu" else 256
 
 
 def batches(items: list[Any]) -> list[list[Any]]:
@@ -89,6 +90,30 @@ def pixtide(precision: Any) -> tuple[Encode, Encode]:
     return pictures, lambda phrases: encoder.encode_texts(phrases).tolist()
 
 
+def pixtide_on_gpu() -> tuple[Encode, Encode]:
+    """As an ingest worker: processes decode, and two threads encode what is there."""
+    import numpy as np
+
+    from encoders.decoding import DecoderPool
+    from encoders.images import Limits
+    from encoders.open_clip_encoder import OpenClipEncoder
+
+    name = "local-dir:" + str(CHECKPOINT / "open_clip")
+    encoder = OpenClipEncoder.load(name, device=DEVICE, precision="bf16", batch_size=BATCH)
+    processes = DecoderPool(THREADS, 20, Limits())
+    processes.start()
+    decoders, encoders = ThreadPoolExecutor(2 * THREADS), ThreadPoolExecutor(2)
+
+    def encode(cuts: list[Any]) -> Any:
+        return encoder.encode_pictures(np.stack([cut.result().pixels for cut in cuts])).tolist()
+
+    def pictures(files: list[bytes]) -> list[Any]:
+        cuts = [decoders.submit(processes.decode, data, encoder.crop) for data in files]
+        return [row for rows in encoders.map(encode, batches(cuts)) for row in rows]
+
+    return pictures, lambda phrases: encoder.encode_texts(phrases).tolist()
+
+
 def sentence_transformers() -> tuple[Encode, Encode]:
     import torch
     from sentence_transformers import SentenceTransformer
@@ -118,8 +143,8 @@ def infinity() -> tuple[Encode, Encode]:
         EngineArgs(
             model_name_or_path=str(CHECKPOINT / "hugging_face"),
             engine="torch",
-            device="cpu",
-            dtype="float32",
+            device=DEVICE,
+            dtype="float32" if DEVICE == "cpu" else "bfloat16",
             batch_size=BATCH,
             model_warmup=False,
             bettertransformer=False,
@@ -204,6 +229,7 @@ MAKERS: dict[str, Callable[[], tuple[Encode, Encode]]] = {
     "pixtide fp32": lambda: pixtide("fp32"),
     "pixtide bf16": lambda: pixtide("bf16"),
     "pixtide int8": lambda: pixtide("int8"),
+    "pixtide": pixtide_on_gpu,
     "sentence-transformers": sentence_transformers,
     "infinity-emb": infinity,
     "clip-retrieval": clip_retrieval,
@@ -221,7 +247,7 @@ def main() -> None:
         else:
             files = sorted((DATA / job["work"]).glob("*.jpg"))
             items, do = [file.read_bytes() for file in files], pictures
-        items = items[: job["count"]]
+        items = items[: job["count"]] * job.get("times", 1)
         try:
             if job.get("vectors"):
                 result = {"vectors": do(items)}

@@ -22,7 +22,7 @@ from tests.servers import KafkaServer, WeaviateServer
 from tests.traffic import Publishing, Searching
 
 #: As many in `make faults` as an operator might have, and few in every day's tests.
-PICTURES = 5000 if os.environ.get("PIXTIDE_TEST_CHAOS") == "full" else 300
+PICTURES = 3000 if os.environ.get("PIXTIDE_TEST_CHAOS") == "full" else 300
 #: So slow that there is time to kill the worker on its way.
 RATE = str(max(60, PICTURES // 25))
 
@@ -125,7 +125,7 @@ def test_the_model_is_changed_without_an_outage(
     settings = stack.settings()
     encoders = {name: load_encoder(settings, model) for name, model in journey.models.items()}
     with Searching(settings, encoders) as searching, contextlib.ExitStack() as busy:
-        searching.await_searches(PICTURES // 3, within_s=300)
+        searching.await_searches(PICTURES // 10, within_s=300)
         searching.phase = "during the reindex"
         publishing = busy.enter_context(Publishing(event(stack), every_s=0.1))
         stack.run("index", "create", "v2", "--model", journey.models["v2"])
