@@ -101,12 +101,13 @@ def compression(rows: int, encoded: int, seconds: float, note: str, out: Path) -
     help="open_clip's name of an architecture, a ViT.",
 )
 @click.option("--seconds", default=10.0, show_default=True, help="Of each measurement.")
+@click.option("--note", default="", help="What else the table should say of the machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Where results go.")
-def gpu(models: tuple[str, ...], seconds: float, out: Path) -> None:
+def gpu(models: tuple[str, ...], seconds: float, note: str, out: Path) -> None:
     """Encoding on a GPU, and its share of what the GPU can do."""
     from tests.benchmarks.gpu import run
 
-    run(models, seconds, out)
+    run(models, seconds, note, out)
 
 
 benchmarks()

@@ -48,15 +48,16 @@ _PEER = "infinity-emb"
 #: How often it has its 32 JPEGs at once.
 _TIMES = 16
 #: Of ingest, in pictures: until it is warm, and what is measured then.
-_WARM_UP, _STRETCH = 3_000, 12_000
+_WARM_UP, _STRETCH = 3_000, 8_000
 
 
-def run(architectures: Sequence[str], seconds: float, out: Path) -> None:
+def run(architectures: Sequence[str], seconds: float, note: str, out: Path) -> None:
     """Measure, and write the results as JSON and as a Markdown table."""
     if not torch.cuda.is_available():
         raise UsageError("torch finds no CUDA device here")
     machine = describe() | {"GPU": torch.cuda.get_device_name(), "torch": torch.__version__}
-    raw: dict[str, Any] = {"machine": machine, "batch": _BATCH, "seconds": seconds, "models": {}}
+    raw: dict[str, Any] = {"machine": machine, "batch": _BATCH, "seconds": seconds, "note": note}
+    raw["models"] = {}
     for architecture in architectures:
         models = CACHE / "benchmarks" / architecture.lower()
         checkpoint.write(models, architecture)
@@ -299,9 +300,9 @@ def _table(raw: dict[str, Any]) -> str:
         f" {raw['machine']['cores']} processes decode them, and {_PEER} decodes as it does by"
         f" itself, both in bf16. Ingested are the demo's pictures, {_STRETCH:,} of them with bytes"
         " of their own, from files that events name: broker, LanceDB, publisher and workers share"
-        " the machine. The peak is that of a bf16 matrix product of {_SIDE} ×"
+        f" the machine. The peak is that of a bf16 matrix product of {_SIDE} ×"
         f" {_SIDE}; beside it that of the shape of the model's own largest layers. Made by"
-        f" `make bench-gpu` on: {machine}.",
+        f" `make bench-gpu` on: {machine}. {raw['note']}".rstrip(),
         "",
         "| | " + " | ".join(models) + " |",
         "|---|" + "---:|" * len(models),

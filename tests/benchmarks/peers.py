@@ -263,4 +263,5 @@ def main() -> None:
         sys.stdout.flush()
 
 
-main()
+if __name__ == "__main__":  # decoding processes import it again
+    main()
