@@ -28,7 +28,7 @@ demo: $(STAMP) ## show it all on one machine: make demo FOLDER=~/Pictures
 test: setup-servers ## test everything quick, on real Kafka and real Weaviate (up to 10 minutes)
 	$(BIN)/python -m pytest --ignore tests/benchmarks -m "not slow" $(ARGS)
 
-test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 20 with npm, kcat and Prometheus
+test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 20 with npm, Chromium, kcat and Prometheus
 	$(BIN)/python -m pytest --ignore tests/benchmarks $(ARGS)
 
 cluster: $(STAMP) ## run three brokers, three Weaviate nodes and workers, to kill some of (4 GB of memory)
@@ -48,7 +48,7 @@ bench-encode: $(STAMP) ## measure encoding against other encoders (8 minutes, an
 bench-search: setup-servers ## measure searches over Kafka (20 minutes)
 	$(BIN)/python -m tests.benchmarks search $(ARGS)
 
-bench-gpu: $(STAMP) ## measure a GPU, and its share of what it can do (3 minutes; not in bench)
+bench-gpu: $(STAMP) ## measure a GPU, and its share of what it can do (8 minutes; not in bench)
 	$(BIN)/python -m tests.benchmarks gpu $(ARGS)
 
 bench-soak: $(STAMP) ## watch the memory of searches of all kinds (6 minutes)

@@ -23,7 +23,7 @@ compression_option = click.option(
     type=click.Choice(["rq8", "rq1", "pq", "none"]),
     default="rq8",
     show_default=True,
-    help="Of the vectors in Weaviate; the embedded index keeps them whole.",
+    help="Of the vectors in Weaviate; the embedded index has its own, of 8 bits.",
 )
 
 
