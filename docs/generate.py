@@ -153,8 +153,6 @@ _MEANINGS = {
     "max_picture_bytes": "a larger picture is dead-lettered as TOO_LARGE",
     "max_pixels": "a picture of more pixels is dead-lettered as PIXEL_LIMIT",
     "decode_timeout_s": "for one picture; then it is dead-lettered as DECODE_TIMEOUT",
-    "in_flight_records": "records a worker takes on before it pauses; four batches where that is "
-    "more",
     "in_flight_bytes": "bytes of records (a quarter), fetched pictures and cut pixels that a "
     "worker holds; each picture is fetched with room for `PIXTIDE_MAX_PICTURE_BYTES`",
 }

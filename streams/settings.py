@@ -125,7 +125,12 @@ class Settings(BaseSettings):
     )
     decode_timeout_s: float = Field(20.0, gt=0)
     decoders: int = Field(2, ge=1, description="decoding processes")
-    in_flight_records: int = Field(256, ge=1)
+    in_flight_records: int = Field(
+        0,
+        ge=0,
+        description="records a worker takes on before it pauses; 0: 256, or four batches where "
+        "that is more",
+    )
     in_flight_bytes: int = Field(512 * MiB, ge=1)
     breaker_window: int = Field(
         200,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: What is said of a generation whose model's files or preprocessing are not those of today.
 OTHER_MODEL = "was made with the fingerprint"
+#: Records in flight where no setting says how many, and batches of them at the least.
+_RECORDS, _BATCHES = 256, 4
 
 
 def open_catalog(settings: Settings) -> GenerationCatalog:
@@ -82,6 +84,11 @@ def threads_of(settings: Settings) -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
     capped = int(told) if told.isdigit() else 0
     return settings.threads or capped or len(os.sched_getaffinity(0))
+
+
+def records_of(settings: Settings) -> int:
+    """How many records an ingest worker takes on: some are decoded while others are encoded."""
+    return settings.in_flight_records or max(_RECORDS, _BATCHES * settings.batch_size)
 
 
 def encoder_of(settings: Settings, generation: Generation) -> "Encoder":

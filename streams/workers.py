@@ -37,6 +37,7 @@ from streams.wiring import (
     generation_to_work_for,
     open_catalog,
     picture_fetcher,
+    records_of,
     threads_of,
 )
 
@@ -46,8 +47,6 @@ _LIVE_CACHED_S = 2.0
 _BATCHES_AT_ONCE = 4
 #: On a GPU, one batch is on its way there or back while the other is computed.
 _BATCHES_OF_A_GPU = 2
-#: At least, of records: some are decoded, some encoded and some written meanwhile.
-_BATCHES_IN_FLIGHT = 4
 
 
 def ingest_worker(
@@ -134,7 +133,7 @@ def ingest_worker(
     worker = IngestWorker(
         parts,
         IngestLimits(
-            records=max(settings.in_flight_records, _BATCHES_IN_FLIGHT * settings.batch_size),
+            records=records_of(settings),
             bytes=settings.in_flight_bytes,
             picture_bytes=settings.max_picture_bytes,
             batch=settings.batch_size,

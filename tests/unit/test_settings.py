@@ -8,7 +8,7 @@ import pytest
 
 from schemas.errors import UsageError
 from streams.settings import Settings, load_settings
-from streams.wiring import threads_of
+from streams.wiring import records_of, threads_of
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +73,9 @@ def test_the_encoder_has_the_threads_that_it_is_told_else_those_of_openmp_else_a
     assert threads_of(Settings()) == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "0")
     assert threads_of(Settings()) == len(os.sched_getaffinity(0))
+
+
+def test_four_batches_are_in_flight_unless_a_number_of_records_is_set() -> None:
+    assert records_of(Settings()) == 256
+    assert records_of(Settings(batch_size=256)) == 1024
+    assert records_of(Settings(batch_size=256, in_flight_records=8)) == 8
