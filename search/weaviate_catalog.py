@@ -96,18 +96,17 @@ class WeaviateCatalog:
 
     def list(self) -> list[Generation]:
         """All records, oldest first; of replicas, one is asked, which may lack one for a moment."""
-
-        def fetch(client: WeaviateClient) -> list[str]:
-            if not client.collections.exists(self._records):
-                return []
-            records = client.collections.use(self._records)
-            page = records.with_consistency_level(ConsistencyLevel.ONE).query.fetch_objects(
-                limit=_MAX_GENERATIONS
-            )
-            return [str(found.properties["record"]) for found in page.objects]
-
-        records = [_parsed(record) for record in self._connection.call_ready(fetch)]
+        records = self._connection.call_ready(self._listed)
         return sorted(records, key=lambda generation: generation.created_at)
+
+    def _listed(self, client: WeaviateClient) -> Sequence[Generation]:
+        if not client.collections.exists(self._records):
+            return []
+        records = client.collections.use(self._records)
+        page = records.with_consistency_level(ConsistencyLevel.ONE).query.fetch_objects(
+            limit=_MAX_GENERATIONS
+        )
+        return [_parsed(str(found.properties["record"])) for found in page.objects]
 
     def update(self, generation: Generation) -> None:
         """Replace the record of that name; what is ready is full enough to train `pq` on.
@@ -126,15 +125,26 @@ class WeaviateCatalog:
         """The generation that the alias points to.
 
         Raises:
-            TransientError: the alias points to what no record knows; another node may.
+            TransientError: the alias points to what no record of any node knows.
         """
-        alias = self._connection.call_ready(lambda client: client.alias.get(alias_name=self._alias))
-        if alias is None:
-            return None
-        for generation in self.list():
-            if self._named(generation.collection) == alias.collection:
-                return self._recorded(generation.name)  # replicas agree; this may be old
-        raise TransientError(f"{self._alias} points to {alias.collection}, which no record knows")
+
+        def fetch(client: WeaviateClient) -> str | None:
+            alias = client.alias.get(alias_name=self._alias)
+            if alias is None:
+                return None
+            for generation in self._listed(client):
+                if self._named(generation.collection) == alias.collection:
+                    return generation.name
+            # a node that came back without its disk knows it again soon; others know it now
+            raise CollectionGoneError(
+                f"{self._alias} points to {alias.collection}, which no record knows"
+            )
+
+        try:
+            name = self._connection.call_ready(fetch)
+        except CollectionGoneError as error:
+            raise TransientError(str(error)) from error
+        return self._recorded(name) if name else None  # replicas agree; what was listed may be old
 
     def promote(self, name: str) -> None:
         """Point the alias at that generation by one atomic update.
