@@ -47,6 +47,16 @@ def test_the_collection_is_made_as_the_record_says(catalog: WeaviateCatalog) -> 
     assert fields["attr_price"].index_range_filters
 
 
+def test_a_live_generation_whose_record_nobody_has_may_come_back(catalog: WeaviateCatalog) -> None:
+    catalog.create(generation())
+    catalog.promote("v1")
+    catalog._connection.call(
+        lambda client: client.collections.use(catalog._records).data.delete_by_id(object_id("v1"))
+    )
+    with pytest.raises(TransientError, match="no record knows"):
+        catalog.live()
+
+
 @pytest.mark.parametrize("stands_still", ["_rows", "_insert"])
 def test_who_stood_still_in_mid_write_overwrites_nothing_newer(
     catalog: WeaviateCatalog, monkeypatch: pytest.MonkeyPatch, stands_still: str

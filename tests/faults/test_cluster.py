@@ -36,6 +36,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 SEARCH_S = 60.0
 #: The part of the searches that may fail, retryably.
 MAY_FAIL = 0.001
+#: How long Weaviate may take to make copies equal, mostly one or two minutes.
+EQUAL_S = 400.0
 #: Rows that are searched for on each node in the end.
 SAMPLE = 40
 Record = Callable[[str, object], None]
@@ -183,7 +185,7 @@ def check_each_node(cluster: Cluster) -> None:
     }
     with each_node(cluster) as nodes:
         for node in nodes:
-            wait_until(partial(has_all, node, latest))
+            wait_until(partial(has_all, node, latest), seconds=EQUAL_S)
             some = random.Random(SEED).sample(sorted(latest), min(SAMPLE, len(latest)))
             rows = node.get(some).values()
             asked = {row.sha256: row.vector for row in rows if row.vector is not None}
