@@ -31,8 +31,6 @@ from search.port import CollectionGoneError
 from search.rows import WORDS
 
 _LOCK_TIMEOUT_S = 30
-
-
 #: Bytes of LanceDB's caches, in which what earlier versions of a table had stays, too. By itself
 #: it takes up to 6 GiB and 1 GiB; the index of a million vectors of 384 dimensions has 0.4.
 _INDEX_CACHE, _METADATA_CACHE = 512 * 2**20, 64 * 2**20

@@ -151,28 +151,25 @@ def _ingested(model: Path) -> dict[str, Any]:
         "PIXTIDE_BATCH_SIZE": str(_BATCH),
         "PIXTIDE_DECODERS": str(len(os.sched_getaffinity(0))),
     }
-    with tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder:
-        deployment = embedded(Path(folder), **settings)
-        try:
-            started = time.perf_counter()
-            deployment.start_worker()
-            ready_s = time.perf_counter() - started
-            traffic = Traffic(deployment, altered())
-            traffic.rate(_WARM_UP)
-            rate = traffic.rate(_STRETCH)
-            left, _ = torch.cuda.mem_get_info()
-            host = tree_mib(deployment.processes["ingest"].pid)
-            deployment.stop_process("ingest")
-            said = deployment.log("ingest")
-        finally:
-            for name in list(deployment.processes):
-                deployment.kill(name)
+    with (
+        tempfile.TemporaryDirectory(prefix="pixtide-bench-") as folder,
+        embedded(Path(folder), **settings) as deployment,
+    ):
+        started = time.perf_counter()
+        deployment.start_worker()
+        ready_s = time.perf_counter() - started
+        traffic = Traffic(deployment, altered())
+        traffic.rate(_WARM_UP)
+        rate = traffic.rate(_STRETCH)
+        left, _ = torch.cuda.mem_get_info()
+        host = tree_mib(deployment.processes["ingest"].pid)
+        profile = deployment.stop_worker()
     return {
         "ingested_per_s": round(rate, 1),
         "ready_s": round(ready_s, 1),
         "GPU_MiB": round((free - left) / 2**20),
         "host_MiB": round(host),
-        "profile": said[said.rindex("profile:") :].strip().splitlines(),
+        "profile": profile,
     }
 
 

@@ -65,9 +65,9 @@ def run(only: Sequence[str], pictures: int, note: str, out: Path) -> None:
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     results |= {"machine": describe() | ({"note": note} if note else {})}
     measure: dict[str, Callable[[Path], dict[str, Any]]] = {
-        "embedded": lambda folder: _end_to_end(_embedded(folder), folder),
+        "embedded": lambda folder: _end_to_end(embedded(folder), folder),
         "servers": lambda folder: _end_to_end(_on_servers(folder), folder),
-        "growth": lambda folder: _growth(_embedded, pictures, folder),
+        "growth": lambda folder: _growth(embedded, pictures, folder),
         "growth-servers": lambda folder: _growth(_on_servers, pictures, folder),
         "loop": _loop,
         "start": lambda _: _start(),
@@ -80,16 +80,6 @@ def run(only: Sequence[str], pictures: int, note: str, out: Path) -> None:
     if results.keys() & GROWN.keys():
         (out / "ingest.svg").write_text(plot(results))
     click.echo((out / "ingest.md").read_text())
-
-
-@contextmanager
-def _embedded(folder: Path, **settings: str) -> Iterator[Measured]:
-    deployment = embedded(folder, **settings)
-    try:
-        yield deployment
-    finally:
-        for name in list(deployment.processes):
-            deployment.kill(name)
 
 
 @contextmanager
@@ -129,8 +119,7 @@ def _end_to_end(deployed: AbstractContextManager[Measured], folder: Path) -> dic
                     "limit": limit,
                 }
             )
-        deployment.stop_process("ingest")
-        said = deployment.log("ingest")
+        profile = deployment.stop_worker()
     return {
         "ready_s": round(ready_s, 1),
         "stages_ms": {
@@ -139,7 +128,7 @@ def _end_to_end(deployed: AbstractContextManager[Measured], folder: Path) -> dic
         },
         "share_of_limit": asdict(turns.ratio("new", "limit")),
         "duplicates": {"share": _DUPLICATES} | asdict(turns.ratio("duplicates", "new")),
-        "profile": said[said.rindex("profile:") :].strip().splitlines(),
+        "profile": profile,
         **_raw(turns),
     }
 

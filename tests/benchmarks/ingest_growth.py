@@ -44,10 +44,7 @@ def grow(deployment: Measured, pictures: int) -> dict[str, Any]:
         grown.append({"pictures": step, "per_second": round(rate, 1), "MiB": mib["ingest"]})
         click.echo(f"{grown[-1]} {mib}", err=True)
         before = step
-    deployment.stop_process("ingest")
-    said = deployment.log("ingest")
-    profile = said[said.rindex("profile:") :].strip().splitlines()
-    return {"steps": grown, "profile": profile}
+    return {"steps": grown, "profile": deployment.stop_worker()}
 
 
 def _pictures() -> Iterator[bytes]:

@@ -7,7 +7,7 @@ import random
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -38,6 +38,12 @@ class _WithWorker(Deployment):
         """Start a worker that will say where its time went."""
         ready = self.home / "ingest.ready"
         self.spawn("ingest", "ingest", "--profile", "--ready-file", str(ready), ready=ready)
+
+    def stop_worker(self) -> list[str]:
+        """Stop it; the lines of its profile."""
+        self.stop_process("ingest")
+        said = self.log("ingest")
+        return said[said.rindex("profile:") :].strip().splitlines()
 
 
 class OnEmbeddedParts(_WithWorker):
@@ -189,11 +195,16 @@ def tree_mib(process: int) -> float:
     return round(sum(resident_mib(int(each)) for each in (str(process), *children)), 1)
 
 
-def embedded(folder: Path, **settings: str) -> OnEmbeddedParts:
-    """A deployment on the embedded parts, with its broker running."""
+@contextmanager
+def embedded(folder: Path, **settings: str) -> Iterator[Measured]:
+    """A deployment on the embedded parts, with its broker running; all of it ends with this."""
     made = OnEmbeddedParts(folder / "home", **{"PIXTIDE_PRECISION": "fp32"} | settings)
-    made.create()
-    return made
+    try:
+        made.create()
+        yield made
+    finally:
+        for name in list(made.processes):
+            made.kill(name)
 
 
 def on_servers(
