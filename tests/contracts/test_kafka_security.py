@@ -1,9 +1,11 @@
 """What a login and its grants allow, and what is said where they don't, on a secured Kafka."""
 
 import asyncio
+import gc
 import time
 import uuid
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +43,15 @@ def principals(kafka: KafkaServer) -> Principals:
     )
     assert all(created.values()) and len(created) == len(table)
     return made
+
+
+@pytest.fixture(autouse=True)
+def _what_aiokafka_leaves_is_collected() -> Iterator[None]:
+    """It doesn't wait until TLS has said goodbye; a later test would be blamed for the socket."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def partitions(connection: KafkaConnection, topic: str) -> int:
