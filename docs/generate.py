@@ -144,7 +144,8 @@ def _written(value: object) -> str:
 _MEANINGS = {
     "weaviate_grpc_port": "Weaviate's gRPC port, on the URL's host; one for each URL, or for all",
     "weaviate_api_key": "Weaviate's API key",
-    "web_port": "port that the page listens on",
+    "web_port": "port that the page listens on; the embedded stack takes another where this one "
+    "is taken and was not asked for",
     "device": "auto, cpu or cuda: where the model runs; auto takes a GPU if there is one",
     "precision": "auto takes bf16 where the processor or GPU computes with it, else fp32 or, on a "
     "GPU, fp16; for the starter model's pictures fp32. These share a model's fingerprint; int8, of "

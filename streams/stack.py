@@ -89,7 +89,8 @@ class Stack:
             The settings by which the stack is reached.
 
         Raises:
-            UsageError: a stack is running in this home already.
+            UsageError: a stack is running in this home already, or the port that was asked for
+                is taken.
             StackError: a part did not start.
         """
         for folder in (self._home, self._home / "logs", self._home / "run"):
@@ -101,12 +102,16 @@ class Stack:
                 f"a stack is running in {self._home}: use it, stop it, or set PIXTIDE_HOME "
                 "to another folder"
             ) from error
-        self._end_leftovers()
+        try:
+            self._end_leftovers()
+        except BaseException:
+            self._lock.release()  # and keep the record of what could not be ended
+            raise
+        web_port = self._pick_web_port()
         self._say("starting the broker")
         port = self._pick_port("port", 9092)
         settings = self._settings = self._settings.changed(
-            kafka=f"127.0.0.1:{port}",
-            web_port=self._pick_port("web.port", self._settings.web_port),
+            kafka=f"127.0.0.1:{port}", web_port=web_port
         )
         self._start_broker(port)
         client = kafka.admin(settings.kafka_connection())
@@ -168,12 +173,13 @@ class Stack:
     def stop(self) -> None:
         """Stop the workers, then the broker, each given time to finish what it has begun.
 
-        A second Ctrl-C doesn't break it off.
+        A second Ctrl-C doesn't break it off, nor does a terminal that is closed.
         """
         if not self._lock.is_locked:
             return
         with undisturbed():
-            self._say("stopping")
+            with contextlib.suppress(OSError):
+                self._say("stopping")
             for child in sorted(self._children, key=lambda c: c.name == "broker"):
                 _end(child.process)
             self._children.clear()
@@ -240,6 +246,15 @@ class Stack:
         file.write_text(str(port))
         return port
 
+    def _pick_web_port(self) -> int:
+        """The one that was asked for and no other, where one was."""
+        port = self._settings.web_port
+        if "web_port" not in self._settings.model_fields_set:
+            return self._pick_port("web.port", port)
+        if not _is_free(port):
+            raise UsageError(f"port {port} is taken: set PIXTIDE_WEB_PORT to another")
+        return port
+
     def _start_broker(self, port: int) -> None:
         binary = files("noida_db").joinpath("noida-db")
         self._spawn(
@@ -278,7 +293,8 @@ class Stack:
             check=False,
         )
         if done.returncode:
-            raise StackError(done.stderr.strip() or done.stdout.strip())
+            said = done.stderr.strip() or done.stdout.strip()
+            raise StackError(said.removeprefix("pixtide: "))
 
     def _env(self) -> dict[str, str]:
         settings = self._settings
@@ -334,7 +350,8 @@ class Stack:
             return
         for pid in reversed(pids):  # the broker, which the others still talk to, last
             if str(self._home) in _command(pid):
-                self._say(f"ending process {pid}, left over from an earlier run")
+                with contextlib.suppress(OSError):
+                    self._say(f"ending process {pid}, left over from an earlier run")
                 self._end_leftover(pid)
 
     def _end_leftover(self, pid: int) -> None:
@@ -346,7 +363,7 @@ class Stack:
                 if str(self._home) not in _command(pid):
                     return
                 time.sleep(0.1)
-        raise StackError(f"process {pid} of an earlier run does not end")
+        raise StackError(f"process {pid} of an earlier run does not end: kill -9 {pid}")
 
 
 def _worker_of(generation: Generation) -> str:

@@ -2,8 +2,11 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from streams.embedded_retention import Retention
 from tests.deployments import Embedded
 from tests.models import tiny_clip
 from tests.pictures import jpeg
+from tests.servers.runners import free_ports
 
 
 @pytest.fixture
@@ -62,6 +66,33 @@ def test_ctrl_c_ends_everything_and_the_next_start_finds_everything(stack: Embed
     stack.run("search", "anything", code=2)  # nothing runs: the command says how to start it
     stack.start()
     assert [r["image_id"] for r in stack.search("anything")] == ["p/a.jpg"]
+
+
+def test_a_terminal_that_is_closed_ends_everything(stack: Embedded) -> None:
+    terminal, its_end = pty.openpty()
+    process = subprocess.Popen(
+        [*stack.program, "up"], env=stack.env, stdout=its_end, stderr=its_end, cwd=stack.folder
+    )
+    os.close(its_end)
+    said = b""
+    while b"Ctrl-C stops everything" not in said:
+        said += os.read(terminal, 4096)
+    pids = children(stack)
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    process.wait(60)
+    assert not any(running(pid, stack) for pid in pids)
+    assert not (stack.home / "stack.json").exists()
+
+
+def test_the_page_is_at_the_port_that_was_asked_for_or_nowhere(stack: Embedded) -> None:
+    (stack.home / "web.port").write_text(str(free_ports(1)[0]))  # that of an earlier start
+    [asked] = free_ports(1)
+    stack.env["PIXTIDE_WEB_PORT"] = str(asked)
+    with socket.create_server(("127.0.0.1", asked)):
+        stack.run("up", code=2)
+    stack.start()
+    assert json.loads((stack.home / "stack.json").read_text())["web"].endswith(f":{asked}")
 
 
 @pytest.mark.slow
