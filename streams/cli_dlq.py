@@ -103,10 +103,9 @@ def dlq_show(which: str, thumbnail_file: Path | None, as_json: bool) -> None:
         console.line(json.dumps(shown))
         return
     flat = {name: value for name, value in shown.items() if value not in (None, "", {})}
-    console.show_table(
-        ["", ""],
-        [(name, v if isinstance(v, str) else json.dumps(v)) for name, v in flat.items()],
-    )
+    for name, value in flat.items():
+        said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        console.line(f"{name:<{max(map(len, flat))}}  {said}")
 
 
 @dlq.command("retry")
@@ -132,7 +131,7 @@ def dlq_retry(
     from streams.wiring import dead_letters, retrier
 
     if everything == bool(codes or image_ids):
-        raise UsageError("say which letters: either --all, or --code and --id")
+        raise UsageError("say which letters: --all, or some by --code, by --id or by both")
     settings = load_settings()
     with contextlib.closing(dead_letters(settings)) as source:
         plan = plan_retry(source.letters(_selection(codes, image_ids)))
@@ -149,7 +148,7 @@ def dlq_retry(
         return
     for letter, reason in result.refused:
         console.say(f"{letter.image_id or letter.place}: not sent: {reason}")
-    console.say(f"{len(result.sent)} sent; images.indexed tells what becomes of each")
+    console.say(f"{len(result.sent)} sent; `pixtide dlq list` tells what becomes of them")
     if result.refused:
         sys.exit(1)
 

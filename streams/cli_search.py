@@ -21,7 +21,7 @@ _ORIENTATIONS = ("landscape", "portrait", "square")
 
 
 @click.command()
-@click.argument("words", metavar="TEXT", nargs=-1)
+@click.argument("words", metavar="[TEXT]...", nargs=-1)
 @click.option("--not", "against", multiple=True, help="Words to stay away from; repeatable.")
 @click.option("--like", "like", metavar="IMAGE_ID", multiple=True, help="More like this picture.")
 @click.option("--picture", "pictures", metavar="FILE|URL", multiple=True, help="Near this picture.")

@@ -107,10 +107,12 @@ def show_reply(query: str, reply: SearchReply) -> None:
     for result in reply.results or ():
         row = [f"{result.similarity:.3f}", result.image_id, f"{result.width}×{result.height}"]
         table.add_row(*map(Text, row + ([result.caption] if with_caption else [])))
-    if reply.results:
+    if reply.results and output.is_terminal:
         _print_at_width(table, longest + _BESIDE_IDS)
+    elif reply.results:
+        show_whole(table)  # a line a result, for whatever reads them
     else:
-        output.print(Text(f"{shown}: nothing is indexed that matches"))
+        output.print(f"{shown}: no match; filters, a cutoff, or an empty index", markup=False)
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

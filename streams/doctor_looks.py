@@ -110,6 +110,9 @@ class Patient:
     @cached_property
     def live(self) -> Generation:
         """The live generation. Raises UsageError where none is."""
+        home = self.settings.home
+        if self.settings.embedded_index and not home.exists():
+            raise UsageError(f"nothing has been indexed here: there is no {home}")
         catalog = self._opened.enter_context(contextlib.closing(open_catalog(self.settings)))
         if (live := catalog.live()) is None:
             raise UsageError("no generation is live")
@@ -207,7 +210,7 @@ def _model(patient: Patient) -> Finding:
         said += (
             f", since generation {live.name} was made with it; not PIXTIDE_MODEL={settings.model}"
         )
-    return _well(f"{said}; to change it: pixtide index create NAME --model MODEL")
+    return _well(f"{said}; to change it: pixtide reindex --model MODEL")
 
 
 def _fingerprint(patient: Patient) -> Finding:
@@ -233,8 +236,8 @@ def _store(patient: Patient) -> Finding:
 
 def _disk(patient: Patient) -> Finding:
     home = patient.settings.home
-    home.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(home).free
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     said = f"{free / 2**30:.1f} GiB free at {home}"
     if free < _LEAST_FREE:
         return Finding(Seen.BAD, said, "free some space, or move PIXTIDE_HOME")
@@ -254,14 +257,14 @@ LOOKS = (
     Look(
         "index",
         _index,
-        "check PIXTIDE_WEAVIATE_URL, _API_KEY and _CA_FILE; a server that is too old needs an "
-        "upgrade, an empty one `pixtide index create v1`",
+        "where there is none yet, `pixtide up` or `pixtide index create v1`; of Weaviate check "
+        "PIXTIDE_WEAVIATE_URL, _API_KEY and _CA_FILE, and upgrade a server that is too old",
     ),
     Look(
         "model",
         _model,
-        "install what it needs or bring its files back; or change the model: pixtide index create "
-        "NAME --model MODEL",
+        "install what it needs or bring its files back; or change the model: pixtide reindex "
+        "--model MODEL",
         ("index",),
     ),
     Look(
@@ -272,6 +275,6 @@ LOOKS = (
         ("model",),
     ),
     Look("workers", _workers, "see whether the broker is well", ("topics", "index")),
-    Look("image store", _store, "check PIXTIDE_IMAGE_STORE and its credentials"),
+    Look("image store", _store, "check PIXTIDE_IMAGE_STORE and its credentials", ("broker",)),
     Look("disk", _disk, "free some space, or move PIXTIDE_HOME"),
 )

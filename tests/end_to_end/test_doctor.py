@@ -80,7 +80,7 @@ def test_groups_without_members_are_all_that_is_wrong(
     assert {what for what, line in found.items() if line["seen"] != "well"} == {"workers"}
     assert found["workers"]["mend"] == "start `pixtide ingest --generation v1`"
     assert stack.env["PIXTIDE_MODEL"] in found["model"]["said"]
-    assert "pixtide index create NAME --model MODEL" in found["model"]["said"]
+    assert "pixtide reindex --model MODEL" in found["model"]["said"]
     assert not examine(stack.settings(), as_json=True, quiet=True)
     assert [json.loads(line)["what"] for line in capsys.readouterr().out.splitlines()] == [
         "workers"
@@ -176,7 +176,7 @@ def test_a_model_that_is_gone_or_another(stack: OnServers, tmp_path: Path) -> No
         found = examined(stack.settings())
         assert "model" in bad(found)
         assert str(model) in found["model"].said
-        assert "pixtide index create NAME --model MODEL" in found["model"].mend
+        assert "pixtide reindex --model MODEL" in found["model"].mend
         assert found["fingerprint"].seen is Seen.UNSEEN
         tiny_clip(model, seed=2)
         found = examined(stack.settings())

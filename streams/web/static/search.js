@@ -116,7 +116,7 @@ export class SearchView {
       const all = new URLSearchParams(this.params);
       all.set("all", "1");
       const anyway = el("a", { href: `?${all}`, class: "button" }, "Show the nearest anyway");
-      column.say(el("strong", {}, "No good match."), " Nothing here looks like it. ", anyway);
+      column.say(el("strong", {}, "No good match."), " No picture stands out from the others for it. ", anyway);
     }
   }
 
