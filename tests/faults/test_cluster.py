@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import pytest
 
@@ -36,8 +37,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 SEARCH_S = 60.0
 #: The part of the searches that may fail, retryably.
 MAY_FAIL = 0.001
-#: How long Weaviate may take to make copies equal, mostly one or two minutes.
+#: How long Weaviate may take to make copies equal, mostly a minute.
 EQUAL_S = 400.0
+#: Rows of a node that are told of where it isn't equal.
+TOLD = 3
 #: Rows that are searched for on each node in the end.
 SAMPLE = 40
 Record = Callable[[str, object], None]
@@ -184,8 +187,13 @@ def check_each_node(cluster: Cluster) -> None:
         for record in records
     }
     with each_node(cluster) as nodes:
+        deadline = time.monotonic() + EQUAL_S
+        while any(apart := [differences(node, latest) for node in nodes]):
+            assert time.monotonic() < deadline, [
+                (len(rows), dict(islice(rows.items(), TOLD))) for rows in apart
+            ]
+            time.sleep(1)
         for node in nodes:
-            wait_until(partial(has_all, node, latest), seconds=EQUAL_S)
             some = random.Random(SEED).sample(sorted(latest), min(SAMPLE, len(latest)))
             rows = node.get(some).values()
             asked = {row.sha256: row.vector for row in rows if row.vector is not None}
@@ -195,9 +203,13 @@ def check_each_node(cluster: Cluster) -> None:
                 assert sha256 in {hit.row.sha256 for hit in near}
 
 
-def has_all(node: VectorIndex, latest: dict[str, Version]) -> bool:
-    """Whether a node holds all rows, at these versions."""
-    return {row.image_id: row.version for row in node.scan()} == latest
+def differences(
+    node: VectorIndex, latest: dict[str, Version]
+) -> dict[str, tuple[Version | None, Version | None]]:
+    """By image id, the version that a node has and the one that it should have."""
+    has = {row.image_id: row.version for row in node.scan()}
+    wrong = {image_id for image_id, _ in has.items() ^ latest.items()}
+    return {image_id: (has.get(image_id), latest.get(image_id)) for image_id in wrong}
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def weaviate_nodes(folders: Sequence[Path], say: Say) -> list[WeaviateServer]:
         "CLUSTER_JOIN": ",".join(f"127.0.0.1:{ports.gossip}" for ports in nodes),
         "RAFT_BOOTSTRAP_EXPECT": str(len(nodes)),
         "RAFT_JOIN": ",".join(f"{name}:{p.raft}" for name, p in zip(names, nodes, strict=True)),
+        "ASYNC_REPLICATION_FREQUENCY": "5s",  # as deploy/kubernetes/weaviate-production.yaml has it
         "GOMEMLIMIT": "400MiB",
     }
     say(f"Weaviate: {len(nodes)} nodes of {weaviate_binary(say)}")
