@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from confluent_kafka import (
+    OFFSET_INVALID,
     Consumer,
     ConsumerGroupState,
     ConsumerGroupTopicPartitions,
@@ -20,6 +21,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, not in __all__
     AdminClient,
     ConfigResource,
+    ListOffsetsResultInfo,
     NewTopic,
     OffsetSpec,
     ResourceType,
@@ -86,8 +88,12 @@ def _bytes(value: object) -> bytes | None:
 
 
 def admin(connection: KafkaConnection) -> AdminClient:
-    """An admin client."""
-    return Admin(connection, **_QUIET)
+    """An admin client.
+
+    Connected to every broker: one that connects on demand (librdkafka 2.16) keeps a processor
+    busy for as long as it asks for what a dead broker leads.
+    """
+    return Admin(connection, **_QUIET, **{"enable.sparse.connections": False})
 
 
 def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2**20) -> Producer:
@@ -297,21 +303,35 @@ def newest_timestamp(client: AdminClient, topic: str) -> int:
     Raises as `partitions_of`.
     """
     numbers = range(partitions_of(client, topic))
-    wanted = {TopicPartition(topic, p): OffsetSpec.max_timestamp() for p in numbers}  # type: ignore[no-untyped-call]
-    with translated(client):
-        found = client.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S)
-        return max(int(each.result().timestamp) for each in found.values())
+    found = _listed(client, topic, numbers, OffsetSpec.max_timestamp())  # type: ignore[no-untyped-call]
+    return max(int(each.timestamp) for each in found.values())
 
 
 def _offsets(
     client: AdminClient, topic: str, partitions: Iterable[int], spec: OffsetSpec
 ) -> dict[int, int]:
+    found = _listed(client, topic, partitions, spec)
+    return {partition: int(each.offset) for partition, each in found.items()}
+
+
+def _listed(
+    client: AdminClient, topic: str, partitions: Iterable[int], spec: OffsetSpec
+) -> dict[int, ListOffsetsResultInfo]:
+    """By partition, in short steps: who leads one is asked at the beginning of each.
+
+    Raises:
+        TransientError: also where a leader is out of reach, of which the client says nothing but
+            an invalid offset.
+    """
     wanted = {TopicPartition(topic, partition): spec for partition in partitions}
 
-    def ask() -> dict[int, int]:
+    def ask() -> dict[int, ListOffsetsResultInfo]:
         with translated(client):
-            found = client.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S)
-            return {where.partition: future.result().offset for where, future in found.items()}
+            futures = client.list_offsets(wanted, request_timeout=_STEP_S)
+            found = {where.partition: future.result() for where, future in futures.items()}
+        if missing := [p for p, each in found.items() if each.offset == OFFSET_INVALID]:
+            raise TransientError(f"Kafka: {topic}: no leader of partitions {missing} answers")
+        return found
 
     return _patiently(ask)
 
