@@ -68,6 +68,7 @@ def test_ctrl_c_ends_everything_and_the_next_start_finds_everything(stack: Embed
     assert [r["image_id"] for r in stack.search("anything")] == ["p/a.jpg"]
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_everything(stack: Embedded) -> None:
     terminal, its_end = pty.openpty()
     process = subprocess.Popen(
@@ -85,6 +86,7 @@ def test_a_terminal_that_is_closed_ends_everything(stack: Embedded) -> None:
     assert not (stack.home / "stack.json").exists()
 
 
+@pytest.mark.slow
 def test_the_page_is_at_the_port_that_was_asked_for_or_nowhere(stack: Embedded) -> None:
     (stack.home / "web.port").write_text(str(free_ports(1)[0]))  # that of an earlier start
     [asked] = free_ports(1)
