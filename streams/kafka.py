@@ -317,7 +317,7 @@ def _offsets(
 def _listed(
     client: AdminClient, topic: str, partitions: Iterable[int], spec: OffsetSpec
 ) -> dict[int, ListOffsetsResultInfo]:
-    """By partition, in short steps: who leads one is asked at the beginning of each.
+    """By partition, in short steps; each asks first who leads, which the client else remembers.
 
     Raises:
         TransientError: also where a leader is out of reach, of which the client says nothing but
@@ -327,6 +327,7 @@ def _listed(
 
     def ask() -> dict[int, ListOffsetsResultInfo]:
         with translated(client):
+            client.list_topics(topic, timeout=_STEP_S)
             futures = client.list_offsets(wanted, request_timeout=_STEP_S)
             found = {where.partition: future.result() for where, future in futures.items()}
         if missing := [p for p, each in found.items() if each.offset == OFFSET_INVALID]:
