@@ -103,9 +103,10 @@ def dlq_show(which: str, thumbnail_file: Path | None, as_json: bool) -> None:
         console.line(json.dumps(shown))
         return
     flat = {name: value for name, value in shown.items() if value not in (None, "", {})}
+    width = max(map(len, flat))
     for name, value in flat.items():
         said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        console.line(f"{name:<{max(map(len, flat))}}  {said}")
+        console.line(f"{name:<{width}}  {said}")
 
 
 @dlq.command("retry")

@@ -155,6 +155,7 @@ def under_load(
         heard = searching.heard
         failed = f"{len(heard.failed)} failed, slowest {heard.slowest_s:.1f} s"
         record_property("searches", f"{heard.asked:,}, {failed}")
+        assert not heard.mixed
         assert len(heard.failed) <= MAY_FAIL * heard.asked, heard.failed
         wait_until_read(cluster.stack)
         assert len(read_topic(cluster.stack, topics.UPLOADED)) == before + publishing.published
