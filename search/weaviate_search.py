@@ -19,21 +19,35 @@ READ = list(FIELDS)
 
 
 def nearest(objects: Objects, query: Query, generation: Generation) -> list[Hit]:
-    """The live rows nearest to the query's vector, best first."""
-    found = objects.query.near_vector(
-        query.vector.tolist(),
-        limit=query.limit,
-        filters=condition(query.filters, generation),
-        include_vector=query.with_vectors,
-        return_metadata=MetadataQuery(distance=True),
-        return_properties=READ,
-    )
+    """The live rows nearest to the query's vector, best first.
+
+    Where Weaviate (1.35) finds a row that it can't read, since it is being replaced, it leaves
+    the row out but not its distance: each row after it gets that of the one before. So if fewer
+    come than were asked for, they are asked for again, with their vectors.
+    """
+
+    def ask(*, with_vectors: bool) -> list[Found]:
+        return objects.query.near_vector(
+            query.vector.tolist(),
+            limit=query.limit,
+            filters=condition(query.filters, generation),
+            include_vector=with_vectors,
+            return_metadata=MetadataQuery(distance=True),
+            return_properties=READ,
+        ).objects
+
+    found = ask(with_vectors=query.with_vectors)
+    if len(found) < query.limit:
+        found = ask(with_vectors=True)
     hits: dict[str, Hit] = {}  # Weaviate may name an object twice
-    for each in found.objects:
-        row = row_found(each)
-        if row.state is RowState.LIVE and each.metadata.distance is not None:
-            hits.setdefault(row.image_id, Hit(row, similarity_of(each.metadata.distance)))
-    return list(hits.values())
+    for each in found:
+        row, distance = row_found(each), each.metadata.distance
+        if row.state is RowState.LIVE and distance is not None:
+            if row.vector is not None:
+                distance = 1.0 - float(row.vector @ query.vector)
+                row = row if query.with_vectors else row.without_vector()
+            hits.setdefault(row.image_id, Hit(row, similarity_of(distance)))
+    return sorted(hits.values(), key=lambda hit: -hit.similarity)
 
 
 def worded(objects: Objects, query: WordQuery, generation: Generation) -> list[WordHit]:

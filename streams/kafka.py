@@ -11,6 +11,7 @@ from confluent_kafka import (
     Consumer,
     ConsumerGroupState,
     ConsumerGroupTopicPartitions,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
@@ -319,6 +320,8 @@ def _listed(
 ) -> dict[int, ListOffsetsResultInfo]:
     """By partition, in short steps; each asks first who leads, which the client else remembers.
 
+    What a transaction hasn't committed yet is not there, as for every consumer.
+
     Raises:
         TransientError: also where a leader is out of reach, of which the client says nothing but
             an invalid offset.
@@ -328,7 +331,9 @@ def _listed(
     def ask() -> dict[int, ListOffsetsResultInfo]:
         with translated(client):
             client.list_topics(topic, timeout=_STEP_S)
-            futures = client.list_offsets(wanted, request_timeout=_STEP_S)
+            futures = client.list_offsets(
+                wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_STEP_S
+            )
             found = {where.partition: future.result() for where, future in futures.items()}
         if missing := [p for p, each in found.items() if each.offset == OFFSET_INVALID]:
             raise TransientError(f"Kafka: {topic}: no leader of partitions {missing} answers")
@@ -355,14 +360,23 @@ def committed_offsets(
     connection: KafkaConnection, group: str, topic: str, partitions: Iterable[int]
 ) -> dict[int, int]:
     """What a group has committed; partitions without a commit are left out."""
-    wanted = [TopicPartition(topic, p) for p in partitions]
-
-    def ask() -> list[TopicPartition]:
-        with translated():
-            return consumer.committed(wanted, timeout=REQUEST_TIMEOUT_S)
-
     with contextlib.closing(ingest_consumer(connection, group)) as consumer:
-        return {where.partition: where.offset for where in _patiently(ask) if where.offset >= 0}
+        return _patiently(lambda: committed(consumer, topic, partitions))
+
+
+def committed(consumer: Consumer, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """What that consumer's group has committed; partitions without a commit are left out.
+
+    Raises:
+        TransientError: no broker says, be it of one partition.
+    """
+    wanted = [TopicPartition(topic, p) for p in partitions]
+    with translated():
+        found = consumer.committed(wanted, timeout=REQUEST_TIMEOUT_S)
+        for where in found:
+            if where.error is not None:
+                raise KafkaException(where.error)
+    return {where.partition: where.offset for where in found if where.offset >= 0}
 
 
 def groups_with_members(client: AdminClient) -> frozenset[str]:

@@ -105,6 +105,8 @@ class LogGuard:
         """Raises FatalError where a partition ends before what its group has committed."""
         try:
             for where in consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S):
+                if where.error is not None:
+                    return
                 low, high = consumer.get_watermark_offsets(where, timeout=REQUEST_TIMEOUT_S)
                 if not 0 <= where.offset <= high or where.offset < low:
                     stands = f"stands at {where.offset}" if where.offset >= 0 else "has no position"

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-from confluent_kafka import TopicPartition
-
 from schemas.errors import QueryCode
 from search.generations import Generation
 from streams import kafka
@@ -80,7 +78,4 @@ class GroupOffsets:
         Raises:
             TransientError: the broker can't be reached.
         """
-        wanted = [TopicPartition(self._topic, partition) for partition in partitions]
-        with kafka.translated():
-            found = self._consumer.committed(wanted, timeout=kafka.REQUEST_TIMEOUT_S)
-        return {where.partition: where.offset for where in found if where.offset >= 0}
+        return kafka.committed(self._consumer, self._topic, partitions)

@@ -60,6 +60,7 @@ def records_between(
                 end = open_partitions.get(partition, 0)
                 if error is None and offset < end:
                     yield record_of(message)
-                # the end itself, or a gap that compaction has left there
-                if error is not None or offset >= end - 1:
+                # A new leader may say for a moment that all ends earlier: only our end counts,
+                # which is told where compaction has left a gap before it.
+                if offset >= (end - 1 if error is None else end):
                     open_partitions.pop(partition, None)

@@ -1,14 +1,17 @@
-"""How Kafka's clients bear a broker that has died."""
+"""What Kafka's clients say where brokers die and take over, and where others write."""
 
+import threading
 import time
 import uuid
 
 import pytest
+from confluent_kafka import Producer
 
 from schemas import topics
 from schemas.errors import TransientError
 from streams import kafka as kafka_clients
 from streams.kafka_connection import KafkaConnection
+from streams.topic_reading import records_between, records_of
 from tests.contracts.proxy import BrokerProxy
 from tests.servers import KafkaServer
 from tests.servers.runners import free_ports
@@ -30,3 +33,35 @@ def test_to_wait_for_a_dead_broker_takes_no_processor(
         waited = time.monotonic() - began
         assert waited > 1.5
         assert time.process_time() - used < waited / 4
+
+
+def test_a_topic_is_read_up_to_the_end_that_was_asked_for(kafka: KafkaServer) -> None:
+    """As after an election, when a new leader doesn't know at once how much all have."""
+    topic, [table, *_] = f"log-{uuid.uuid4().hex[:10]}", topics.topics(embedded=False)
+    connection = KafkaConnection(kafka.bootstrap)
+    kafka_clients.create_topics(kafka_clients.admin(connection), [(topic, table)], replication=1)
+    producer = kafka_clients.producer(connection, linger_ms=0)
+    producer.produce(topic, b"first", b"k", 0)
+    assert producer.flush(30) == 0
+    records = records_between(connection, topic, {0: 0}, {0: 2})
+    assert next(records).value == b"first"
+    later = threading.Timer(2, producer.produce, (topic, b"second", b"k", 0))
+    later.start()
+    assert [record.value for record in records] == [b"second"]
+
+
+def test_a_topic_ends_where_a_transaction_is_open(kafka: KafkaServer) -> None:
+    topic, [table, *_] = f"log-{uuid.uuid4().hex[:10]}", topics.topics(embedded=False)
+    connection = KafkaConnection(kafka.bootstrap)
+    client = kafka_clients.admin(connection)
+    kafka_clients.create_topics(client, [(topic, table)], replication=1)
+    producer = Producer({**connection.librdkafka(), "transactional.id": topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(topic, b"open", b"k", 0)
+    assert producer.flush(30) == 0
+    assert kafka_clients.ends(client, topic, [0]) == {0: 0}
+    producer.commit_transaction(30)
+    [record] = records_of(connection, topic)
+    assert (record.offset, record.value) == (0, b"open")
+    assert kafka_clients.ends(client, topic, [0]) == {0: 2}

@@ -1,5 +1,9 @@
 """What every `VectorIndex` finds: nearest first, true similarities, and each of the filters."""
 
+import contextlib
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta, timezone
 from typing import Any
 
@@ -7,7 +11,7 @@ import numpy as np
 import pytest
 
 from schemas.queries import AttributeFilter, Filters
-from search.port import Query, VectorIndex, WordQuery
+from search.port import Query, StoredImage, VectorIndex, WordQuery
 from tests.contracts.samples import DIMENSION, NOON, deleted, live, poisoned, towards
 
 HOUR = timedelta(hours=1)
@@ -52,6 +56,36 @@ def test_exact_among_many(index: VectorIndex) -> None:
         best = np.argsort(-similarities)[:10]
         assert [hit.row.image_id for hit in hits] == [str(i) for i in best]
         assert [hit.similarity for hit in hits] == pytest.approx(similarities[best], abs=1e-4)
+
+
+def test_similarities_are_true_while_rows_are_replaced(index: VectorIndex) -> None:
+    directions = np.random.default_rng(3).normal(size=(4099, DIMENSION)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    enough = threading.Event()
+
+    def row(n: int, offset: int) -> StoredImage:
+        return live(f"i{n}", offset, directions[(n + 321 * offset) % len(directions)])
+
+    def replace_some_again_and_again() -> int:
+        chosen = np.random.default_rng(4)
+        for offset in itertools.count(1):
+            if enough.is_set():
+                return offset
+            index.write([row(n, offset) for n in chosen.choice(320, 32, replace=False)])
+        return 0
+
+    index.write([row(n, 0) for n in range(320)])
+    with ThreadPoolExecutor(1) as other, contextlib.ExitStack() as in_the_end:
+        in_the_end.callback(enough.set)
+        replacing = other.submit(replace_some_again_and_again)
+        for turn, query in enumerate(directions[:300]):
+            [hits] = index.search([Query(query, 10, with_vectors=turn % 2 == 0)])
+            written = [row(int(h.row.image_id[1:]), h.row.version.offset).vector for h in hits]
+            expected = [vector @ query for vector in written if vector is not None]
+            assert [hit.similarity for hit in hits] == pytest.approx(expected, abs=1e-3)
+            assert expected == pytest.approx(sorted(expected, reverse=True), abs=1e-3)
+        enough.set()
+        assert replacing.result(30) > 20
 
 
 def test_a_batch_answers_each_query_its_own_way(index: VectorIndex) -> None:

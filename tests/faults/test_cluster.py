@@ -13,6 +13,7 @@ from functools import partial
 from itertools import islice
 
 import pytest
+from confluent_kafka import KafkaError, Message
 
 from encoders.port import Encoder
 from schemas import topics
@@ -25,7 +26,7 @@ from streams.kafka import REQUEST_TIMEOUT_S
 from streams.wiring import generation_to_work_for, load_encoder, open_catalog, search_client
 from tests.cluster import WORKERS, Cluster
 from tests.cluster import cluster as running_cluster
-from tests.faults.oracle import check_against_the_log, committed, read_topic, topic
+from tests.faults.oracle import Coordinates, check_against_the_log, committed, read_topic, topic
 from tests.faults.test_chaos import SEED, Event, events
 from tests.faults.test_ingest_faults import produce, wait_until, wait_until_read
 from tests.models import tiny_clip
@@ -108,6 +109,11 @@ class Load:
         self.searching.await_searches(20, SEARCH_S)
 
 
+def places_in_log(cluster: Cluster) -> list[Coordinates]:
+    """Of everything that the log holds now."""
+    return [(r.partition, r.offset) for r in read_topic(cluster.stack, topics.UPLOADED)]
+
+
 def ends_of(cluster: Cluster) -> dict[int, int]:
     """Where each partition of the log ends, once each has a leader again."""
     client = kafka_clients.admin(cluster.stack.settings().kafka_connection())
@@ -137,13 +143,22 @@ def under_load(
     settings = cluster.stack.settings()
     producer = kafka_clients.producer(settings.kafka_connection(), linger_ms=5)
 
+    delivered: list[Coordinates] = []
+    lost: list[str] = []
+
+    def reported(error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            delivered.append((message.partition() or 0, message.offset() or 0))
+        else:
+            lost.append(f"{message.key()!r}: {error.str()}")
+
     def publish(_: int) -> None:
-        produce(producer, topic(cluster.stack), *next(course))
+        produce(producer, topic(cluster.stack), *next(course), reported)
         producer.poll(0)
 
     @contextlib.contextmanager
     def loaded() -> Iterator[Load]:
-        before = len(read_topic(cluster.stack, topics.UPLOADED))
+        before = places_in_log(cluster)
         with (
             Searching(settings, {"v1": encoder}, SEARCH_S) as searching,
             Publishing(publish, 0.05) as publishing,
@@ -152,13 +167,18 @@ def under_load(
             load = Load(cluster, searching, publishing)
             yield load
         assert producer.flush(60) == 0
+        assert not lost
+        assert len(delivered) == publishing.published
         heard = searching.heard
         failed = f"{len(heard.failed)} failed, slowest {heard.slowest_s:.1f} s"
         record_property("searches", f"{heard.asked:,}, {failed}")
         assert not heard.mixed
         assert len(heard.failed) <= MAY_FAIL * heard.asked, heard.failed
         wait_until_read(cluster.stack)
-        assert len(read_topic(cluster.stack, topics.UPLOADED)) == before + publishing.published
+        now = places_in_log(cluster)
+        told = {place for place in delivered if place[1] >= 0}  # who leads anew may not tell
+        assert {*before, *told} - set(now) == set()
+        assert len(set(now)) == len(now) == len(before) + publishing.published
         cluster.await_whole()
         check_each_node(cluster)
         equal_s = time.monotonic() - load.began

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # not in __all__
 
 from schemas import topics
@@ -54,13 +54,19 @@ def publish(stack: Deployment, pictures: Mapping[str, bytes | None]) -> None:
     assert producer.flush(30) == 0
 
 
-def produce(producer: Producer, uploaded: str, image_id: str, data: bytes | None) -> None:
+def produce(
+    producer: Producer,
+    uploaded: str,
+    image_id: str,
+    data: bytes | None,
+    reported: Callable[[KafkaError | None, Message], None] | None = None,
+) -> None:
     """An inline upload, or a delete."""
     if data is None:
-        producer.produce(uploaded, None, image_id.encode())
+        producer.produce(uploaded, None, image_id.encode(), on_delivery=reported)
         return
     key, value, headers = encode_event(upload(image_id, data))
-    producer.produce(uploaded, value, key, headers=list(headers))
+    producer.produce(uploaded, value, key, headers=list(headers), on_delivery=reported)
 
 
 def publish_raw(stack: OnServers, key: bytes, value: bytes, partition: int) -> None:
