@@ -36,21 +36,20 @@ def topics_create(as_json: bool) -> None:
     usual = {settings.named(t.name): t for t in topics_table(embedded=settings.embedded_log)}
     created = kafka.create_topics(client, [(log, usual[log])], settings.replication)
     # each record's retry goes to its own partition
-    usual[retries] = replace(usual[retries], partitions=kafka.partitions_of(client, log))
+    usual[retries] = replace(usual[retries], partitions=created[log].partitions)
     others = [(name, topic) for name, topic in usual.items() if name != log]
     created |= kafka.create_topics(client, others, settings.replication)
-    there = kafka.partition_counts(client)
-    for name, new in created.items():
-        has, wants = there[name], usual[name].partitions
+    for name, (new, has) in created.items():
+        wants = usual[name].partitions
         if as_json:
             console.line(json.dumps({"topic": name, "created": new, "partitions": has}))
         else:
             unlike = f", with {has} partitions instead of {wants}" if has != wants else ""
             console.say(f"{name}: {'created' if new else 'exists'}{unlike}")
-    if there[retries] < there[log]:
+    if created[retries].partitions < created[log].partitions:
         raise UsageError(
             f"{retries} has fewer partitions than {log}, so that no worker starts: raise them to "
-            f"{there[log]}"
+            f"{created[log].partitions}"
         )
 
 

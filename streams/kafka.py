@@ -2,9 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -43,6 +43,8 @@ Headers = list[tuple[str, bytes | None]]
 REQUEST_TIMEOUT_S = 10.0
 _STEP_S = 2.0
 _AGAIN_S = 0.1
+#: How often a topic is looked for: of a new one, one broker hears a moment after another.
+_LOOKS = 5
 T = TypeVar("T")
 
 
@@ -206,17 +208,14 @@ def partitions_of(client: AdminClient, topic: str) -> int:
         UsageError: there is no such topic; KafkaDeniedError where we may not look.
         TransientError: the broker can't be reached.
     """
-    metadata = _topics(client, topic).get(topic)
-    if metadata is not None:
-        require_granted(metadata.error, f"topic {topic}")
-    if metadata is None or metadata.error is not None or not metadata.partitions:
-        raise UsageError(f"topic {topic} doesn't exist: run `pixtide topics create`")
-    return len(metadata.partitions)
-
-
-def partition_counts(client: AdminClient) -> dict[str, int]:
-    """How many partitions each topic has that we may see. Raises TransientError."""
-    return {name: len(found.partitions) for name, found in _topics(client).items()}
+    for _ in range(_LOOKS):
+        metadata = _topics(client, topic).get(topic)
+        if metadata is not None:
+            require_granted(metadata.error, f"topic {topic}")
+            if metadata.error is None and metadata.partitions:
+                return len(metadata.partitions)
+        time.sleep(_AGAIN_S)
+    raise UsageError(f"topic {topic} doesn't exist: run `pixtide topics create`")
 
 
 def _topics(client: AdminClient, topic: str | None = None) -> dict[str, TopicMetadata]:
@@ -387,10 +386,17 @@ def groups_with_members(client: AdminClient) -> frozenset[str]:
     return frozenset(group.group_id for group in found.valid if group.state not in without)
 
 
+class Created(NamedTuple):
+    """Whether a topic is new, and how many partitions it has."""
+
+    new: bool
+    partitions: int
+
+
 def create_topics(
     client: AdminClient, table: Iterable[tuple[str, Topic]], replication: int
-) -> dict[str, bool]:
-    """Create the topics that are missing; true for each that was. Existing ones stay as they are.
+) -> dict[str, Created]:
+    """Create the topics that are missing. Existing ones stay as they are.
 
     Raises:
         UsageError: the broker refused one.
@@ -411,12 +417,19 @@ def create_topics(
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise UsageError(f"topic {name} can't be created: {error.args[0].str()}") from error
             created[name] = False
-    _see(client, created)
-    return created
+    partitions = _patiently(lambda: _partitions_of_all(client, created.keys()))
+    return {name: Created(new, partitions[name]) for name, new in created.items()}
 
 
-def _see(client: AdminClient, names: Iterable[str]) -> None:
-    """Wait until a broker tells of new topics: at first only their controller knows them."""
-    deadline = time.monotonic() + REQUEST_TIMEOUT_S
-    while not set(names) <= _topics(client).keys() and time.monotonic() < deadline:
-        time.sleep(_AGAIN_S)
+def _partitions_of_all(client: AdminClient, names: Set[str]) -> dict[str, int]:
+    """How many partitions each has, once the broker that is asked knows all.
+
+    Of new topics the controller alone knows at first, and then one broker before the other.
+
+    Raises:
+        TransientError: it doesn't know all.
+    """
+    there = _topics(client)
+    if missing := sorted(names - there.keys()):
+        raise TransientError(f"Kafka: the brokers don't show {', '.join(missing)} yet: try again")
+    return {name: len(there[name].partitions) for name in names}

@@ -41,7 +41,7 @@ def principals(kafka: KafkaServer) -> Principals:
     created = kafka_clients.create_topics(
         kafka_clients.admin(made.connection("operator")), table, replication=1
     )
-    assert all(created.values()) and len(created) == len(table)
+    assert all(new for new, _ in created.values()) and len(created) == len(table)
     return made
 
 
