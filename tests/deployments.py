@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from tests.servers import KafkaServer, WeaviateServer
 
 PIXTIDE = (sys.executable, "-m", "streams.cli")
 READY_S = 120.0
+#: Held by whoever changes what this process inherited, its environment or its folder.
+_ENVIRONMENT = threading.RLock()
 
 
 class Deployment:
@@ -98,12 +101,13 @@ class Deployment:
 
     def run_here(self, *arguments: str) -> str:
         """Run a command in this process, which has imported the model's libraries already."""
-        before = Path.cwd()
-        try:
-            os.chdir(self.folder)
-            done = CliRunner().invoke(cli, arguments, env=self.env, catch_exceptions=False)
-        finally:
-            os.chdir(before)
+        with _ENVIRONMENT:
+            before = Path.cwd()
+            try:
+                os.chdir(self.folder)
+                done = CliRunner().invoke(cli, arguments, env=self.env, catch_exceptions=False)
+            finally:
+                os.chdir(before)
         assert done.exit_code == 0, f"{arguments}: {done.exit_code}\n{done.output}"
         return done.stdout
 
@@ -123,14 +127,15 @@ class Deployment:
 
     def settings(self) -> Settings:
         """The settings that this deployment's commands run under."""
-        before = dict(os.environ)
-        try:
-            os.environ.clear()
-            os.environ.update(self.env)
-            return load_settings()
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        with _ENVIRONMENT:
+            before = dict(os.environ)
+            try:
+                os.environ.clear()
+                os.environ.update(self.env)
+                return load_settings()
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
 
     @contextlib.contextmanager
     def index(self) -> Iterator[VectorIndex]:

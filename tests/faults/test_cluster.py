@@ -142,7 +142,7 @@ def under_load(
     """A publisher and a searcher; in the end nothing is lost, and hardly a search has failed."""
     settings = cluster.stack.settings()
     producer = kafka_clients.producer(settings.kafka_connection(), linger_ms=5)
-
+    uploaded = topic(cluster.stack)
     delivered: list[Coordinates] = []
     lost: list[str] = []
 
@@ -153,7 +153,7 @@ def under_load(
             lost.append(f"{message.key()!r}: {error.str()}")
 
     def publish(_: int) -> None:
-        produce(producer, topic(cluster.stack), *next(course), reported)
+        produce(producer, uploaded, *next(course), reported)
         producer.poll(0)
 
     @contextlib.contextmanager
