@@ -109,7 +109,7 @@ class Cluster:
         (self._folders[name] / "data").mkdir()
 
     def await_whole(self, seconds: float = 120) -> None:
-        """Wait until each broker has all that it should, and each node knows all the others."""
+        """Wait until each broker has all, and each node is ready and knows all the others."""
         deadline = time.monotonic() + seconds
         while missing := (self._out_of_sync() or self._apart()):
             if time.monotonic() > deadline:
@@ -135,7 +135,8 @@ class Cluster:
 
     def _apart(self) -> str:
         for node in self._nodes:
-            try:
+            try:  # not ready, it may say of itself that it is healthy
+                _http.open(f"{node.http_url}/v1/.well-known/ready", timeout=5).close()
                 with _http.open(f"{node.http_url}/v1/nodes", timeout=5) as answer:
                     states = [each["status"] for each in json.load(answer)["nodes"]]
             except (OSError, ValueError) as error:
