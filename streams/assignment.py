@@ -21,13 +21,14 @@ from confluent_kafka import (
 )
 
 from schemas.errors import FatalError
-from streams.kafka import Record, record_of, verdict
+from streams.kafka import REQUEST_TIMEOUT_S, Record, record_of, verdict
 from streams.log_guard import LogGuard
 from streams.offsets import InFlight, Place
 
 logger = logging.getLogger(__name__)
 
 _COMMIT_EVERY_S = 1.0
+_RENEW_EVERY_S = 3600.0
 _NOWHERE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
@@ -60,13 +61,15 @@ class Assignment:
         self._settle = settle
         self._paused = False
         self._committed_at = 0.0
+        self._renew_at = 0.0
         self._error: FatalError | None = None
 
     def join(self) -> None:
         """Join the group; partitions come with later polls."""
         self._consumer.subscribe(
-            # to both, or the group's position in the retry topic would expire in a quiet week
-            [self._log, self._retry],
+            # not to retries: what is shared out evenly is the sum, and one worker might get those
+            # of all, which it doesn't read, and another the whole log
+            [self._log],
             on_assign=self._assigned,
             on_revoke=self._revoked,
             on_lost=self._lost,
@@ -116,10 +119,31 @@ class Assignment:
 
     def commit_now_and_then(self) -> None:
         """Commit what can be, once a second."""
-        if time.monotonic() - self._committed_at < _COMMIT_EVERY_S:
+        now = time.monotonic()
+        if now - self._committed_at < _COMMIT_EVERY_S:
             return
-        self._committed_at = time.monotonic()
+        self._committed_at = now
+        if now >= self._renew_at:
+            self._renew_at = now + _RENEW_EVERY_S
+            self._renew()
         self._commit(self._flight.committable(), asynchronous=True)
+
+    def _renew(self) -> None:
+        """Commit once more where the group stands in the retry topic.
+
+        Positions of a topic that a group doesn't subscribe to expire, after a week by default,
+        and for longer than that there may be nothing to retry.
+        """
+        try:
+            retries = [p for p in self._consumer.assignment() if p.topic == self._retry]
+            if not retries:
+                return
+            stand = self._consumer.committed(retries, timeout=REQUEST_TIMEOUT_S)
+            known = [place for place in stand if place.error is None and place.offset >= 0]
+            if known:
+                self._consumer.commit(offsets=known)
+        except KafkaException as error:
+            logger.warning("positions of retries stay as old: %s", error.args[0].str())
 
     def leave(self) -> None:
         """Commit, let all partitions go, and leave the group."""
@@ -148,6 +172,7 @@ class Assignment:
         ours += self._retries(ours)
         consumer.incremental_assign(ours)
         self._hold(ours)
+        self._renew_at = 0.0
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = self._numbers(partitions)

@@ -1,13 +1,25 @@
-"""Members of a worker's group that do nothing but take part: so rebalances cost no start of one."""
+"""Who is in a worker's group; and members that do nothing but take part, which cost no start."""
 
 import contextlib
 
-from schemas import topics
 from streams import kafka as kafka_clients
 from streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import Deployment
 from tests.faults.oracle import topic
 from tests.traffic import Background
+
+
+def shares(stack: Deployment) -> list[int]:
+    """How many of the log's partitions each ingest worker of the first generation has."""
+    settings = stack.settings()
+    group, log = settings.named("ingest.v1"), topic(stack)
+    client = kafka_clients.admin(settings.kafka_connection())
+    described = client.describe_consumer_groups(
+        [group], request_timeout=kafka_clients.REQUEST_TIMEOUT_S
+    )
+    members = described[group].result().members
+    taken = [member.assignment.topic_partitions for member in members]
+    return sorted(sum(p.topic == log for p in each) for each in taken)
 
 
 class Passenger(Background):
@@ -19,7 +31,7 @@ class Passenger(Background):
         with contextlib.closing(open_catalog(settings)) as catalog:
             self._group = generation_to_work_for(catalog, None).group
         self._connection = settings.kafka_connection()
-        self._topics = [topic(stack), topic(stack, topics.RETRY)]
+        self._topics = [topic(stack)]
         self.shares: list[int] = []
 
     def loop(self) -> None:

@@ -22,10 +22,10 @@ from schemas.identity import Version
 from schemas.queries import SearchRequest
 from search.port import Query, VectorIndex
 from streams import kafka as kafka_clients
-from streams.kafka import REQUEST_TIMEOUT_S
 from streams.wiring import generation_to_work_for, load_encoder, open_catalog, search_client
 from tests.cluster import WORKERS, Cluster
 from tests.cluster import cluster as running_cluster
+from tests.faults.members import shares
 from tests.faults.oracle import Coordinates, check_against_the_log, committed, read_topic, topic
 from tests.faults.test_chaos import SEED, Event, events
 from tests.faults.test_ingest_faults import produce, wait_until, wait_until_read
@@ -264,6 +264,7 @@ def test_a_server_is_killed(under_load: UnderLoad, name: str) -> None:
 @pytest.mark.fault("kill -9 of one of two ingest workers and of one of two query consumers")
 def test_a_worker_of_each_kind_is_killed(under_load: UnderLoad) -> None:
     with under_load() as load:
+        wait_until(lambda: shares(load.cluster.stack) == [3, 3])
         load.fails("ingest-1", "query-1")
         load.recovered()
         load.cluster.start_workers("ingest-1", "query-1")
@@ -313,16 +314,6 @@ def test_a_worker_that_is_added_takes_partitions_over(under_load: UnderLoad) -> 
         load.searching.phase = "added"
         load.cluster.start_workers("ingest-3")
         load.fails()  # counts from when it is ready
-        wait_until(lambda: min(shares(load.cluster)) > 0 and len(shares(load.cluster)) == 3)
+        wait_until(lambda: shares(load.cluster.stack) == [2, 2, 2])
         load.recovered()
         load.cluster.stack.stop_process("ingest-3")
-
-
-def shares(cluster: Cluster) -> list[int]:
-    """How many partitions each ingest worker has."""
-    settings = cluster.stack.settings()
-    group = settings.named("ingest.v1")
-    client = kafka_clients.admin(settings.kafka_connection())
-    described = client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
-    members = described[group].result().members
-    return [len(member.assignment.topic_partitions) for member in members]

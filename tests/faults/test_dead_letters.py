@@ -29,6 +29,7 @@ from streams.dead_letters import EVERY_LETTER, DeadLetter, LetterState, Selectio
 from streams.retrying import RetryPlan
 from streams.wiring import dead_letters, retrier
 from tests.deployments import OnServers, on_servers
+from tests.faults.members import shares
 from tests.faults.oracle import check_against_the_log, read_topic, topic
 from tests.faults.test_ingest_faults import (
     home_of,
@@ -292,6 +293,7 @@ def move_and_expire(stack: OnServers) -> None:
     first, second = ([f"{name}-{n}" for n in range(30)] for name in ("first", "second"))
     ready = stack.home / "ingest-2"
     stack.spawn("ingest-2", "ingest", "--ready-file", str(ready), ready=ready)
+    wait_until(lambda: shares(stack) == [3, 3])  # retries don't count
     publish_missing(stack, *first, *second)
     wait_until_read(stack)
     put(stack, *first, *second)

@@ -1,0 +1,60 @@
+"""A worker's part of its group: how the retry topic goes with the log."""
+
+from typing import Any
+from unittest.mock import Mock
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from search.generations import LogIdentity
+from streams.assignment import Assignment
+from streams.log_guard import LogGuard
+from streams.offsets import InFlight
+
+
+def joined(consumer: Mock) -> Assignment:
+    """A worker that has joined, and was given partition 0."""
+    guard = Mock(spec=LogGuard, log=LogIdentity(topic="log", topic_id="t", partitions=2))
+    flight: InFlight[Any] = InFlight()
+    assignment = Assignment(consumer, guard, flight, retry_topic="retry", settle=lambda: None)
+    assignment.join()
+    consumer.subscribe.call_args.kwargs["on_assign"](consumer, [TopicPartition("log", 0)])
+    [taken] = consumer.incremental_assign.call_args.args
+    consumer.assignment.return_value = taken
+    return assignment
+
+
+def places(partitions: list[TopicPartition]) -> set[tuple[str, int, int]]:
+    return {(p.topic, p.partition, p.offset) for p in partitions}
+
+
+def test_the_group_shares_out_the_log_alone() -> None:
+    """It would share out the sum, and one worker might get all retries, another the whole log."""
+    consumer = Mock(spec=Consumer)
+    joined(consumer)
+    assert consumer.subscribe.call_args.args == (["log"],)
+
+
+def test_positions_of_retries_are_renewed_once_they_are_taken() -> None:
+    consumer = Mock(spec=Consumer)
+    consumer.committed.return_value = [TopicPartition("retry", 0, 7)]
+    assignment = joined(consumer)
+    assignment.commit_now_and_then()
+    assignment.commit_now_and_then()
+    [asked] = consumer.committed.call_args.args
+    assert [(p.topic, p.partition) for p in asked] == [("retry", 0)]
+    [call] = consumer.commit.call_args_list
+    assert places(call.kwargs["offsets"]) == {("retry", 0, 7)}
+
+
+def test_a_position_that_nobody_knows_is_left_alone() -> None:
+    consumer = Mock(spec=Consumer)
+    consumer.committed.return_value = [TopicPartition("retry", 0, -1001)]
+    joined(consumer).commit_now_and_then()
+    consumer.commit.assert_not_called()
+
+
+def test_a_broker_that_does_not_say_stops_nothing() -> None:
+    consumer = Mock(spec=Consumer)
+    consumer.committed.side_effect = KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    joined(consumer).commit_now_and_then()
+    consumer.commit.assert_not_called()
