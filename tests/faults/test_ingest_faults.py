@@ -157,6 +157,7 @@ def test_kill_9_in_the_middle_of_500_pictures(stack: OnServers) -> None:
 
 
 @pytest.mark.fault("an upload is delivered again after its delete")
+@pytest.mark.slow
 def test_an_upload_delivered_again_after_its_delete_leaves_it_deleted(stack: OnServers) -> None:
     # with room for next to nothing: one picture after the other, and none waits for ever
     stack.env |= {"PIXTIDE_IN_FLIGHT_BYTES": "1", "PIXTIDE_IN_FLIGHT_RECORDS": "1"}
