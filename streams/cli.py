@@ -16,6 +16,7 @@ from streams.cli_index import index, json_option, max_rate_option
 from streams.cli_reindex import reindex
 from streams.cli_search import search
 from streams.cli_topics import topics
+from streams.escaping import escape_output, visible, visible_lines
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -167,9 +168,11 @@ def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
     Your own files stay. An id that nothing is indexed under may be deleted, too: the log may hold
     an upload that is still to come.
     """
+    from streams.publish import image_key
     from streams.publishing import delete_all
 
     for image_id in image_ids:
+        image_key(image_id)
         if image_id.startswith(("/", "./", "../")) and Path(image_id).exists():
             raise UsageError(
                 f"{image_id} is a file, not an image id; ids are as `pixtide search` shows them, "
@@ -311,18 +314,27 @@ def _live_name(settings: "Settings") -> str:
         return generation_to_work_for(catalog, None).name
 
 
+def _is_utf8(argument: str) -> bool:
+    """Whether it came so; other bytes are surrogates here, which no message can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
+
+
 def main() -> None:
     """Run a command; expected failures end with one line that says what to do."""
+    escape_output()
+    for argument in sys.argv[1:]:
+        if not _is_utf8(argument) and not Path(argument).exists():
+            click.echo(f"pixtide: {visible(argument)} is not UTF-8, and no file's name", err=True)
+            sys.exit(2)
     try:
         cli.main(prog_name="pixtide")
-    except UsageError as error:
-        click.echo(f"pixtide: {error}", err=True)
-        sys.exit(2)
-    except TransientError as error:
-        click.echo(f"pixtide: {error}\nwhat is wrong, and how to mend it: pixtide doctor", err=True)
-        sys.exit(1)
     except PixtideError as error:
-        click.echo(f"pixtide: {error}", err=True)
+        click.echo(visible_lines(f"pixtide: {error}"), err=True)
+        if isinstance(error, TransientError):
+            click.echo("what is wrong, and how to fix it: pixtide doctor", err=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except OSError as error:  # a folder, a file or a disk of this machine
+        click.echo(visible_lines(f"pixtide: {error}"), err=True)
         sys.exit(1)
 
 

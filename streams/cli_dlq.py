@@ -106,7 +106,7 @@ def dlq_show(which: str, thumbnail_file: Path | None, as_json: bool) -> None:
     width = max(map(len, flat))
     for name, value in flat.items():
         said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        console.line(f"{name:<{width}}  {said}")
+        console.fact(f"{name:<{width}}", said)
 
 
 @dlq.command("retry")

@@ -1,4 +1,7 @@
-"""What a person sees: progress with rate and ETA, tables of results, and plain JSON lines."""
+"""What a person sees: progress with rate and ETA, tables of results, and plain JSON lines.
+
+Whatever is shown goes through `streams.escaping`: captions, ids and messages are strangers' words.
+"""
 
 import contextlib
 import sys
@@ -24,6 +27,7 @@ from rich.text import Text
 
 from schemas.errors import TransientError
 from schemas.queries import SearchReply
+from streams.escaping import visible, visible_json, visible_lines
 
 T = TypeVar("T")
 
@@ -45,19 +49,24 @@ def hush() -> None:
 
 
 def say(message: str) -> None:
-    """One line of news for the person at the terminal."""
+    """News for the person at the terminal."""
     if not _hushed:
         complain(message)
 
 
 def complain(message: str) -> None:
-    """One line that is said however quiet we are to be."""
-    messages.print(message, markup=False, soft_wrap=True)
+    """What is said however quiet we are to be."""
+    messages.print(visible_lines(message), markup=False, soft_wrap=True)
 
 
 def line(text: str) -> None:
-    """One line of output, exactly as it is."""
-    sys.stdout.write(text + "\n")
+    """One line of JSON on stdout."""
+    sys.stdout.write(visible_json(text) + "\n")
+
+
+def fact(name: str, value: str) -> None:
+    """One line of text on stdout: what is asked about, and the answer."""
+    sys.stdout.write(f"{name}  {visible(value)}\n")
 
 
 class _Rate(ProgressColumn):
@@ -74,7 +83,7 @@ def tracked(items: Iterable[T], what: str, total: int) -> Iterator[T]:
 
 def _columns() -> tuple[ProgressColumn, ...]:
     return (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),
@@ -92,27 +101,28 @@ def show_reply(query: str, reply: SearchReply) -> None:
         return
     took = sum(reply.took_ms.values())
     table = Table(
-        title=f"{shown}  ({took:.0f} ms, generation {reply.generation})",
+        title=Text(visible(f"{shown}  ({took:.0f} ms, generation {reply.generation})")),
         title_justify="left",
         title_style="bold",
         box=None,
         padding=(0, 2, 0, 0),
     )
     table.add_column("similarity", justify="right", style="cyan")
-    longest = max((len(result.image_id) for result in reply.results or ()), default=0)
+    longest = max((len(visible(result.image_id)) for result in reply.results or ()), default=0)
     table.add_column("picture", no_wrap=True)  # ids are copied: captions give way to them
     table.add_column("size", justify="right", style="dim")
     if with_caption := any(result.caption for result in reply.results or ()):
         table.add_column("caption", style="dim")
     for result in reply.results or ():
         row = [f"{result.similarity:.3f}", result.image_id, f"{result.width}×{result.height}"]
-        table.add_row(*map(Text, row + ([result.caption] if with_caption else [])))
+        table.add_row(*map(_cell, row + ([result.caption] if with_caption else [])))
     if reply.results and output.is_terminal:
         _print_at_width(table, longest + _BESIDE_IDS)
     elif reply.results:
         show_whole(table)  # a line a result, for whatever reads them
     else:
-        output.print(f"{shown}: no match; filters, a cutoff, or an empty index", markup=False)
+        nothing = visible(f"{shown}: no match; filters, a cutoff, or an empty index")
+        output.print(nothing, markup=False)
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -140,8 +150,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A plain table, not shown yet."""
     made = Table(*headings, box=None, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
-        made.add_row(*(Text(str(cell)) for cell in row))
+        made.add_row(*map(_cell, row))
     return made
+
+
+def _cell(value: object) -> Text:
+    return Text(visible(str(value)))
 
 
 def duration(seconds: float) -> str:
@@ -175,4 +189,4 @@ def refreshing(look: Callable[[], RenderableType], every_s: float) -> None:
             try:
                 live.update(look(), refresh=True)
             except TransientError as error:
-                live.update(Text(str(error)), refresh=True)
+                live.update(_cell(error), refresh=True)

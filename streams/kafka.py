@@ -30,6 +30,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 )
 
 from schemas.errors import TransientError, UsageError
+from schemas.identity import Partitioner
 from schemas.reply_address import DEFAULT_DEADLINE_MS
 from schemas.topics import Topic
 from search.generations import LogIdentity
@@ -99,13 +100,27 @@ def admin(connection: KafkaConnection) -> AdminClient:
     return Admin(connection, **_QUIET, **{"enable.sparse.connections": False})
 
 
-def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2**20) -> Producer:
-    """A producer that neither loses nor reorders; keys land where Java's clients put them."""
+#: What librdkafka calls each way to choose partitions. Empty keys, too, land where they belong.
+LIBRDKAFKA_PARTITIONERS: Mapping[Partitioner, str] = {
+    "murmur2": "murmur2_random",
+    "crc32": "consistent_random",
+    "unchecked": "murmur2_random",
+}
+
+
+def producer(
+    connection: KafkaConnection,
+    *,
+    linger_ms: int,
+    max_bytes: int = 2**20,
+    partitioner: Partitioner = "murmur2",
+) -> Producer:
+    """A producer that neither loses nor reorders; keys land where `partitioner` puts them."""
     return Producer(
         {
             **connection.librdkafka(),
             "enable.idempotence": True,
-            "partitioner": "murmur2_random",
+            "partitioner": LIBRDKAFKA_PARTITIONERS[partitioner],
             "linger.ms": linger_ms,
             "message.max.bytes": max_bytes,
             "batch.size": 512 * 1024,  # a topic's limit is that of a batch, not of a message

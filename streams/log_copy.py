@@ -74,8 +74,11 @@ def load(settings: Settings, lines: Iterable[str]) -> int:
         TransientError: the broker doesn't take them all.
     """
     topic, connection = settings.named(topics.UPLOADED), settings.kafka_connection()
-    if settings.partitioner != "murmur2":
-        raise UsageError("only a log with PIXTIDE_PARTITIONER=murmur2 can be loaded")
+    if settings.partitioner == "unchecked":
+        raise UsageError(
+            "a log with PIXTIDE_PARTITIONER=unchecked can't be loaded: where its keys belong is "
+            "not known"
+        )
     client = kafka.admin(connection)
     ends = kafka.ends(client, topic, range(kafka.partitions_of(client, topic)))
     if any(ends.values()):
@@ -83,7 +86,12 @@ def load(settings: Settings, lines: Iterable[str]) -> int:
             f"{topic} is not new: what is loaded now would count as newer than what it has held. "
             "Make new topics, in another PIXTIDE_NAMESPACE"
         )
-    producer = kafka.producer(connection, linger_ms=_LINGER_MS, max_bytes=_LARGEST)
+    producer = kafka.producer(
+        connection,
+        linger_ms=_LINGER_MS,
+        max_bytes=_LARGEST,
+        partitioner=settings.partitioner,
+    )
     failed: list[str] = []
     count, told = 0, None
     for line in lines:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Literal
 
+from streams.escaping import visible
+
 LogFormat = Literal["text", "json"]
 
 _about: ContextVar[dict[str, object]] = ContextVar("about", default={})  # noqa: B039  # replaced
@@ -28,11 +30,23 @@ def handler_of(written_as: LogFormat) -> logging.Handler:
     handler = logging.StreamHandler()
     handler.addFilter(Seldom("aiokafka"))
     handler.addFilter(_tell)
-    handler.setFormatter(_json() if written_as == "json" else logging.Formatter(_TEXT))
+    handler.setFormatter(_json() if written_as == "json" else _Text(_TEXT))
     return handler
 
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _Text(logging.Formatter):
+    """A message is one line, and a traceback's lines are indented, whatever strangers wrote."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # as logging has it
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *traceback = super().format(record).split("\n")
+        return "\n    ".join([first, *map(visible, traceback)])
 
 
 class Seldom(logging.Filter):

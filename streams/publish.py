@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from schemas import topics
 from schemas.codec import encode_event
-from schemas.errors import TransientError, UsageError
+from schemas.errors import PixtideError, TransientError, UsageError
 from schemas.events import ImageUploaded, InlinePicture, PictureAt
 from schemas.identity import MAX_IMAGE_ID_BYTES
 from schemas.outcomes import Outcome
@@ -63,6 +63,24 @@ class Position:
     offset: int
 
 
+class NoImageIdError(PixtideError):
+    """One file or URL can't be published: its name makes no image id."""
+
+
+def image_key(image_id: str) -> bytes:
+    """The key of a picture's records. Raises NoImageIdError where this can't be an image id."""
+    try:
+        key = image_id.encode()
+    except UnicodeEncodeError as error:  # bytes of a file's name that are no UTF-8
+        raise NoImageIdError("its name is not UTF-8: rename it") from error
+    if not 0 < len(key) <= MAX_IMAGE_ID_BYTES:
+        raise NoImageIdError(
+            f"its image id would have {len(key)} bytes; the limit is {MAX_IMAGE_ID_BYTES}: "
+            "publish the folder that it is in"
+        )
+    return key
+
+
 def find_sources(names: Sequence[str], prefix: str | None) -> list[Source]:
     """The pictures that paths and URLs name; folders are walked, hidden files left out.
 
@@ -74,10 +92,6 @@ def find_sources(names: Sequence[str], prefix: str | None) -> list[Source]:
     sources = [source for name in names for source in _sources_of(name, prefix)]
     seen: dict[str, Source] = {}
     for source in sources:
-        if len(source.image_id.encode()) > MAX_IMAGE_ID_BYTES:
-            raise UsageError(
-                f"the id {source.image_id!r} is longer than {MAX_IMAGE_ID_BYTES} bytes"
-            )
         if (other := seen.setdefault(source.image_id, source)) is not source:
             raise UsageError(
                 f"{other.at} and {source.at} would both be {source.image_id}: publish them "
@@ -120,7 +134,9 @@ class Publisher:
         self._roots = settings.roots
         self._store_url = settings.image_store_url
         self._store: ImageStore | None = None
-        self._producer: Producer = kafka.producer(connection, linger_ms=5)
+        self._producer: Producer = kafka.producer(
+            connection, linger_ms=5, partitioner=settings.partitioner
+        )
         self._failed: list[str] = []
         self.positions: list[Position] = []
         kafka.partitions_of(kafka.admin(connection), self._topic)
@@ -129,9 +145,11 @@ class Publisher:
         """Queue one upload.
 
         Raises:
+            NoImageIdError: its id can't be one.
             OSError: the file can't be read.
             TransientError: the image store can't be reached.
         """
+        image_key(source.image_id)
         picture, sha256 = self._picture(source, inline=inline)
         event = ImageUploaded(
             image_id=source.image_id,
@@ -148,8 +166,8 @@ class Publisher:
         self._produce(key, value, headers)
 
     def delete(self, image_id: str) -> None:
-        """Queue one delete: a null value."""
-        self._produce(image_id.encode(), None, [])
+        """Queue one delete: a null value. Raises NoImageIdError."""
+        self._produce(image_key(image_id), None, [])
 
     def flush(self) -> None:
         """Wait for the acknowledgements. Raises TransientError where one is missing."""

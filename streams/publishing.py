@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from schemas.outcomes import Outcome, OutcomeKind
 from streams import console
-from streams.publish import Description, OutcomeWatch, Publisher, Source
+from streams.publish import Description, NoImageIdError, OutcomeWatch, Publisher, Source
 from streams.settings import Settings
 
 #: `--wait` gives up when no outcome at all has come for this long.
@@ -64,7 +64,7 @@ class Summary:
             f"{self.published} event{'' if self.published == 1 else 's'} published"
             f" in {self.took_s:.1f} s ({rate:.0f}/s)" + (f": {said}" if said else "")
         )
-        _show_some(console.complain, "files could not be read", self.unreadable)
+        _show_some(console.complain, "files could not be published", self.unreadable)
         _show_some(console.say, "replaced another picture", self.replaced)
         letters = [f"{o.image_id}  {o.reason}: {o.message}" for o in self.dead_letters]
         _show_some(console.complain, "dead letters", letters)
@@ -86,8 +86,8 @@ def publish_all(
     for source in console.tracked(sources, "publishing", len(sources)):
         try:
             publisher.upload(source, describe(source), inline=inline)
-        except OSError as error:
-            unreadable.append(f"{source.at}: {error.strerror or error}")
+        except (NoImageIdError, OSError) as error:
+            unreadable.append(f"{source.at}: {getattr(error, 'strerror', None) or error}")
     publisher.flush()
     summary = _finish(publisher, watch, started, "indexing")
     summary.unreadable = unreadable

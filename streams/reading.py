@@ -7,7 +7,7 @@ from schemas.events import ImageDeleted
 from schemas.identity import Partitioner, partition_of
 from schemas.trace import trace_of
 from search.generations import LogIdentity
-from streams.kafka import Record
+from streams.kafka import LIBRDKAFKA_PARTITIONERS, Record
 from streams.log_guard import LogGuard
 from streams.patience import Patience
 from streams.tracing import begin
@@ -61,7 +61,8 @@ class RecordReader:
             raise PoisonError(
                 ReasonCode.WRONG_PARTITION,
                 f"the key belongs to partition {wanted}; set the producer's partitioner "
-                f"to {self._partitioner} (in librdkafka: murmur2_random)",
+                f"to {self._partitioner} (in librdkafka: "
+                f"{LIBRDKAFKA_PARTITIONERS[self._partitioner]})",
             )
         event = decode_event(record.key, record.value, record.headers, work.source.timestamp_ms)
         if isinstance(event, ImageDeleted):

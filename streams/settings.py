@@ -201,6 +201,27 @@ class Settings(BaseSettings):
                 raise ValueError(f"{bucket!r} is not s3://bucket, gs://bucket or az://container")
         return tuple(bucket.rstrip("/") for bucket in value)
 
+    @field_validator("kafka", "kafka_token_url", "weaviate_url", "image_store")
+    @classmethod
+    def _no_secrets(cls, value: str | None) -> str | None:
+        """Addresses are shown, logged and stored."""
+        for address in (value or "").split(","):
+            if re.match(r"\s*([a-z0-9+._-]+://)?[^/]*@", address, re.IGNORECASE):
+                raise ValueError(
+                    "has a user name or a password in it; addresses are shown and logged. What "
+                    "signs in has settings of its own: see docs/settings.md"
+                )
+        return value
+
+    @field_validator("weaviate_url", "image_store")
+    @classmethod
+    def _no_query(cls, value: str | None) -> str | None:
+        if value is not None and re.search(r"[?#]", value):
+            raise ValueError(
+                "has a query (?) or a fragment (#), which may be a secret; leave it out"
+            )
+        return value
+
     @property
     def embedded_index(self) -> bool:
         """Whether vectors are kept in LanceDB under `home`."""
@@ -296,11 +317,11 @@ class Settings(BaseSettings):
 def running_stack(stack_file: Path) -> dict[str, Any]:
     """What the stack that wrote this file says of itself; empty if it doesn't run any more."""
     try:
-        stack: dict[str, Any] = json.loads(stack_file.read_text())
+        stack = json.loads(stack_file.read_text())
         os.kill(stack["pid"], 0)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}
-    return stack
+    return dict(stack)
 
 
 def load_settings() -> Settings:
@@ -333,7 +354,10 @@ def load_settings() -> Settings:
     except ValidationError as error:
         where = error.errors()[0]["loc"]
         raise UsageError(f"{PREFIX}{str(where[0]).upper()}: {explain(error)}") from error
-    settings = settings.changed(home=settings.home.expanduser().absolute())
+    try:
+        settings = settings.changed(home=settings.home.expanduser().absolute())
+    except (RuntimeError, OSError) as error:  # no such user; a working folder that is gone
+        raise UsageError(f"PIXTIDE_HOME={settings.home} can't be used: {error}") from error
     if settings.kafka is None:
         settings = settings.changed(kafka=running_stack(settings.stack_file).get("kafka"))
     return settings

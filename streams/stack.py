@@ -93,8 +93,7 @@ class Stack:
                 is taken.
             StackError: a part did not start.
         """
-        for folder in (self._home, self._home / "logs", self._home / "run"):
-            folder.mkdir(parents=True, exist_ok=True)
+        self._make_home()
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -102,6 +101,8 @@ class Stack:
                 f"a stack is running in {self._home}: use it, stop it, or set PIXTIDE_HOME "
                 "to another folder"
             ) from error
+        except OSError as error:
+            raise self._unusable(error) from error
         try:
             self._end_leftovers()
         except BaseException:
@@ -283,6 +284,25 @@ class Stack:
         ready = self._home / "run" / f"{name}.ready"
         ready.unlink(missing_ok=True)
         self._spawn(name, [*_PIXTIDE, *command, "--ready-file", str(ready)], self._env())
+
+    def _make_home(self) -> None:
+        """Have the folders, for this user alone: they hold pictures, their vectors and the log."""
+        os.umask(0o077)  # for what is written from now on, by the parts too
+        kept = ("logs", "run", "broker", "index", "originals")
+        try:
+            for folder in (self._home, self._home / "logs", self._home / "run"):
+                folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self._home / name for name in kept):
+                if folder.exists():  # an earlier release made it readable by all
+                    folder.chmod(0o700)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> UsageError:
+        return UsageError(
+            f"PIXTIDE_HOME={self._home} can't be used: {error.filename or ''} {error.strerror}; "
+            "set it to a folder of your own"
+        )
 
     def _run(self, *arguments: str) -> None:
         done = subprocess.run(

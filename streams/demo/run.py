@@ -50,7 +50,8 @@ def run_demo(settings: Settings, folder: Path | None, *, once: bool) -> None:
                 reply = client.search(request)
                 console.output.print()
                 console.show_reply(query, reply)
-        console.say(f"\nfrom start to answers in {time.monotonic() - started:.0f} s")
+        console.say("")
+        console.say(f"from start to answers in {time.monotonic() - started:.0f} s")
         if summary.dead_letters and folder is None:
             raise FatalError("pictures that come with pixtide were not indexed: see above")
         if once:

@@ -54,6 +54,9 @@ def publish_one(stack: Embedded, name: str) -> None:
 def test_ctrl_c_ends_everything_and_the_next_start_finds_everything(stack: Embedded) -> None:
     stack.start()
     publish_one(stack, "a.jpg")
+    stack.run("publish", "--inline", "--prefix", "inline", str(stack.folder / "a.jpg"), "--wait")
+    inside = [path for path in stack.home.rglob("*") if not path.is_symlink()]
+    assert not [path for path in inside if path.stat().st_mode & 0o077]  # not for other users
     pids = children(stack)
     process = stack.processes.pop("up")
     process.send_signal(signal.SIGINT)
@@ -65,7 +68,7 @@ def test_ctrl_c_ends_everything_and_the_next_start_finds_everything(stack: Embed
     assert not (stack.home / "stack.json").exists()
     stack.run("search", "anything", code=2)  # nothing runs: the command says how to start it
     stack.start()
-    assert [r["image_id"] for r in stack.search("anything")] == ["p/a.jpg"]
+    assert {r["image_id"] for r in stack.search("anything")} == {"p/a.jpg", "inline/a.jpg"}
 
 
 @pytest.mark.slow

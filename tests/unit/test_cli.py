@@ -74,12 +74,16 @@ def test_every_command_explains_itself(command: str) -> None:
         (["search"], {}, "say what to look for"),
         (["config"], {"PIXTIDE_MODLE": "x"}, "did you mean PIXTIDE_MODEL"),
         (["publish", "no-such-folder"], {"PIXTIDE_KAFKA": "127.0.0.1:1"}, "no such file"),
+        (["search", "caf\udce9"], {}, "\\udce9 is not UTF-8"),
+        (["up"], {"PIXTIDE_HOME": "/dev/null/home"}, "PIXTIDE_HOME=/dev/null/home can't be used"),
+        (["up"], {"PIXTIDE_HOME": "/" + "x" * 300}, "can't be used"),
+        (["config"], {"PIXTIDE_HOME": "~no-such-user/home"}, "can't be used"),
     ],
 )
 def test_wrong_usage_is_2_and_says_what_to_do(
     arguments: list[str], settings: dict[str, str], said: str, tmp_path: object
 ) -> None:
-    done = run(*arguments, PIXTIDE_HOME=str(tmp_path), **settings)
+    done = run(*arguments, **{"PIXTIDE_HOME": str(tmp_path), **settings})
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr

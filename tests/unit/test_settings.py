@@ -79,3 +79,25 @@ def test_four_batches_are_in_flight_unless_a_number_of_records_is_set() -> None:
     assert records_of(Settings()) == 256
     assert records_of(Settings(batch_size=256)) == 1024
     assert records_of(Settings(batch_size=256, in_flight_records=8)) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PIXTIDE_WEAVIATE_URL", "https://pixtide:hush@weaviate:8080"),
+        ("PIXTIDE_WEAVIATE_URL", "http://one:8080,http://hush@two:8080"),
+        ("PIXTIDE_WEAVIATE_URL", "https://weaviate:8080/?key=hush"),
+        ("PIXTIDE_IMAGE_STORE", "s3://key:hush@bucket/originals"),
+        ("PIXTIDE_IMAGE_STORE", "az://container/originals?sig=hush"),
+        ("PIXTIDE_KAFKA_TOKEN_URL", "https://id:hush@login.example.org/token"),
+        ("PIXTIDE_KAFKA", "SASL_SSL://pixtide:hush@kafka:9092"),
+        ("PIXTIDE_KAFKA", "kafka:9092,pixtide:hush@kafka:9092"),
+    ],
+)
+def test_an_address_with_a_secret_in_it_is_refused_without_telling_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=name) as refused:
+        load_settings()
+    assert "hush" not in str(refused.value)
