@@ -14,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-servers lock demo test test-all cluster faults faults-cluster bench bench-encode bench-search bench-gpu bench-soak bench-compression bench-story bench-ingest check screenshots sbom clean
+.PHONY: help setup setup-servers lock demo test test-all cluster faults faults-cluster strangers bench bench-encode bench-search bench-gpu bench-soak bench-compression bench-story bench-ingest check screenshots sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ faults-cluster: setup-servers ## kill one of each in such a cluster under load; 
 
 faults: setup-servers ## break things on purpose and see what survives; a table at the end (25 minutes)
 	PIXTIDE_TEST_CHAOS=full $(BIN)/python -m pytest --ignore tests/benchmarks -m "fault and not cluster" $(ARGS)
+
+strangers: setup-servers ## send generated records and requests, thousands of them (two hours)
+	PIXTIDE_TEST_STRANGERS=long $(BIN)/python -m pytest tests/strangers --timeout 9000 $(ARGS)
 
 bench: bench-encode bench-search bench-soak bench-story bench-ingest bench-compression ## measure, and compare with others
 

@@ -18,7 +18,7 @@ from tests.strangers.raw import RawRecord
 
 #: Records that each example sends; and how many examples.
 _AT_ONCE = 12
-_EXAMPLES = 2000 if os.environ.get("PIXTIDE_TEST_STRANGERS") == "long" else 12
+_EXAMPLES = 400 if os.environ.get("PIXTIDE_TEST_STRANGERS") == "long" else 12
 #: To find it smaller would need processes that are still alive.
 _unshrunk = settings(
     max_examples=_EXAMPLES,
