@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
@@ -162,9 +162,16 @@ def test_originals_are_put_got_and_removed(s3: S3Server, bucket: S3Store, name: 
     assert worker.get(uri + "x", 10) is None
     with pytest.raises(PoisonError, match="TOO_LARGE"):
         worker.get(uri, len(PICTURE) - 1)
-    worker.remove(uri, obsolete_since=datetime.now(UTC) - timedelta(hours=1))
-    assert s3.keys(bucket) == []
-    worker.remove(uri, obsolete_since=datetime.now(UTC))  # gone already: no error
+    assert [each.uri for each in worker.files()] == [uri]
+    modified = worker.modified(uri)
+    assert modified is not None and worker.seen(uri) == modified
+    assert worker.now() >= modified
+    assert not worker.discard(uri, modified - timedelta(seconds=1)) and worker.holds(uri)
+    assert worker.discard(uri, modified)
+    assert worker.discard(uri, modified), "gone already is gone"
+    assert not worker.holds(uri)
+    worker.claim("images.uploaded", "t0")
+    assert publisher.claims() == {worker.claim_of("images.uploaded", "t0")}
 
 
 def test_a_store_out_of_reach_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
