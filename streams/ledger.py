@@ -5,7 +5,6 @@ million pictures takes disk, not memory.
 """
 
 import json
-import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from schemas.identity import Version
+from schemas.identity import Version, original_key_in
 from search.port import RowState, StoredImage
 from streams.image_store import Stored
 
@@ -72,7 +71,7 @@ _SCHEMA = """
 CREATE TABLE log (image_id TEXT PRIMARY KEY, epoch INTEGER, partition INTEGER, offset INTEGER,
     state TEXT, sha256 TEXT, original TEXT) WITHOUT ROWID;
 CREATE TABLE rows (image_id TEXT PRIMARY KEY, epoch INTEGER, partition INTEGER, offset INTEGER,
-    state TEXT, sha256 TEXT, reason TEXT, original TEXT) WITHOUT ROWID;
+    state TEXT, sha256 TEXT, reason TEXT, original TEXT, is_ours INTEGER) WITHOUT ROWID;
 CREATE TABLE doubts (image_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE originals (key TEXT PRIMARY KEY, modified TEXT, is_old INTEGER) WITHOUT ROWID;
 CREATE TABLE named (key TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -88,11 +87,11 @@ CREATE VIEW lost AS SELECT key, modified FROM originals AS o WHERE is_old
 CREATE VIEW sides AS
     SELECT l.image_id, l.epoch AS log_epoch, l.partition AS log_partition,
         l.offset AS log_offset, l.state AS log_state, l.sha256 AS log_sha256,
-        r.epoch, r.partition, r.offset, r.state, r.sha256, r.original
+        r.epoch, r.partition, r.offset, r.state, r.sha256, r.original, r.is_ours
     FROM log AS l LEFT JOIN rows AS r ON r.image_id = l.image_id
     UNION ALL
     SELECT r.image_id, NULL, NULL, NULL, NULL, NULL,
-        r.epoch, r.partition, r.offset, r.state, r.sha256, r.original
+        r.epoch, r.partition, r.offset, r.state, r.sha256, r.original, r.is_ours
     FROM rows AS r LEFT JOIN log AS l ON l.image_id = r.image_id WHERE l.image_id IS NULL;
 CREATE VIEW compared AS
     SELECT image_id, CASE
@@ -104,7 +103,7 @@ CREATE VIEW compared AS
             WHEN state = 'dead_lettered' THEN ''
             WHEN state != log_state THEN 'wrong_state'
             WHEN state = 'live' AND log_sha256 NOT IN ('', sha256) THEN 'wrong_content'
-            WHEN state = 'live' AND original != ''
+            WHEN state = 'live' AND is_ours
                 AND NOT EXISTS (SELECT * FROM originals AS o WHERE o.key = original)
                 THEN 'original_missing'
             ELSE ''
@@ -141,20 +140,18 @@ class Ledger:
             " epoch = excluded.epoch, partition = excluded.partition, offset = excluded.offset,"
             " state = excluded.state, sha256 = excluded.sha256, original = excluded.original"
             " WHERE (excluded.epoch, excluded.offset) >= (epoch, offset)",
-            (
-                (r.image_id, *r.version, str(r.state), r.sha256, self._original_of(r.uri))
-                for r in records
-            ),
+            ((r.image_id, *r.version, str(r.state), r.sha256, self._named(r.uri)) for r in records),
         )
 
     def note_rows(self, rows: Iterable[StoredImage]) -> None:
         """Add rows of the collection; one read again takes the place of what it was."""
         self._insert(
-            "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (
                     *(r.image_id, *r.version, str(r.state), r.sha256),
-                    *(r.reason and str(r.reason), self._original_of(r.uri)),
+                    *(r.reason and str(r.reason), self._named(r.uri)),
+                    bool(self._original_of(r.uri)),
                 )
                 for r in rows
             ),
@@ -169,14 +166,18 @@ class Ledger:
         self._insert(
             "INSERT OR REPLACE INTO originals VALUES (?, ?, ?)",
             (
-                (f.key, f.modified.isoformat(), _is_original(f.key) and f.modified < old)
+                (
+                    f.key,
+                    f.modified.isoformat(),
+                    original_key_in(f.key) == f.key and f.modified < old,
+                )
                 for f in files
             ),
         )
 
     def note_named(self, uris: Iterable[str]) -> None:
         """Add where other rows say that their pictures lie."""
-        keys = (key for uri in uris if (key := self._original_of(uri)))
+        keys = (key for uri in uris if (key := self._named(uri)))
         self._insert("INSERT OR IGNORE INTO named VALUES (?)", ((key,) for key in keys))
 
     def forget_originals(self, keys: Iterable[str]) -> None:
@@ -186,7 +187,7 @@ class Ledger:
     def originals_of(self, image_ids: Sequence[str]) -> list[str]:
         """The keys of the originals that the rows of these ids name."""
         found = self._database.execute(
-            "SELECT original FROM rows WHERE original != '' AND state = ? AND image_id IN"
+            "SELECT original FROM rows WHERE is_ours AND state = ? AND image_id IN"
             " (SELECT value FROM json_each(?))",
             [RowState.LIVE, json.dumps(image_ids)],
         )
@@ -322,6 +323,10 @@ class Ledger:
         """How many rows the collection holds."""
         return self._count("SELECT count(*) FROM rows")
 
+    def _named(self, uri: str) -> str:
+        """The key that nobody may call left over: a store may have several URLs."""
+        return self._original_of(uri) or original_key_in(uri)
+
     def _insert(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
         self._database.execute("BEGIN")
         self._database.executemany(statement, values)
@@ -329,13 +334,6 @@ class Ledger:
 
     def _count(self, statement: str, *values: str) -> int:
         return int(self._database.execute(statement, values).fetchone()[0])
-
-
-def _is_original(key: str) -> bool:
-    return (
-        re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{64}\.\w+", key)
-        is not None
-    )
 
 
 def _version(parts: Sequence[int | None]) -> Version | None:

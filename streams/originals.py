@@ -30,7 +30,7 @@ from datetime import UTC, datetime, timedelta
 from encoders.images import extension_of
 from schemas.errors import TransientError
 from schemas.events import ImageUploaded, InlinePicture
-from schemas.identity import Version, original_folder
+from schemas.identity import Version, original_folder, original_key_in
 from search.generations import LogIdentity
 from search.port import RowState, StoredImage, Written
 from streams.image_store import ImageStore, Stored
@@ -131,7 +131,7 @@ class Originals:
         for each in obsolete:
             kept = _kept(each, known.get(each.image_id, Elsewhere()))
             for file in self._files(each) if kept is not None else ():
-                if file.uri in (kept or ()):
+                if file.key in (kept or ()):
                     continue
                 since = min(each.since, self._store.now())
                 if self._is_past(file, since):
@@ -206,13 +206,13 @@ class Originals:
 
 
 def _kept(obsolete: _Obsolete, elsewhere: Elsewhere) -> frozenset[str] | None:
-    """What the newest record names; None where nobody can say, so that nothing may go."""
+    """The keys that the newest record names; None where nobody can say, so that nothing may go."""
     kept, newest = obsolete.kept | elsewhere.uris, elsewhere.newest
-    if newest is None or not newest.version.newer_than(obsolete.version):
-        return kept
-    if newest.state is RowState.DEAD_LETTERED:
-        return None  # whose original waits for a retry, and no row says which it is
-    return kept | {newest.uri}
+    if newest is not None and newest.version.newer_than(obsolete.version):
+        if newest.state is RowState.DEAD_LETTERED:
+            return None  # whose original waits for a retry, and no row says which it is
+        kept |= {newest.uri}
+    return frozenset(map(original_key_in, kept))
 
 
 def try_to_claim(originals: Originals) -> str | None:
