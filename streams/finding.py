@@ -6,10 +6,9 @@ among the rows of its moment and size; each search must find it. Where so many a
 stand behind them, nothing is said.
 """
 
-import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from schemas.queries import Filters
 from search.port import Query, RowState, StoredImage, VectorIndex, WordQuery
@@ -23,6 +22,8 @@ _WORDS = 10
 #: Longer ones LanceDB leaves out.
 _LONGEST = 40
 _NEXT = timedelta(microseconds=1)
+#: The years whose times every index compares.
+_FROM, _TO = 1900, 9000
 
 
 class Finding:
@@ -90,10 +91,7 @@ class Finding:
 
     def _by_words(self, rows: Sequence[StoredImage], limit: int) -> list[StoredImage]:
         asked = [
-            (row, WordQuery(words, limit, beside))
-            for row in rows
-            if (words := _words(row))
-            if (beside := _beside(row))
+            (row, WordQuery(words, limit, _beside(row))) for row in rows if (words := _words(row))
         ]
         hits = self._index.search_words([query for _, query in asked])
         return [
@@ -110,19 +108,15 @@ def _words(row: StoredImage) -> str:
     return " ".join([word for word in words if len(word) <= _LONGEST][:_WORDS])
 
 
-def _beside(row: StoredImage) -> Filters | None:
-    """The rows of that one's moment and size."""
-    if row.uploaded_at is None:
-        return None
+def _beside(row: StoredImage) -> Filters:
+    """The rows of that one's moment and size; at the ends of the calendar, of its size."""
+    moment = row.uploaded_at
+    within = moment is not None and _FROM <= moment.year < _TO
     return Filters(
-        uploaded_after=row.uploaded_at,
-        uploaded_before=_after(row.uploaded_at),
+        uploaded_after=moment if within else None,
+        uploaded_before=moment + _NEXT if moment and within else None,
         min_width=max(1, row.width),
         max_width=max(1, row.width),
+        min_height=max(1, row.height),
+        max_height=max(1, row.height),
     )
-
-
-def _after(moment: datetime) -> datetime | None:
-    with contextlib.suppress(OverflowError):
-        return moment + _NEXT
-    return None
