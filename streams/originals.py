@@ -157,7 +157,7 @@ class Originals:
 
     def _is_own(self, image_id: str, uri: str) -> bool:
         key = self._store.original_of(uri)
-        return key.startswith(original_folder(image_id) + "/")
+        return key.startswith(original_folder(image_id) + "/") and key == original_key_in(key)
 
     def _obsolete(self, work: Work, result: Written) -> _Obsolete | None:
         row, previous = work.row, result.previous
