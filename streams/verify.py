@@ -104,6 +104,7 @@ class Verifier:
         self._started = time.monotonic()
         self._store = store
         self._finding = finding
+        self._note: str | None = None
         self.ledger = Ledger(store.original_of) if store else Ledger()
 
     def close(self) -> None:
@@ -148,8 +149,9 @@ class Verifier:
                 break
         # Of an id that is written all the time, the row may always be ahead of what we have read.
         self.ledger.follow(self._ends())
-        note = self._store.settle(self.ledger) if self._store else None
-        return self._verification(note)
+        if self._store:
+            self._note = self._store.settle(self.ledger) or self._note
+        return self._verification()
 
     def rewrite(self) -> None:
         """Write the rows anew that searches don't find, and search for them again."""
@@ -160,7 +162,7 @@ class Verifier:
         """Remove the originals that nothing names. To be called where the rows agree."""
         if self._store:
             self._store.sweep(self.ledger)
-        return self._verification(None)
+        return self._verification()
 
     # 1. fold
 
@@ -201,7 +203,7 @@ class Verifier:
 
     # 5. tell
 
-    def _verification(self, note: str | None) -> Verification:
+    def _verification(self) -> Verification:
         differences, examples = self.ledger.counts(), self.ledger.differences()
         if left := self.ledger.count_left():
             differences[Kind.ORIGINAL_LEFT] = left
@@ -221,7 +223,7 @@ class Verifier:
             dead_letters=self.ledger.dead_letters(),
             took_s=round(time.monotonic() - self._started, 2),
             searched=self._finding.searched if self._finding else 0,
-            notes=(note,) if note else (),
+            notes=(self._note,) if self._note else (),
         )
 
 
