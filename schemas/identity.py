@@ -1,5 +1,6 @@
 """What identifies a picture, a version of it, its object in the index and its original."""
 
+import re
 import uuid
 import zlib
 from typing import Literal, NamedTuple
@@ -7,6 +8,8 @@ from typing import Literal, NamedTuple
 #: Namespace of every object id. Pinned for ever: changing it would orphan every stored object.
 OBJECT_NAMESPACE = uuid.UUID("b0a6f1de-3b1c-5f0e-9a54-6d0f7c1f2a11")
 MAX_IMAGE_ID_BYTES = 512
+#: What `original_key` gives.
+_ORIGINAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{64}\.[^/]+\Z")
 
 Partitioner = Literal["murmur2", "crc32", "unchecked"]
 
@@ -40,6 +43,12 @@ def original_folder(image_id: str) -> str:
 def original_key(image_id: str, sha256: str, extension: str) -> str:
     """The image store's key of an original: `<uuid5 of image id>/<sha256>.<ext>`."""
     return f"{original_folder(image_id)}/{sha256}.{extension}"
+
+
+def original_key_in(uri: str) -> str:
+    """The key of an original that a URI ends with, or that is one; empty where there is none."""
+    found = _ORIGINAL.search(uri)
+    return found.group() if found else ""
 
 
 def partition_of(key: bytes, partitions: int, partitioner: Partitioner) -> int | None:

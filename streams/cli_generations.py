@@ -38,20 +38,45 @@ def opened() -> Iterator[tuple["Settings", "GenerationCatalog"]]:
 @index.command("verify")
 @click.argument("name")
 @click.option("--repair", "mend", is_flag=True, help="Mend what differs, and verify it again.")
+@click.option(
+    "--originals/--no-originals",
+    default=True,
+    show_default=True,
+    help="Compare the rows with the image store, too.",
+)
+@click.option(
+    "--vectors", is_flag=True, help="Search for rows by their own vectors and words, too."
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="How many rows `--vectors` searches for, taken at random; 0: all.",
+)
 @timeout_option
 @json_option
-def index_verify(name: str, mend: bool, timeout: float, as_json: bool) -> None:
+def index_verify(
+    name: str,
+    mend: bool,
+    originals: bool,
+    vectors: bool,
+    sample: int,
+    timeout: float,
+    as_json: bool,
+) -> None:
     """Compare a generation with the log: ids, versions, states and content hashes.
 
-    Exits 1 if anything differs. The generation is ready to be promoted when nothing does.
+    Exits 1 if anything differs. The generation is ready to be promoted when no row does.
     """
     from streams import console
-    from streams.lifecycle import verify
+    from streams.lifecycle import Checks, verify
     from streams.wiring import generation_to_work_for
 
+    checks = Checks(mend=mend, originals=originals, searched=(sample or None) if vectors else 0)
     with opened() as (settings, catalog), console.steps() as tell:
         generation = generation_to_work_for(catalog, name)
-        found = verify(settings, catalog, generation, mend=mend, timeout_s=timeout, tell=tell)
+        found = verify(settings, catalog, generation, checks, timeout_s=timeout, tell=tell)
     show_verification(found, as_json=as_json)
     sys.exit(0 if found.is_clean else 1)
 
@@ -131,6 +156,10 @@ def show_verification(found: "Verification", *, as_json: bool) -> None:
     )
     for kind, number in found.differences.items():
         console.say(f"  {kind}: {number:,}")
+    if found.searched:
+        console.say(f"  searched for {found.searched:,} rows")
+    for note in found.notes:
+        console.say(f"  NOTE: {note}")
     for code, number in found.dead_letters.items():
         console.say(f"  dead letters: {number:,} of {code}")
     if found.examples:

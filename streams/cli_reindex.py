@@ -120,7 +120,7 @@ def reindex(model: str, yes: bool, timeout: float, as_json: bool, **wanted: Any)
         with worker_for(settings, generation, plan.max_rate) as check:
             found = _built(settings, catalog, generation, timeout, check)
             show_verification(found, as_json=as_json)
-            if not found.is_clean:
+            if not found.rows_agree:
                 sys.exit(1)
             if not (yes or click.confirm(f"promote {name}?", err=True)):
                 console.say(f"later: `pixtide index promote {name}`")
@@ -142,7 +142,7 @@ def _built(
 ) -> "Verification":
     """Build and verify it under progress bars, for as long as `check` raises nothing."""
     from streams import console
-    from streams.lifecycle import verify
+    from streams.lifecycle import Checks, verify
     from streams.reindex import build
 
     with console.steps() as show:
@@ -152,7 +152,7 @@ def _built(
             show(what, done, total)
 
         build(settings, generation, timeout_s=timeout_s, tell=tell)
-        return verify(settings, catalog, generation, mend=False, timeout_s=timeout_s, tell=tell)
+        return verify(settings, catalog, generation, Checks(), timeout_s=timeout_s, tell=tell)
 
 
 def _promote(

@@ -2,7 +2,7 @@
 
 from schemas.codec import decode_event, image_id_of
 from schemas.errors import PoisonError
-from schemas.events import ImageUploaded
+from schemas.events import ImageUploaded, PictureAt
 from schemas.identity import Partitioner, Version, partition_of
 from search.generations import LogIdentity
 from search.port import RowState
@@ -24,5 +24,6 @@ def expected_row(record: Record, log: LogIdentity, partitioner: Partitioner) -> 
     except PoisonError:
         return Expected(image_id, version, RowState.DEAD_LETTERED)
     if isinstance(event, ImageUploaded):
-        return Expected(image_id, version, RowState.LIVE, event.sha256 or "")
+        uri = event.picture.uri if isinstance(event.picture, PictureAt) else ""
+        return Expected(image_id, version, RowState.LIVE, event.sha256 or "", uri)
     return Expected(image_id, version, RowState.DELETED)

@@ -5,9 +5,12 @@ exact and two pictures never share a file.
 """
 
 import hashlib
+import time
 from collections import OrderedDict
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -15,7 +18,7 @@ from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from schemas.errors import PoisonError, ReasonCode, TransientError, UsageError
-from schemas.identity import original_folder, original_key
+from schemas.identity import original_key
 
 
 def said(error: Exception) -> str:
@@ -23,8 +26,21 @@ def said(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-#: How many originals' times are remembered; see `remove`.
+#: How many originals' times are remembered; see `seen`.
 _REMEMBERED = 100_000
+#: Written to hear what time it is there.
+_CLOCK = "clock"
+_CLOCK_KEPT_S = 600.0
+#: The folder of what says which logs' rows name originals here.
+_LOGS = "logs"
+
+
+class Stored(NamedTuple):
+    """Something in the store; `modified` is by the store's own clock."""
+
+    key: str
+    uri: str
+    modified: datetime
 
 
 class ImageStore:
@@ -54,6 +70,7 @@ class ImageStore:
             except (BaseError, ValueError) as error:
                 raise UsageError(f"PIXTIDE_IMAGE_STORE={url}: {said(error)}") from error
         self._seen: OrderedDict[str, datetime] = OrderedDict()
+        self._clock: tuple[float, datetime] | None = None
 
     def put(self, image_id: str, data: bytes, extension: str) -> str:
         """Keep an original and return its URI.
@@ -114,39 +131,91 @@ class ImageStore:
         except (BaseError, OSError) as error:
             raise TransientError(f"the image store {self._url}: {said(error)}") from error
 
-    def remove(self, uri: str, obsolete_since: datetime) -> None:
-        """Remove an original that a record of this time made obsolete.
-
-        It stays where it was written again since it was last put or read here and since that
-        record: then it belongs to a later record, which is on its way.
+    def modified(self, uri: str) -> datetime | None:
+        """When it was last put, by the store's own clock; None where it isn't there.
 
         Raises:
             TransientError: the store can't be reached.
         """
-        key = self._key(uri)
         try:
-            written = obstore.head(self._store, key)["last_modified"]
-            if written in (self._seen.pop(uri, None), min(written, obsolete_since)):
-                obstore.delete(self._store, key)
+            return obstore.head(self._store, self._key(uri))["last_modified"]
         except (NotFoundError, FileNotFoundError):
-            return
+            return None
         except (BaseError, OSError) as error:
             raise TransientError(f"the image store {self._url}: {said(error)}") from error
 
-    def remove_all(self, image_id: str, obsolete_since: datetime, *, but: str = "") -> None:
-        """`remove` every original of this picture but the one of that URI.
+    def seen(self, uri: str) -> datetime | None:
+        """What `modified` would have said when it was last put or read here, if it ever was."""
+        return self._seen.get(uri)
+
+    def holds(self, uri: str) -> bool:
+        """Whether it is there; then it counts as read here. Raises TransientError."""
+        modified = self.modified(uri)
+        if modified is not None:
+            self._remember(uri, modified)
+        return modified is not None
+
+    def files(self, folder: str | None = None) -> Iterator[Stored]:
+        """What lies in the store, or in a folder of it, in any order.
 
         Raises:
             TransientError: the store can't be reached.
         """
         try:
-            found = obstore.list(self._store, original_folder(image_id)).collect()
+            for page in obstore.list(self._store, folder):
+                for each in page:
+                    uri = f"{self._url}/{each['path']}"
+                    yield Stored(each["path"], uri, each["last_modified"])
         except (BaseError, OSError) as error:
             raise TransientError(f"the image store {self._url}: {said(error)}") from error
-        for each in found:
-            uri = f"{self._url}/{each['path']}"
-            if uri != but:
-                self.remove(uri, obsolete_since)
+
+    def discard(self, uri: str, was: datetime) -> bool:
+        """Remove it, unless it was put again since that time; whether it is gone.
+
+        A store can't compare and remove in one step: what is put in between goes, too.
+
+        Raises:
+            TransientError: the store can't be reached.
+        """
+        if self.modified(uri) not in (was, None):
+            return False
+        try:
+            obstore.delete(self._store, self._key(uri))
+        except (NotFoundError, FileNotFoundError):
+            pass
+        except (BaseError, OSError) as error:
+            raise TransientError(f"the image store {self._url}: {said(error)}") from error
+        self._seen.pop(uri, None)
+        return True
+
+    def now(self) -> datetime:
+        """The time by the store's own clock, within seconds. Raises TransientError."""
+        asked_at, answer = self._clock or (float("-inf"), datetime.min)
+        if time.monotonic() - asked_at > _CLOCK_KEPT_S:
+            asked_at = time.monotonic()
+            answer = self.modified(self.put_raw(_CLOCK, b"")) or answer
+            self._clock = asked_at, answer
+        return answer + timedelta(seconds=time.monotonic() - asked_at)
+
+    def claim(self, topic: str, topic_id: str) -> None:
+        """Say that the rows of that log name originals here. Raises TransientError."""
+        self.put_raw(self.claim_of(topic, topic_id), b"")
+
+    def claim_of(self, topic: str, topic_id: str) -> str:
+        """The key of that log's claim."""
+        return f"{_LOGS}/{topic}@{topic_id}"
+
+    def claims(self) -> set[str]:
+        """The keys of all logs' claims. Raises TransientError."""
+        return {each.key for each in self.files(_LOGS)}
+
+    def uri_at(self, key: str) -> str:
+        """The URI of that key."""
+        return f"{self._url}/{key}"
+
+    def original_of(self, uri: str) -> str:
+        """The key in this store that a URI names; empty where it lies elsewhere."""
+        return self._key(uri) if self.owns(uri) else ""
 
     def _key(self, uri: str) -> str:
         return uri.removeprefix(self._url + "/")

@@ -292,7 +292,9 @@ class IngestWorker:
         if sibling is None or upload is None:
             return
         row = self._patiently("look_up", lambda: sibling.row_of(upload.image_id, work.version))
-        if row is not None:
+        if row is not None and not self._patiently(
+            "store", lambda: self._parts.originals.lacks(upload, row)
+        ):
             work.ask_same(row)
 
     def _fetch(self, work: Work) -> None:
@@ -367,7 +369,8 @@ class IngestWorker:
                 kind = seen.format
                 with timed("store", work):
                     uri = self._patiently(
-                        "store", lambda: self._parts.originals.keep(upload, kind, data)
+                        "store",
+                        lambda: self._parts.originals.keep(upload, work.version, kind, data),
                     )
                 work.ask_live(upload, seen, uri)
         except PoisonError as error:

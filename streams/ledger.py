@@ -6,13 +6,15 @@ million pictures takes disk, not memory.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from schemas.identity import Version
+from schemas.identity import Version, original_key_in
 from search.port import RowState, StoredImage
+from streams.image_store import Stored
 
 
 class Kind(StrEnum):
@@ -24,10 +26,20 @@ class Kind(StrEnum):
     WRONG_STATE = "wrong_state"  # of the right record, but not what that record asks for
     WRONG_CONTENT = "wrong_content"  # of the right record, but of another picture than it names
     EXTRA = "extra"  # a row whose picture the log doesn't know
+    ORIGINAL_MISSING = "original_missing"  # the row is right, but its original is gone
+    ORIGINAL_LEFT = "original_left"  # an original that no row and no latest record names
+    NOT_FOUND_BY_VECTOR = "not_found_by_vector"  # a right row that a search for it doesn't find
+    NOT_FOUND_BY_WORDS = "not_found_by_words"  # the same, of a search for its caption and tags
+
+
+#: What says nothing about the rows.
+OF_THE_STORE = frozenset({Kind.ORIGINAL_MISSING, Kind.ORIGINAL_LEFT})
 
 
 class Expected(NamedTuple):
     """What the log's latest record of an image id asks for; `sha256` is empty where it is silent.
+
+    `uri` is where it says that its picture lies.
 
     Where the picture itself turns out to be bad, a dead-lettered row is right as well.
     """
@@ -36,11 +48,15 @@ class Expected(NamedTuple):
     version: Version
     state: RowState
     sha256: str = ""
+    uri: str = ""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One picture whose row is not what the log says. Versions are (epoch, partition, offset)."""
+    """One picture whose row is not what the log says. Versions are (epoch, partition, offset).
+
+    Of an original that is left, `image_id` is its key in the store.
+    """
 
     image_id: str
     kind: Kind
@@ -53,18 +69,29 @@ class Difference:
 #: passed, so nothing can bring that picture back.
 _SCHEMA = """
 CREATE TABLE log (image_id TEXT PRIMARY KEY, epoch INTEGER, partition INTEGER, offset INTEGER,
-    state TEXT, sha256 TEXT) WITHOUT ROWID;
+    state TEXT, sha256 TEXT, original TEXT) WITHOUT ROWID;
 CREATE TABLE rows (image_id TEXT PRIMARY KEY, epoch INTEGER, partition INTEGER, offset INTEGER,
-    state TEXT, sha256 TEXT, reason TEXT) WITHOUT ROWID;
+    state TEXT, sha256 TEXT, reason TEXT, original TEXT, is_ours INTEGER) WITHOUT ROWID;
 CREATE TABLE doubts (image_id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE originals (key TEXT PRIMARY KEY, modified TEXT, is_old INTEGER) WITHOUT ROWID;
+CREATE TABLE named (key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE unfound (image_id TEXT, kind TEXT, epoch INTEGER, partition INTEGER, offset INTEGER,
+    PRIMARY KEY (image_id, kind)) WITHOUT ROWID;
+CREATE INDEX log_original ON log (original) WHERE original != '';
+CREATE INDEX row_original ON rows (original) WHERE original != '';
+CREATE VIEW lost AS SELECT key, modified FROM originals AS o WHERE is_old
+    AND NOT EXISTS (SELECT * FROM rows AS r
+        WHERE r.original = o.key AND r.original != '' AND r.state = 'live')
+    AND NOT EXISTS (SELECT * FROM log AS l WHERE l.original = o.key AND l.original != '')
+    AND NOT EXISTS (SELECT * FROM named AS n WHERE n.key = o.key);
 CREATE VIEW sides AS
     SELECT l.image_id, l.epoch AS log_epoch, l.partition AS log_partition,
         l.offset AS log_offset, l.state AS log_state, l.sha256 AS log_sha256,
-        r.epoch, r.partition, r.offset, r.state, r.sha256
+        r.epoch, r.partition, r.offset, r.state, r.sha256, r.original, r.is_ours
     FROM log AS l LEFT JOIN rows AS r ON r.image_id = l.image_id
     UNION ALL
     SELECT r.image_id, NULL, NULL, NULL, NULL, NULL,
-        r.epoch, r.partition, r.offset, r.state, r.sha256
+        r.epoch, r.partition, r.offset, r.state, r.sha256, r.original, r.is_ours
     FROM rows AS r LEFT JOIN log AS l ON l.image_id = r.image_id WHERE l.image_id IS NULL;
 CREATE VIEW compared AS
     SELECT image_id, CASE
@@ -76,6 +103,9 @@ CREATE VIEW compared AS
             WHEN state = 'dead_lettered' THEN ''
             WHEN state != log_state THEN 'wrong_state'
             WHEN state = 'live' AND log_sha256 NOT IN ('', sha256) THEN 'wrong_content'
+            WHEN state = 'live' AND is_ours
+                AND NOT EXISTS (SELECT * FROM originals AS o WHERE o.key = original)
+                THEN 'original_missing'
             ELSE ''
         END AS kind,
         log_epoch, log_partition, log_offset, epoch, partition, offset
@@ -83,12 +113,19 @@ CREATE VIEW compared AS
 CREATE VIEW differing AS SELECT * FROM compared WHERE kind NOT IN ('', 'expired');
 """
 _BATCH = 500
+_SEARCHED = 50
 
 
 class Ledger:
-    """The two sides, compared. Not safe to share between threads."""
+    """The two sides, compared, and the originals. Not safe to share between threads.
 
-    def __init__(self) -> None:
+    Args:
+        original_of: the key of the original that a URI names; empty where it isn't in our store,
+            or where originals are not looked at.
+    """
+
+    def __init__(self, original_of: Callable[[str], str] = lambda _: "") -> None:
+        self._original_of = original_of
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.executescript(_SCHEMA)
 
@@ -99,19 +136,23 @@ class Ledger:
     def note_log(self, records: Iterable[Expected]) -> None:
         """Add what records of the log ask for; the latest of an id counts."""
         self._insert(
-            "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (image_id) DO UPDATE SET"
+            "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (image_id) DO UPDATE SET"
             " epoch = excluded.epoch, partition = excluded.partition, offset = excluded.offset,"
-            " state = excluded.state, sha256 = excluded.sha256"
+            " state = excluded.state, sha256 = excluded.sha256, original = excluded.original"
             " WHERE (excluded.epoch, excluded.offset) >= (epoch, offset)",
-            ((r.image_id, *r.version, str(r.state), r.sha256) for r in records),
+            ((r.image_id, *r.version, str(r.state), r.sha256, self._named(r.uri)) for r in records),
         )
 
     def note_rows(self, rows: Iterable[StoredImage]) -> None:
         """Add rows of the collection; one read again takes the place of what it was."""
         self._insert(
-            "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                (r.image_id, *r.version, str(r.state), r.sha256, r.reason and str(r.reason))
+                (
+                    *(r.image_id, *r.version, str(r.state), r.sha256),
+                    *(r.reason and str(r.reason), self._named(r.uri)),
+                    bool(self._original_of(r.uri)),
+                )
                 for r in rows
             ),
         )
@@ -120,13 +161,105 @@ class Ledger:
         """The collection holds no such rows any more, or they are about to be read again."""
         self._insert("DELETE FROM rows WHERE image_id = ?", ((each,) for each in image_ids))
 
+    def note_originals(self, files: Iterable[Stored], old: datetime) -> None:
+        """Add files of the store; those put before `old` may be left over."""
+        self._insert(
+            "INSERT OR REPLACE INTO originals VALUES (?, ?, ?)",
+            (
+                (
+                    f.key,
+                    f.modified.isoformat(),
+                    original_key_in(f.key) == f.key and f.modified < old,
+                )
+                for f in files
+            ),
+        )
+
+    def note_named(self, uris: Iterable[str]) -> None:
+        """Add where other rows say that their pictures lie."""
+        keys = (key for uri in uris if (key := self._named(uri)))
+        self._insert("INSERT OR IGNORE INTO named VALUES (?)", ((key,) for key in keys))
+
+    def forget_originals(self, keys: Iterable[str]) -> None:
+        """The store holds no such files any more."""
+        self._insert("DELETE FROM originals WHERE key = ?", ((key,) for key in keys))
+
+    def originals_of(self, image_ids: Sequence[str]) -> list[str]:
+        """The keys of the originals that the rows of these ids name."""
+        found = self._database.execute(
+            "SELECT original FROM rows WHERE is_ours AND state = ? AND image_id IN"
+            " (SELECT value FROM json_each(?))",
+            [RowState.LIVE, json.dumps(image_ids)],
+        )
+        return [key for (key,) in found]
+
+    def some_live(self, most: int | None) -> Iterator[list[str]]:
+        """The ids of live rows, some at a time: so many at random, or all."""
+        cursor = self._database.execute(
+            "SELECT image_id FROM rows WHERE state = ?1 ORDER BY iif(?2 < 0, 0, random()) LIMIT ?2",
+            [RowState.LIVE, -1 if most is None else most],
+        )
+        while some := cursor.fetchmany(_SEARCHED):
+            yield [image_id for (image_id,) in some]
+
+    def note_unfound(self, rows: Iterable[Difference]) -> None:
+        """Add rows that a search for them doesn't find."""
+        self._insert(
+            "INSERT OR REPLACE INTO unfound VALUES (?, ?, ?, ?, ?)",
+            ((each.image_id, each.kind, *(each.found or (None,) * 3)) for each in rows),
+        )
+
+    def forget_unfound(self, image_ids: Iterable[str]) -> None:
+        """Searches find these rows, or are about to be made again."""
+        self._insert("DELETE FROM unfound WHERE image_id = ?", ((each,) for each in image_ids))
+
+    def unfound(self) -> Iterator[list[str]]:
+        """The ids that searches didn't find, some at a time, each once."""
+        after = ""
+        while some := self._database.execute(
+            "SELECT DISTINCT image_id FROM unfound WHERE image_id > ? ORDER BY image_id LIMIT ?",
+            (after, _SEARCHED),
+        ).fetchall():
+            yield [image_id for (image_id,) in some]
+            (after,) = some[-1]
+
+    def unfound_rows(self) -> Iterator[Difference]:
+        """What searches didn't find, and still stands as it was searched for."""
+        cursor = self._database.execute(
+            "SELECT image_id, kind, epoch, partition, offset FROM unfound"
+            " JOIN rows USING (image_id, epoch, partition, offset) ORDER BY image_id, kind"
+        )
+        for image_id, kind, *version in cursor:
+            yield Difference(image_id, Kind(kind), Version(*version), Version(*version))
+
+    def count_unfound(self) -> dict[Kind, int]:
+        """How many rows searches didn't find, by vector and by words."""
+        counted = self._database.execute(
+            "SELECT kind, count(*) FROM unfound"
+            " JOIN rows USING (image_id, epoch, partition, offset) GROUP BY kind"
+        )
+        return {Kind(kind): number for kind, number in counted}
+
+    def left(self) -> Iterator[tuple[str, datetime]]:
+        """The originals that nothing names, and when they were put."""
+        after = ""
+        while some := self._database.execute(
+            "SELECT key, modified FROM lost WHERE key > ? ORDER BY key LIMIT ?", (after, _BATCH)
+        ).fetchall():
+            yield from ((key, datetime.fromisoformat(modified)) for key, modified in some)
+            after = some[-1][0]
+
+    def count_left(self) -> int:
+        """How many originals nothing names."""
+        return self._count("SELECT count(*) FROM lost")
+
     def follow(self, ends: Mapping[int, int]) -> None:
         """Believe rows that are ahead of what was read of the log, but not of its `ends`."""
         self._insert(
-            "UPDATE log SET (epoch, offset, state, sha256) = (SELECT r.epoch, r.offset, r.state,"
-            " '' FROM rows AS r WHERE r.image_id = log.image_id) WHERE image_id IN (SELECT image_id"
-            " FROM compared WHERE kind = ? AND epoch = log_epoch AND partition = log_partition"
-            " AND partition = ? AND offset < ?)",
+            "UPDATE log SET (epoch, offset, state, sha256, original) = (SELECT r.epoch, r.offset,"
+            " r.state, '', '' FROM rows AS r WHERE r.image_id = log.image_id) WHERE image_id IN"
+            " (SELECT image_id FROM compared WHERE kind = ? AND epoch = log_epoch"
+            " AND partition = log_partition AND partition = ? AND offset < ?)",
             ((Kind.AHEAD, *end) for end in ends.items()),
         )
 
@@ -174,13 +307,6 @@ class Ledger:
         )
         return {image_id: Version(*version) for image_id, *version in cursor}
 
-    def deleted(self) -> Iterator[str]:
-        """The ids whose rows are deleted ones."""
-        for (image_id,) in self._database.execute(
-            "SELECT image_id FROM rows WHERE state = ?", [RowState.DELETED]
-        ):
-            yield image_id
-
     def dead_letters(self) -> dict[str, int]:
         """How many rows are dead-lettered, by the code of the reason."""
         counted = self._database.execute(
@@ -196,6 +322,10 @@ class Ledger:
     def rows(self) -> int:
         """How many rows the collection holds."""
         return self._count("SELECT count(*) FROM rows")
+
+    def _named(self, uri: str) -> str:
+        """The key that nobody may call left over: a store may have several URLs."""
+        return self._original_of(uri) or original_key_in(uri)
 
     def _insert(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
         self._database.execute("BEGIN")

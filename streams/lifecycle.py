@@ -5,16 +5,19 @@ run again after a crash in its middle, and goes on from there.
 """
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from schemas.errors import PixtideError, UsageError
 from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog
 from streams import kafka
+from streams.finding import Finding
 from streams.group import NotReadError, Tell, await_group, delete_group, workers_in
 from streams.image_store import ImageStore
-from streams.repair import remove_leftovers, repair
+from streams.repair import repair
 from streams.settings import Settings
+from streams.store_side import StoreSide
 from streams.verify import Verification, Verifier
 from streams.wiring import generation_to_work_for
 
@@ -26,12 +29,25 @@ class RefusedError(PixtideError):
     """A step would lose something, or show users less than they see now."""
 
 
+@dataclass(frozen=True)
+class Checks:
+    """How much a verification looks at, and whether it mends what it finds.
+
+    `searched` is how many rows, taken at random, are searched for by their own vectors and words;
+    0: none, None: all.
+    """
+
+    mend: bool = False
+    originals: bool = True
+    searched: int | None = 0
+
+
 def verify(
     settings: Settings,
     catalog: GenerationCatalog,
     generation: Generation,
+    checks: Checks,
     *,
-    mend: bool,
     timeout_s: float,
     tell: Tell,
 ) -> Verification:
@@ -40,15 +56,20 @@ def verify(
     Raises as `Verifier.run` and `repair` do.
     """
     index = catalog.open(generation)
-    began = datetime.now(UTC)
-    verifier = Verifier(settings, generation, index, timeout_s=timeout_s, tell=tell)
+    store = ImageStore(settings.image_store_url) if checks.originals else None
+    verifier = Verifier(
+        settings,
+        generation,
+        index,
+        timeout_s=timeout_s,
+        tell=tell,
+        store=StoreSide(store, generation, catalog) if store else None,
+        finding=None if checks.searched == 0 else Finding(index, checks.searched),
+    )
     try:
         found = verifier.run()
-        if mend:
+        if checks.mend:
             found = repair(settings, generation, index, verifier)
-            if found.is_clean and generation.is_same(catalog.live()):
-                store = ImageStore(settings.image_store_url)
-                remove_leftovers(store, verifier.ledger, began)
     finally:
         verifier.close()
     now = generation_to_work_for(
@@ -56,7 +77,7 @@ def verify(
     )  # as it is after what may have been hours
     changes = (
         {"state": GenerationState.READY, "verified_at": datetime.now(UTC)}
-        if found.is_clean
+        if found.rows_agree
         else {"state": GenerationState.BUILDING, "verified_at": None}
     )
     catalog.update(now.model_copy(update=changes))

@@ -2,13 +2,14 @@
 
 1. remove  rows that the log's record couldn't replace: extra ones, and those that stand at the
            record's own version or beyond it
-2. replay  the log's latest records of all that differs, through an ordinary ingest worker
-3. look    again whether all agrees now; then let go of deletes that the log has forgotten, and of
-           what is left in the image store of deleted pictures
+2. replay  the log's latest records of all that differs, through an ordinary ingest worker: it
+           stores the originals of inline pictures anew, too
+3. rewrite the rows that searches don't find, as they are
+4. look    again whether all agrees now; then let go of deletes that the log has forgotten, and of
+           the originals that nothing names
 """
 
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,6 @@ from search.generations import Generation
 from search.port import VectorIndex
 from streams.acls import NO_GROUP
 from streams.health import Health
-from streams.image_store import ImageStore
 from streams.ledger import Kind, Ledger
 from streams.settings import Settings
 from streams.verify import Verification, Verifier
@@ -27,8 +27,6 @@ from streams.workers import ingest_worker
 
 _IN_THE_WAY = (Kind.EXTRA, Kind.AHEAD, Kind.WRONG_STATE, Kind.WRONG_CONTENT)
 _CHUNK = 500
-#: The longest that an original lies in the store before the record is published that names it.
-_ON_ITS_WAY = timedelta(hours=1)
 #: Records up to so far on are reached by reading on, not by asking the broker anew.
 _NEAR = 1_000
 
@@ -38,32 +36,22 @@ def repair(
 ) -> Verification:
     """Mend what `verifier` has found, and verify that again. Safe to repeat.
 
+    An original that was not sent inline can't be stored anew, and is found missing again.
+
     Raises as a verification and as an ingest worker do.
     """
     ledger = verifier.ledger
     if ledger.counts():
         _remove_what_is_in_the_way(index, ledger)
         _replay(settings, generation, ledger)
+    verifier.rewrite()
     verification = verifier.look_again()
-    if verification.is_clean:
+    if verification.rows_agree:
+        verification = verifier.sweep()
         while expired := ledger.expired_deletes():
             index.remove(expired)
             ledger.forget_rows(expired)
     return verification
-
-
-def remove_leftovers(store: ImageStore, ledger: Ledger, verified_from: datetime) -> None:
-    """Remove the originals of deleted pictures that a worker which ended left behind.
-
-    To be called for the live generation, of which a verification that began at that time was
-    clean. What was written long before it belongs to a record that the rows have outlived; what
-    is newer may belong to one that is on its way.
-
-    Raises:
-        TransientError: the store can't be reached.
-    """
-    for image_id in ledger.deleted():
-        store.remove_all(image_id, verified_from - _ON_ITS_WAY)
 
 
 def _remove_what_is_in_the_way(index: VectorIndex, ledger: Ledger) -> None:

@@ -2,8 +2,9 @@
 
 1. fold   the log up to its ends as they are now: what the latest record of each id asks for
 2. wait   until the generation's workers have committed that far
-3. scan   the collection
-4. look   again at what differs, at the log's tail and at the rows: a live system moves on
+3. scan   the collection, and the store of originals
+4. look   again at what differs, at the log's tail, at the rows and at their originals: a live
+          system moves on
 5. tell   what differs still
 
 Both sides lie in a database on disk (see streams/ledger.py), so that memory stays bounded.
@@ -12,18 +13,20 @@ Both sides lie in a database on disk (see streams/ledger.py), so that memory sta
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from search.generations import Generation
 from search.port import VectorIndex
 from streams import kafka
 from streams.expectation import expected_row
+from streams.finding import Finding
 from streams.group import Tell, await_group
 from streams.kafka import Record
-from streams.ledger import Difference, Expected, Kind, Ledger
+from streams.ledger import OF_THE_STORE, Difference, Expected, Kind, Ledger
 from streams.log_guard import LogGuard
 from streams.settings import Settings
+from streams.store_side import StoreSide
 from streams.topic_reading import records_between
 
 T = TypeVar("T")
@@ -35,7 +38,10 @@ _TELL_EVERY = 500
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, and what differs. `dead_letters` counts rows by their reason's code."""
+    """What was compared, and what differs. `dead_letters` counts rows by their reason's code.
+
+    `searched` is how many rows were searched for. `notes` say what could not be looked at.
+    """
 
     generation: str
     records: int
@@ -45,11 +51,18 @@ class Verification:
     examples: tuple[Difference, ...]
     dead_letters: dict[str, int]
     took_s: float
+    searched: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def is_clean(self) -> bool:
-        """Whether the collection is what the log says."""
+        """Whether the collection is what the log says, and the store what the rows say."""
         return not self.differences
+
+    @property
+    def rows_agree(self) -> bool:
+        """Whether the collection is what the log says: enough to answer searches from it."""
+        return self.differences.keys() <= OF_THE_STORE
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -65,6 +78,8 @@ class Verifier:
 
     Args:
         timeout_s: how long the workers may get nowhere before it gives up waiting for them.
+        store: of the originals; None: they are not looked at.
+        finding: searches for rows; None: they are not searched for.
     """
 
     def __init__(
@@ -75,6 +90,8 @@ class Verifier:
         *,
         timeout_s: float,
         tell: Tell,
+        store: StoreSide | None = None,
+        finding: Finding | None = None,
     ) -> None:
         self._settings = settings
         self._generation = generation
@@ -85,7 +102,10 @@ class Verifier:
         self._read_to: dict[int, int] = {}
         self._records = 0
         self._started = time.monotonic()
-        self.ledger = Ledger()
+        self._store = store
+        self._finding = finding
+        self._note: str | None = None
+        self.ledger = Ledger(store.original_of) if store else Ledger()
 
     def close(self) -> None:
         """Let go of the disk."""
@@ -101,10 +121,14 @@ class Verifier:
         """
         log = self._generation.log
         LogGuard(self._client, log).check()
+        if self._store:
+            self._store.begin()
         self._read_to = kafka.beginnings(self._client, log.topic, range(log.partitions))
         self._fold_up_to(self._ends())
         self._await_workers()
         self._scan()
+        if self._finding:
+            self._finding.search(self.ledger, self._tell)
         return self.look_again()
 
     def look_again(self) -> Verification:
@@ -119,10 +143,25 @@ class Verifier:
             for ids in self.ledger.doubts():
                 self.ledger.forget_rows(ids)
                 self.ledger.note_rows(self._index.get(ids).values())
+                if self._store:
+                    self._store.look_again(self.ledger, ids)
             if look and before == self._read_to:
                 break
         # Of an id that is written all the time, the row may always be ahead of what we have read.
         self.ledger.follow(self._ends())
+        if self._store:
+            self._note = self._store.settle(self.ledger) or self._note
+        return self._verification()
+
+    def rewrite(self) -> None:
+        """Write the rows anew that searches don't find, and search for them again."""
+        if self._finding:
+            self._finding.rewrite(self.ledger)
+
+    def sweep(self) -> Verification:
+        """Remove the originals that nothing names. To be called where the rows agree."""
+        if self._store:
+            self._store.sweep(self.ledger)
         return self._verification()
 
     # 1. fold
@@ -158,19 +197,33 @@ class Verifier:
     def _scan(self) -> None:
         total = sum(self._index.count().values())
         self.ledger.note_rows(told(self._index.scan(), "reading the index", total, self._tell))
+        if self._store:
+            what = "reading the image store"
+            self._store.note_all(self.ledger, lambda files: told(files, what, total, self._tell))
 
     # 5. tell
 
     def _verification(self) -> Verification:
+        differences, examples = self.ledger.counts(), self.ledger.differences()
+        if left := self.ledger.count_left():
+            differences[Kind.ORIGINAL_LEFT] = left
+            lying = (
+                Difference(key, Kind.ORIGINAL_LEFT, None, None) for key, _ in self.ledger.left()
+            )
+            examples = chain(examples, lying)
+        differences |= self.ledger.count_unfound()
+        examples = chain(examples, self.ledger.unfound_rows())
         return Verification(
             generation=self._generation.name,
             records=self._records,
             images=self.ledger.images(),
             rows=self.ledger.rows(),
-            differences=self.ledger.counts(),
-            examples=tuple(islice(self.ledger.differences(), _EXAMPLES)),
+            differences=differences,
+            examples=tuple(islice(examples, _EXAMPLES)),
             dead_letters=self.ledger.dead_letters(),
             took_s=round(time.monotonic() - self._started, 2),
+            searched=self._finding.searched if self._finding else 0,
+            notes=(self._note,) if self._note else (),
         )
 
 

@@ -1,6 +1,6 @@
 """The two workers, put together from the settings."""
 
-import time
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,10 +17,12 @@ from streams.embedded_fetch import RestingConsumer, rest_between_fetches
 from streams.image_store import ImageStore
 from streams.ingest import IngestLimits, IngestParts, IngestWorker
 from streams.ingest_watch import IngestWatch
+from streams.later_records import LaterRecords
 from streams.log_guard import LogGuard
 from streams.membership import Membership
 from streams.metrics import IngestMetrics, QueryMetrics
-from streams.originals import Originals
+from streams.originals import Originals, try_to_claim
+from streams.other_generations import OtherGenerations
 from streams.query import QueryConsumer, QueryParts
 from streams.query_pictures import QueryPictures
 from streams.query_watch import GroupOffsets, QueryWatch
@@ -41,7 +43,8 @@ from streams.wiring import (
     threads_of,
 )
 
-_LIVE_CACHED_S = 2.0
+logger = logging.getLogger(__name__)
+
 #: Batches that a CPU encodes side by side, each on its share of the cores: cores that encode one
 #: together wait for each other in every layer.
 _BATCHES_AT_ONCE = 4
@@ -100,6 +103,15 @@ def ingest_worker(
     vitals.health.check("log", membership.check)
     index = catalog.open(generation)
     index.tidy()
+    originals = Originals(
+        store,
+        generation.log,
+        OtherGenerations(generation, catalog),
+        LaterRecords(connection, client, generation.log.topic),
+        keep_all=settings.keep_originals == "all",
+    )
+    if unclaimed := try_to_claim(originals):
+        logger.warning("%s", unclaimed)
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
             connection,
@@ -112,11 +124,7 @@ def ingest_worker(
         retries=kafka.retries_of(client, settings.named(topics.RETRY), generation.log),
         partitioner=settings.partitioner,
         fetcher=picture_fetcher(settings, store),
-        originals=Originals(
-            store,
-            _cached(lambda: generation.is_same(catalog.live())),
-            keep_all=settings.keep_originals == "all",
-        ),
+        originals=originals,
         decoders=decoders,
         encoder=encoder,
         index=index,
@@ -193,17 +201,3 @@ def _look_at(catalog: GenerationCatalog) -> str | None:
     """Whether the index answers; what it doesn't is told by the error."""
     catalog.live()
     return None
-
-
-def _cached(look: Callable[[], bool]) -> Callable[[], bool]:
-    """Ask again only when the answer is 2 s old: it changes once in a promotion."""
-    asked_at, answer = 0.0, False
-
-    def cached() -> bool:
-        nonlocal asked_at, answer
-        if time.monotonic() - asked_at > _LIVE_CACHED_S:
-            answer = look()
-            asked_at = time.monotonic()
-        return answer
-
-    return cached

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import obstore
 import pytest
@@ -83,6 +82,9 @@ def test_originals_are_put_got_and_removed(bucket: str) -> None:
     assert uri == worker.uri_of("an id", PICTURE, "jpg") and worker.owns(uri)
     assert worker.get(uri, len(PICTURE)) == PICTURE
     assert worker.get(uri + "x", 10) is None
-    worker.remove(uri, obsolete_since=datetime.now(UTC))
+    assert [each.uri for each in worker.files()] == [uri]
+    modified = worker.modified(uri)
+    assert modified is not None and worker.seen(uri) == modified <= worker.now()
+    assert worker.discard(uri, modified)
     assert worker.get(uri, len(PICTURE)) is None
-    worker.remove(uri, obsolete_since=datetime.now(UTC))  # gone already: no error
+    assert worker.discard(uri, modified), "gone already is gone"

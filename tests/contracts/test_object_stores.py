@@ -1,10 +1,11 @@
 """Object stores, against a server that speaks S3: as a source of pictures, and as our own."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
@@ -13,8 +14,14 @@ from obstore.store import S3Store
 
 from schemas.errors import PoisonError, TransientError, UsageError
 from schemas.events import PictureAt
+from schemas.identity import Version
+from search.lancedb_catalog import LanceCatalog
+from search.port import RowState
 from streams.fetch import Fetcher, FetchLimits
 from streams.image_store import ImageStore
+from streams.ledger import Expected, Kind, Ledger
+from streams.store_side import StoreSide
+from tests.contracts.samples import generation, live
 from tests.hostile import PICTURE, HostileServer, hostile_server
 from tests.servers.s3 import S3Server
 
@@ -162,9 +169,56 @@ def test_originals_are_put_got_and_removed(s3: S3Server, bucket: S3Store, name: 
     assert worker.get(uri + "x", 10) is None
     with pytest.raises(PoisonError, match="TOO_LARGE"):
         worker.get(uri, len(PICTURE) - 1)
-    worker.remove(uri, obsolete_since=datetime.now(UTC) - timedelta(hours=1))
-    assert s3.keys(bucket) == []
-    worker.remove(uri, obsolete_since=datetime.now(UTC))  # gone already: no error
+    assert [each.uri for each in worker.files()] == [uri]
+    modified = worker.modified(uri)
+    assert modified is not None and worker.seen(uri) == modified
+    assert worker.now() >= modified
+    assert not worker.discard(uri, modified - timedelta(seconds=1)) and worker.holds(uri)
+    assert worker.discard(uri, modified)
+    assert worker.discard(uri, modified), "gone already is gone"
+    assert not worker.holds(uri)
+    worker.claim("images.uploaded", "t0")
+    assert publisher.claims() == {worker.claim_of("images.uploaded", "t0")}
+
+
+def test_originals_that_nothing_names_are_swept_and_no_others(
+    s3: S3Server, bucket: S3Store, name: str, tmp_path: Path
+) -> None:
+    store = ImageStore(f"s3://{name}/originals")
+    live_uri, others_uri = (store.put(image_id, PICTURE, "jpg") for image_id in ("a", "b"))
+    store.put("a", b"replaced", "jpg")
+    store.put("nobody knows it", PICTURE, "jpg")
+    store.put_raw("dead-letters/" + "0" * 64, b"a letter's value")
+    here, other = generation(), generation("v2")
+    store.claim(here.log.topic, here.log.topic_id)
+    with (
+        contextlib.closing(LanceCatalog(folder=tmp_path / "index")) as catalog,
+        contextlib.closing(Ledger(store.original_of)) as ledger,
+    ):
+        for each in (here, other):
+            catalog.create(each)
+        catalog.open(other).write([live("b", 1, uri=others_uri)])
+        ledger.note_log([Expected("a", Version(1, 0, 1), RowState.LIVE)])
+        ledger.note_rows([live("a", 1, uri=live_uri)])
+        side = StoreSide(store, here, catalog)
+        side.begin()
+        side.note_all(ledger, lambda files: files)
+        assert ledger.count_left() == 0, "nothing is an hour old"
+        assert side.settle(ledger) is None and ledger.counts() == {}
+        ledger.note_originals(store.files(), store.now() + timedelta(hours=1))
+        assert side.settle(ledger) is None and ledger.count_left() == 2
+        side.sweep(ledger)
+        assert ledger.count_left() == 0
+        left = {each.uri for each in store.files() if "-" in each.key.partition("/")[0][:9]}
+        assert left >= {live_uri, others_uri} and len(s3.keys(bucket)) == 5
+        modified = store.modified(live_uri)
+        assert modified is not None and store.discard(live_uri, modified)
+        ledger.forget_originals([store.original_of(live_uri)])
+        side.look_again(ledger, ["a"])
+        assert ledger.counts() == {Kind.ORIGINAL_MISSING: 1}
+        store.put("a", PICTURE, "jpg")
+        side.look_again(ledger, ["a"])
+        assert ledger.counts() == {}
 
 
 def test_a_store_out_of_reach_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ import pytest
 from schemas.errors import TransientError
 from search.port import Query, RowState, StoredImage, VectorIndex, Written
 from search.weaviate_catalog import WeaviateCatalog
+from streams.finding import Finding
+from streams.ledger import Ledger
 from tests.contracts.samples import deleted, generation, live
 from tests.servers import WeaviateServer
 from tests.servers.weaviate import URL, weaviate_server
@@ -103,3 +105,46 @@ def _kill_now_and_then(server: WeaviateServer, stopped: threading.Event) -> None
             return
         server.kill()
         server.start()
+
+
+def test_rows_that_a_damaged_index_does_not_find_are_told_and_mended(
+    mortal: WeaviateServer, tmp_path: Path
+) -> None:
+    """Its rows are whole, but the last bytes of what searches look into never reached the disk."""
+    with contextlib.closing(
+        WeaviateCatalog(
+            http_url=mortal.http_url, grpc_port=mortal.grpc_port, namespace="Cut", timeout_s=10
+        )
+    ) as catalog:
+        made = generation(dimension=_DIMENSION)
+        catalog.create(made)
+        index = catalog.open(made)
+        vectors = np.random.default_rng(1).normal(size=(60, _DIMENSION)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        rows = [
+            live(f"i{n}", n, vector, caption=f"number {n}", tags=("all",))
+            for n, vector in enumerate(vectors)
+        ]
+        index.write(rows)
+        mortal.kill()
+        for path in (tmp_path / "mortal").rglob("*"):
+            if path.is_file() and ("searchable" in str(path) or "commitlog" in str(path)):
+                os.truncate(path, path.stat().st_size * 2 // 3)
+        mortal.start()
+        with contextlib.closing(Ledger()) as ledger:
+            ledger.note_rows(index.scan())
+            assert ledger.rows() == len(rows)
+            finding = Finding(index, None)
+            finding.search(ledger, lambda *_: None)
+            assert finding.searched == len(rows)
+            unfound = ledger.count_unfound()
+            assert min(unfound.values()) > 3 and len(unfound) == 2, unfound
+            finding.rewrite(ledger)
+            assert ledger.count_unfound() == {}
+        assert {row.image_id: row for row in index.scan()} == {
+            row.image_id: row.without_vector() for row in rows
+        }
+        for row in rows:
+            assert row.vector is not None
+            [[best, *_]] = index.search([Query(row.vector, 1)])
+            assert best.row.image_id == row.image_id

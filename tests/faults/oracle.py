@@ -4,8 +4,12 @@ of the log is without its outcome.
 
 import contextlib
 import hashlib
+import json
+import os
+import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -14,6 +18,7 @@ from schemas.identity import Version
 from schemas.outcomes import Outcome, OutcomeKind
 from search.port import RowState
 from streams import kafka as kafka_clients
+from streams.image_store import ImageStore
 from streams.kafka import Record
 from streams.topic_reading import records_of
 from streams.wiring import generation_to_work_for, open_catalog
@@ -22,6 +27,8 @@ from tests.deployments import Deployment
 #: What records hold that are meant to be dead-lettered.
 POISON = b"no picture"
 _JPEG = b"\xff\xd8"
+#: How long the name of a picture's folder is in the image store.
+_FOLDER = 36
 _APPLIED = {
     RowState.LIVE: {OutcomeKind.INDEXED, OutcomeKind.REPLACED, OutcomeKind.UNCHANGED},
     RowState.DELETED: {OutcomeKind.DELETED},
@@ -137,6 +144,9 @@ def check_rows(
         rows = list(index.scan(with_vectors=True))
     by_id = {row.image_id: row for row in rows}
     assert len(by_id) == len(rows), "an image id has two rows"
+    store = ImageStore(stack.settings().image_store_url)
+    ours = {row.uri for row in rows if row.state is RowState.LIVE and store.owns(row.uri)}
+    assert not (lost := ours - originals(store)), f"originals are missing: {lost}"
     expected = {
         image_id: (Version(1, record.partition, record.offset), states[image_id])
         for image_id, record in latest.items()
@@ -151,6 +161,39 @@ def check_rows(
         assert abs(np.linalg.norm(row.vector) - 1) < 0.01, image_id
         if value.startswith(_JPEG):
             assert row.sha256 == hashlib.sha256(value).hexdigest(), image_id
+
+
+def check_originals(stack: Deployment, *generations: str) -> None:
+    """Each live row's original is there, where it lies in our store; and after a sweep no others.
+
+    Args:
+        generations: whose rows name originals; the first one's verification sweeps.
+    """
+    store = ImageStore(stack.settings().image_store_url)
+    named = set()
+    with contextlib.closing(open_catalog(stack.settings())) as catalog:
+        for name in generations:
+            generation = generation_to_work_for(catalog, name)
+            rows = [r for r in catalog.open(generation).scan() if r.state is RowState.LIVE]
+            named |= {row.uri for row in rows if store.owns(row.uri)}
+    missing = {uri for uri in named if not store.holds(uri)}
+    assert not missing, f"originals are missing: {missing}"
+    make_old(store)
+    found = json.loads(stack.run("index", "verify", generations[0], "--repair", "--json"))
+    assert (found["clean"], found["notes"]) == (True, [])
+    assert originals(store) == named
+
+
+def originals(store: ImageStore) -> set[str]:
+    """Where all originals lie."""
+    return {each.uri for each in store.files() if len(each.key.partition("/")[0]) == _FOLDER}
+
+
+def make_old(store: ImageStore) -> None:
+    """As if all files had been put hours ago, so that none may be on its way."""
+    then = time.time() - 7200
+    for each in store.files():
+        os.utime(urlsplit(each.uri).path, (then, then))
 
 
 def _lettered(stack: Deployment) -> set[Coordinates]:

@@ -15,6 +15,7 @@ import pytest
 
 from streams.wiring import load_encoder, open_catalog
 from tests.deployments import Deployment, Embedded, OnServers
+from tests.faults.oracle import check_originals
 from tests.faults.test_ingest_faults import publish
 from tests.models import tiny_clip
 from tests.pictures import jpeg
@@ -167,6 +168,7 @@ def test_the_model_is_changed_without_an_outage(
         ("v2", "ready", True)
     ]
     assert standings[0]["workers"] == 1
+    check_originals(stack, "v2")
     stack.run("index", "create", "v1", code=2)  # a name is used once
     stack.run("ingest", "--generation", "v1", code=2)
 

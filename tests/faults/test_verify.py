@@ -1,5 +1,6 @@
 """Verification finds whatever is wrong with an index, and repair mends it, on real servers."""
 
+import contextlib
 import json
 import os
 import time
@@ -12,8 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from schemas.identity import Version
+from search.generations import GenerationState
 from search.port import RowState, StoredImage
 from streams.image_store import ImageStore
+from streams.publish import Description, Publisher, Source
+from streams.wiring import open_catalog
 from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import check_against_the_log
 from tests.faults.test_ingest_faults import publish, wait_until_read
@@ -94,9 +98,17 @@ def test_every_kind_of_difference_is_found_and_mended(stack: OnServers) -> None:
     assert stack.run("index", "promote", "v1", "--json")  # live already: nothing to refuse
 
     old, new = leftovers(stack, "picture-0")
-    os.utime(old, (time.time() - 7200,) * 2)
+    stray, _ = leftovers(stack, "nobody knows it")
+    for path in (old, stray):
+        os.utime(path, (time.time() - 7200,) * 2)
+    lost = Path(urlsplit(rows["picture-12"].uri).path)
+    lost.unlink()
+    differences = verify(stack, code=1)["differences"]
+    assert (differences["original_left"], differences["original_missing"]) == (2, 1)
+    assert "original_left" not in verify(stack, "--no-originals", code=1)["differences"]
     assert verify(stack, "--repair")["clean"]
-    assert (old.exists(), new.exists()) == (False, True)
+    assert (old.exists(), new.exists(), stray.exists()) == (False, True, False)
+    assert lost.read_bytes() == jpeg(12)
     assert verify(stack)["clean"]
     check_against_the_log(stack, poisoned=POISONED)
     assert "long gone" not in stack.rows()
@@ -131,9 +143,27 @@ def test_content_is_compared_where_the_event_names_it(stack: OnServers) -> None:
         index.remove({"p/a.jpg": index.get(["p/a.jpg"])["p/a.jpg"].version})
     for original in (stack.home / "originals").rglob("*.jpg"):
         original.unlink()
-    assert verify(stack, code=1)["differences"] == {"missing": 1}
+    assert verify(stack, code=1)["differences"] == {"missing": 1, "original_missing": 1}
     repaired = verify(stack, "--repair")
     assert (repaired["clean"], repaired["dead_letters"]) == (True, {"SOURCE_GONE": 1})
+
+    # one that no record holds can't be made again: that is told, and hinders no promotion; and a
+    # store that is also another log's is not swept
+    publisher = Publisher(stack.settings())
+    publisher.upload(Source("q/a.jpg", path), Description())
+    publisher.flush()
+    wait_until_read(stack)
+    for original in (stack.home / "originals").rglob("*.jpg"):
+        original.unlink()
+    old, _ = leftovers(stack, "whoever")
+    os.utime(old, (time.time() - 7200,) * 2)
+    ImageStore(stack.settings().image_store_url).claim("another.log", "t9")
+    told = verify(stack, "--repair", code=1)
+    assert told["differences"] == {"original_missing": 1}
+    assert "logs/another.log@t9" in told["notes"][0] and old.exists()
+    assert stack.rows()["q/a.jpg"].state is RowState.LIVE
+    with contextlib.closing(open_catalog(stack.settings())) as catalog:
+        assert [each.state for each in catalog.list()] == [GenerationState.READY]
     stack.stop_process("ingest")
 
 

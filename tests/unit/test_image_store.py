@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import PoisonError
+from schemas.identity import original_folder
 from streams.image_store import ImageStore
 
 
@@ -39,49 +40,51 @@ def test_other_folders_are_not_ours(store: ImageStore, tmp_path: Path) -> None:
     assert not store.owns(store.uri_of("id", b"1", "jpg") + "/../../../x")
 
 
-def test_our_own_put_is_removed_however_late_it_was(store: ImageStore) -> None:
+def test_a_file_is_discarded_as_it_was_and_no_other(store: ImageStore) -> None:
     uri = store.put("id", b"1", "jpg")
-    store.remove(uri, obsolete_since=datetime.now(UTC) - timedelta(hours=1))
-    assert not path_of(uri).exists()
-    store.remove(uri, obsolete_since=datetime.now(UTC))  # gone already: no error
+    was = store.modified(uri)
+    assert was is not None and store.seen(uri) == was
+    os.utime(path_of(uri), (was.timestamp() + 5,) * 2)  # as if it were put again
+    assert not store.discard(uri, was) and path_of(uri).exists()
+    now = store.modified(uri)
+    assert now is not None and store.discard(uri, now) and not path_of(uri).exists()
+    assert store.discard(uri, now), "gone already is gone"
+    assert store.modified(uri) is None and store.seen(uri) is None and not store.holds(uri)
 
 
-def test_what_was_put_again_for_a_later_record_stays(tmp_path: Path) -> None:
+def test_what_another_process_put_is_not_seen_before_it_is_read(tmp_path: Path) -> None:
     url = (tmp_path / "store").as_uri()
     worker, publisher = ImageStore(url), ImageStore(url)
     uri = publisher.put("id", b"1", "jpg")
-    assert worker.get(uri, 10) == b"1"
-    deleted_at = datetime.now(UTC)
-    publisher.put("id", b"1", "jpg")
-    os.utime(path_of(uri), (deleted_at.timestamp() + 5,) * 2)  # no need to wait for the clock
-    worker.remove(uri, obsolete_since=deleted_at)
-    assert path_of(uri).exists()
+    assert worker.seen(uri) is None
+    assert worker.get(uri, 10) == b"1" and worker.seen(uri) == worker.modified(uri)
+    os.utime(path_of(uri), (1e9, 1e9))
+    assert worker.seen(uri) != worker.modified(uri)
+    assert worker.holds(uri) and worker.seen(uri) == worker.modified(uri)
 
 
-def test_after_a_restart_the_records_time_decides(tmp_path: Path) -> None:
-    url = (tmp_path / "store").as_uri()
-    uri = ImageStore(url).put("id", b"1", "jpg")
-    ImageStore(url).remove(uri, obsolete_since=datetime.now(UTC) + timedelta(seconds=1))
-    assert not path_of(uri).exists()
+def test_all_files_are_listed_and_those_of_one_folder(store: ImageStore) -> None:
+    mine = {store.put("id", data, "jpg") for data in (b"1", b"2")}
+    other = store.put("id2", b"1", "jpg")
+    assert {each.uri for each in store.files(original_folder("id"))} == mine
+    found = {each.uri: each for each in store.files()}
+    assert found.keys() == mine | {other}
+    each = found[other]
+    assert (each.key, store.uri_at(each.key)) == (store.original_of(other), other)
+    assert store.original_of("https://elsewhere.example/a") == ""
+    assert list(store.files(original_folder("never put"))) == []
 
 
-def test_a_delete_erases_every_original_of_the_picture(store: ImageStore, tmp_path: Path) -> None:
-    for data in (b"1", b"2", b"3"):
-        store.put("id", data, "jpg")
-    neighbour = store.put("id2", b"1", "jpg")
-    kept = store.uri_of("id", b"2", "jpg")
-    store.remove_all("id", datetime.now(UTC), but=kept)
-    left = [p for p in (tmp_path / "a folder").rglob("*") if p.is_file()]
-    assert sorted(left) == sorted([path_of(kept), path_of(neighbour)])
-    store.remove_all("id", datetime.now(UTC))
-    store.remove_all("id", datetime.now(UTC))  # nothing left: no error
-    store.remove_all("never put", datetime.now(UTC))
-    assert [p for p in (tmp_path / "a folder").rglob("*") if p.is_file()] == [path_of(neighbour)]
+def test_the_stores_own_clock_is_told(store: ImageStore) -> None:
+    assert abs(store.now() - datetime.now(UTC)) < timedelta(minutes=5)
 
 
-def test_an_erasure_leaves_what_a_later_record_has_put(tmp_path: Path) -> None:
-    url = (tmp_path / "store").as_uri()
-    later = ImageStore(url).put("id", b"later", "jpg")
-    deleted_at = datetime.now(UTC) - timedelta(seconds=5)
-    ImageStore(url).remove_all("id", deleted_at)
-    assert path_of(later).exists()
+def test_logs_claim_the_store(store: ImageStore) -> None:
+    assert store.claims() == set()
+    store.claim("images.uploaded", "t0")
+    store.claim("images.uploaded", "t0")
+    store.claim("b.images.uploaded", "t1")
+    assert store.claims() == {
+        store.claim_of("images.uploaded", "t0"),
+        store.claim_of("b.images.uploaded", "t1"),
+    }

@@ -1,0 +1,49 @@
+"""Whether the log holds a later record of a picture."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from confluent_kafka.admin import AdminClient
+
+from schemas.errors import FatalError
+from schemas.identity import Version
+from streams import kafka
+from streams.kafka_connection import KafkaConnection
+from streams.topic_reading import records_between
+
+#: How far it looks on: reading the log to its end again and again would cost more than it is for.
+_FAR = 1_000
+
+
+class LaterRecords:
+    """Looks from a record's place on to the end of the log."""
+
+    def __init__(self, connection: KafkaConnection, client: AdminClient, topic: str) -> None:
+        self._connection = connection
+        self._client = client
+        self._topic = topic
+
+    def of(self, places: Mapping[str, Version]) -> set[str]:
+        """Those of these pictures of which there is, or may be, a record after that place.
+
+        Raises:
+            TransientError: the broker can't be reached.
+        """
+        if not places:
+            return set()
+        by_partition: dict[int, list[str]] = defaultdict(list)
+        for image_id, version in places.items():
+            by_partition[version.partition].append(image_id)
+        ends = kafka.ends(self._client, self._topic, by_partition)
+        first = {p: min(places[i].offset for i in ids) + 1 for p, ids in by_partition.items()}
+        far = {p for p in by_partition if ends[p] - first[p] > _FAR}
+        later = {image_id for p in far for image_id in by_partition[p]}
+        near = {p: end for p, end in ends.items() if p not in far}
+        try:
+            for record in records_between(self._connection, self._topic, first, near):
+                image_id = (record.key or b"").decode(errors="replace")
+                if image_id in places and record.offset > places[image_id].offset:
+                    later.add(image_id)
+        except FatalError:  # the log's guard says it better
+            return set(places)
+        return later

@@ -1,0 +1,79 @@
+"""The image store's side of a verification: are the originals there, and no others?
+
+A file is left over where it was put an hour before the verification began and neither a live row of
+a generation that is not retired names it, nor a picture's latest record: that of a dead letter
+waits for a retry. What is younger may belong to a record that is on its way. Times are the store's.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+
+from search.generations import Generation
+from search.port import GenerationCatalog
+from streams.image_store import ImageStore, Stored
+from streams.ledger import Ledger
+from streams.originals import ON_ITS_WAY
+from streams.other_generations import OtherGenerations
+
+_CHUNK = 500
+
+
+class StoreSide:
+    """What the store of originals holds, noted in a ledger. Every method raises TransientError."""
+
+    def __init__(
+        self, store: ImageStore, generation: Generation, catalog: GenerationCatalog
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._others = OtherGenerations(generation, catalog)
+        self._old = datetime.min.replace(tzinfo=UTC)
+
+    def original_of(self, uri: str) -> str:
+        """As `ImageStore.original_of`."""
+        return self._store.original_of(uri)
+
+    def begin(self) -> None:
+        """Look at the store's clock, before the log is read."""
+        self._old = self._store.now() - ON_ITS_WAY
+
+    def note_all(
+        self, ledger: Ledger, passing: Callable[[Iterable[Stored]], Iterable[Stored]]
+    ) -> None:
+        """Note every file; they are passed through `passing` on their way."""
+        ledger.note_originals(passing(self._store.files()), self._old)
+
+    def look_again(self, ledger: Ledger, image_ids: Sequence[str]) -> None:
+        """Note anew whether the originals of these rows are there."""
+        for key in ledger.originals_of(image_ids):
+            uri = self._store.uri_at(key)
+            modified = self._store.modified(uri)
+            if modified is None:
+                ledger.forget_originals([key])
+            else:
+                ledger.note_originals([Stored(key, uri, modified)], self._old)
+
+    def settle(self, ledger: Ledger) -> str | None:
+        """Leave out of what is left what others name; why nothing can be said of it, if so."""
+        if not ledger.count_left():
+            return None
+        logs = {each.log for each in self._catalog.list()}
+        ours = {self._store.claim_of(log.topic, log.topic_id) for log in logs}
+        if foreign := sorted(self._store.claims() - ours):
+            left = [key for key, _ in ledger.left()]
+            ledger.note_named(map(self._store.uri_at, left))
+            return (
+                f"{len(left)} originals are named by no row here, but the store is also that of "
+                f"{', '.join(foreign)}: remove those files from it once nobody reads these logs"
+            )
+        ledger.note_named(self._others.uris())
+        return None
+
+    def sweep(self, ledger: Ledger) -> None:
+        """Remove what is left, unless it was put again meanwhile."""
+        left = ledger.left()
+        while some := list(islice(left, _CHUNK)):
+            for key, modified in some:
+                self._store.discard(self._store.uri_at(key), modified)
+            ledger.forget_originals(key for key, _ in some)
