@@ -90,6 +90,7 @@ LEFT = {
 }
 
 
+@pytest.mark.fault("a picture takes its decoder over")
 @pytest.mark.parametrize("lacking", LEFT, ids=["nothing", "landlock", "seccomp", "both"])
 @pytest.mark.parametrize("user", ["", ORDINARY_USER], ids=["same user", "nobody"])
 def test_what_a_picture_that_takes_a_decoder_over_gains(
@@ -291,6 +292,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], set[ReasonCode | None]]] = {
 }
 
 
+@pytest.mark.fault("a small file asks for much memory")
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_small_file_that_asks_for_much_is_one_poisoned_picture(
     name: str, pool: DecoderPool
