@@ -152,7 +152,8 @@ _MEANINGS = {
     "pictures on a CPU, has its own and needs pixtide[int8]",
     "batch_size": "pictures encoded at once",
     "max_picture_bytes": "a larger picture is dead-lettered as TOO_LARGE",
-    "max_pixels": "a picture of more pixels is dead-lettered as PIXEL_LIMIT",
+    "max_pixels": "a picture of more pixels, or that takes more than 8 bytes for each of "
+    "these to decode, is dead-lettered as PIXEL_LIMIT",
     "decode_timeout_s": "for one picture; then it is dead-lettered as DECODE_TIMEOUT",
     "in_flight_bytes": "bytes of records (a quarter), fetched pictures and cut pixels that a "
     "worker holds; each picture is fetched with room for `PIXTIDE_MAX_PICTURE_BYTES`",

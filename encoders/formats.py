@@ -46,6 +46,9 @@ _ALLOWED = (
     ),
 )
 
+#: What is read, as Pillow spells it.
+NAMES = tuple(known.name for known in _ALLOWED)
+
 #: Known, and refused: documents, programs in disguise, and what needs a decoder we don't run.
 #: What Pillow can recognise beyond these is refused too, see `refused_format`.
 _REFUSED = {

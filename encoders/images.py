@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
+from encoders.footprint import footprint, webp_canvas
 from encoders.formats import extension_of, format_of, refused_format, sniff_content_type
 from encoders.pixels import cut, rgb_of
 from encoders.port import Crop, Pixels
@@ -30,6 +31,7 @@ __all__ = [
     "decode",
     "extension_of",
     "identify",
+    "memory_of",
     "render",
     "sniff_content_type",
     "thumbnail",
@@ -38,6 +40,7 @@ __all__ = [
 # Only the main picture is of use, and the pool is what decodes pictures side by side.
 register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
+MiB = 2**20
 _ORIENTATION_TAG = 0x0112  # Exif 2.32, 4.6.4
 _TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,6 +55,7 @@ _ON_ITS_SIDE = range(5, 9)
 #: A JPEG is decoded to no less than so many times what is needed of each side. At 2, vectors are
 #: within a cosine of 0.995 of those of the whole picture; at 1 they are not.
 _AMPLE = 2
+_NO_MEMORY = "decoding takes more memory than a picture may"
 #: What Pillow's readers raise over data that is damaged or ends early.
 _DAMAGED = (
     ArithmeticError,
@@ -73,13 +77,19 @@ class Limits:
     """What a picture may ask for. Pixels and sides are as the header states them.
 
     `max_aspect` bounds long side / short side: a line of pixels would become a huge picture
-    when its short side is resized to a model's input.
+    when its short side is resized to a model's input. `max_data_bytes` is of the file.
     """
 
     max_pixels: int = 89_000_000
     max_dimension: int = 65_535
     max_aspect: int = 100
-    max_metadata_bytes: int = 8 * 1024 * 1024
+    max_metadata_bytes: int = 8 * MiB
+    max_data_bytes: int = 64 * MiB
+
+    @property
+    def max_memory(self) -> int:
+        """Bytes that a picture may take while it is decoded, beside those of its file."""
+        return 8 * self.max_pixels + 32 * MiB
 
 
 @dataclass(frozen=True)
@@ -107,10 +117,12 @@ def decode(data: bytes, crop: Crop, limits: Limits) -> Picture:
     """Decode one picture and cut it for a model.
 
     Raises:
-        PoisonError: EMPTY_IMAGE, TRUNCATED_IMAGE, UNIDENTIFIED_FORMAT, FORMAT_NOT_ALLOWED,
-            PIXEL_LIMIT, DIMENSION_LIMIT or METADATA_LIMIT.
+        PoisonError: EMPTY_IMAGE, TOO_LARGE, TRUNCATED_IMAGE, UNIDENTIFIED_FORMAT,
+            FORMAT_NOT_ALLOWED, PIXEL_LIMIT, DIMENSION_LIMIT or METADATA_LIMIT.
     """
-    return render(identify(data, limits), crop)
+    image = identify(data, limits)
+    memory_of(image, data, limits, crop.resize)
+    return render(image, crop, limits)
 
 
 def identify(data: bytes, limits: Limits) -> Image.Image:
@@ -121,6 +133,10 @@ def identify(data: bytes, limits: Limits) -> Image.Image:
     """
     if not data:
         raise PoisonError(ReasonCode.EMPTY_IMAGE, "the picture has no bytes")
+    if len(data) > limits.max_data_bytes:
+        raise PoisonError(
+            ReasonCode.TOO_LARGE, f"{len(data)} bytes; at most {limits.max_data_bytes} are decoded"
+        )
     kind = format_of(data)
     if kind is None:
         refused = refused_format(data)
@@ -131,49 +147,76 @@ def identify(data: bytes, limits: Limits) -> Image.Image:
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     PngImagePlugin.MAX_TEXT_CHUNK = limits.max_metadata_bytes
     PngImagePlugin.MAX_TEXT_MEMORY = limits.max_metadata_bytes
-    with _verdicts():
+    canvas = webp_canvas(data) if kind == "WEBP" else None
+    if canvas is not None:
+        _check_size(canvas, limits)
+    with _verdicts(ReasonCode.METADATA_LIMIT):
         image = Image.open(io.BytesIO(data), formats=[kind])
-    _check_header(image, limits)
+    _check_size(image.size, limits)
+    _check_metadata(image, limits)
     return image
 
 
-def render(image: Image.Image, crop: Crop) -> Picture:
+def memory_of(image: Image.Image, data: bytes, limits: Limits, side: int) -> int:
+    """Bytes that decoding an identified picture takes, beside those of its file.
+
+    Raises:
+        PoisonError: PIXEL_LIMIT where that is more than it may take; TRUNCATED_IMAGE.
+    """
+    with _verdicts():
+        memory = footprint(image, data, limits.max_pixels, _AMPLE * side)
+    if memory > limits.max_memory:
+        raise PoisonError(
+            ReasonCode.PIXEL_LIMIT,
+            f"decoding takes {memory // MiB} MiB of memory; at most {limits.max_memory // MiB} "
+            "are spent",
+        )
+    return memory
+
+
+def render(image: Image.Image, crop: Crop, limits: Limits) -> Picture:
     """Decode an identified picture: its first frame, as displayed, cut for a model.
 
     Raises:
-        PoisonError: TRUNCATED_IMAGE, METADATA_LIMIT, or FORMAT_NOT_ALLOWED for pixels of a
-            kind that has no pinned conversion.
+        PoisonError: TRUNCATED_IMAGE, PIXEL_LIMIT, METADATA_LIMIT, or FORMAT_NOT_ALLOWED for
+            pixels of a kind that has no pinned conversion.
     """
     # a JPEG with further pictures behind it (a phone's depth map, say) is a JPEG all the same
     kind = "JPEG" if image.format == "MPO" else image.format or ""
     whole = image.size
     _spare(image, crop.resize)
     spared = image.size != whole
-    shown = _displayed(image)
+    shown = _displayed(image, limits)
     if not spared:
         whole = shown.size
     elif _orientation(image) in _ON_ITS_SIDE:
         whole = whole[::-1]
-    return Picture(np.asarray(cut(shown, crop)), *whole, kind)
+    with _verdicts():
+        return Picture(np.asarray(cut(shown, crop)), *whole, kind)
 
 
-def thumbnail(image: Image.Image, side: int) -> bytes:
+def thumbnail(image: Image.Image, side: int, limits: Limits) -> bytes:
     """Decode an identified picture to a small JPEG, as displayed, at most `side` pixels a side.
 
     Raises:
         PoisonError: as `render`.
     """
     _spare(image, side)
-    shown = _displayed(image)
-    shown.thumbnail((side, side))
+    shown = _displayed(image, limits)
     small = io.BytesIO()
-    shown.save(small, "JPEG", quality=80)
+    with _verdicts():
+        shown.thumbnail((side, side))
+        plain = shown.copy()  # of no file: a thumbnail has pixels, and nothing else of the picture
+        plain.info.clear()
+        plain.save(small, "JPEG", quality=80)
     return small.getvalue()
 
 
 @contextmanager
-def _verdicts() -> Iterator[None]:
+def _verdicts(too_much: ReasonCode = ReasonCode.PIXEL_LIMIT) -> Iterator[None]:
     """Run Pillow's readers: its errors become ours, and its warnings about side notes are mute.
+
+    `too_much` is the code of what takes more memory than there is.
 
     The filters are process-wide while inside. They name Pillow alone, so that threads that
     overlap can leave behind nothing worse than a mute remark.
@@ -187,7 +230,13 @@ def _verdicts() -> Iterator[None]:
         raise PoisonError(ReasonCode.PIXEL_LIMIT, str(error)) from error
     except UnidentifiedImageError as error:
         raise PoisonError(ReasonCode.TRUNCATED_IMAGE, "the header is damaged or cut off") from error
+    except PermissionError:  # of a confined process: a reader that wants more than bytes
+        raise
+    except MemoryError as error:
+        raise PoisonError(too_much, _NO_MEMORY) from error
     except _DAMAGED as error:
+        if "memory" in str(error).lower():  # as the readers in C tell it
+            raise PoisonError(too_much, _NO_MEMORY) from error
         if "MAX_TEXT_" in str(error):
             raise PoisonError(ReasonCode.METADATA_LIMIT, str(error)) from error
         raise PoisonError(
@@ -195,8 +244,8 @@ def _verdicts() -> Iterator[None]:
         ) from error
 
 
-def _check_header(image: Image.Image, limits: Limits) -> None:
-    width, height = image.size
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
     if width * height > limits.max_pixels:
         raise PoisonError(
             ReasonCode.PIXEL_LIMIT,
@@ -209,12 +258,24 @@ def _check_header(image: Image.Image, limits: Limits) -> None:
             f"{width} x {height}; a side may have {limits.max_dimension} pixels "
             f"and {limits.max_aspect} times the other",
         )
-    metadata = sum(len(note) for note in image.info.values() if isinstance(note, bytes | str))
+
+
+def _check_metadata(image: Image.Image, limits: Limits) -> None:
+    metadata = _length(list(image.info.values()))
     if metadata > limits.max_metadata_bytes:
         raise PoisonError(
             ReasonCode.METADATA_LIMIT,
             f"{metadata} bytes of metadata; at most {limits.max_metadata_bytes} are read",
         )
+
+
+def _length(note: object) -> int:
+    """Bytes or characters of a note, and of notes in it."""
+    if isinstance(note, bytes | str):
+        return len(note)
+    if isinstance(note, dict):
+        note = list(note.values())
+    return sum(map(_length, note)) if isinstance(note, list | tuple) else 0
 
 
 def _spare(image: Image.Image, side: int) -> None:
@@ -226,17 +287,20 @@ def _spare(image: Image.Image, side: int) -> None:
     image.draft(None, (_AMPLE * side, _AMPLE * side))
 
 
-def _displayed(image: Image.Image) -> Image.Image:
+def _displayed(image: Image.Image, limits: Limits) -> Image.Image:
     """Decode the first frame to RGB, the way up that a viewer shows it."""
     with _verdicts():
         image.load()
+    _check_size(image.size, limits)  # some readers learn the true size only now
+    turn = _TRANSPOSED.get(_orientation(image))
     try:
         rgb = rgb_of(image)
     except ValueError as error:
         raise PoisonError(
             ReasonCode.FORMAT_NOT_ALLOWED, f"pixels of mode {image.mode} have no conversion"
         ) from error
-    turn = _TRANSPOSED.get(_orientation(image))
+    if rgb is not image:
+        image.close()  # its pixels have had their use
     return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -246,7 +310,7 @@ def _orientation(image: Image.Image) -> int:
     Asked after loading: the TIFF and HEIF readers have turned the picture by then, and say so.
     """
     try:
-        with _verdicts():
+        with _verdicts(ReasonCode.METADATA_LIMIT):
             found = image.getexif().get(_ORIENTATION_TAG, 1)
     except PoisonError:  # a broken side note doesn't make the picture worthless
         return 1

@@ -14,35 +14,71 @@ from encoders.port import Crop
 #: The version of what is done to pixels; part of every model's fingerprint.
 PREPROCESSING = "pixels-v2"
 
+#: Pixels that are converted at once.
+BAND_PIXELS = 2**20
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 def rgb_of(image: Image.Image) -> Image.Image:
     """Convert to mode RGB; transparent pixels are shown on white, colour profiles are ignored.
 
+    In bands, so that what is between the two modes takes little memory.
+
     Raises:
         ValueError: for a mode that Pillow can't convert.
     """
+    transparent = image.has_transparency_data
+    if image.mode == "RGB" and not transparent:
+        return image
+    stretch = _range(image) if image.mode == "F" else None
+    rows = max(1, BAND_PIXELS // max(1, image.width))
+    if rows >= image.height:
+        return _band(image, stretch, transparent=transparent)
+    shown = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(image.height, top + rows)))
+        shown.paste(_band(band, stretch, transparent=transparent), (0, top))
+    return shown
+
+
+def _band(
+    image: Image.Image, stretch: tuple[float, float] | None, *, transparent: bool
+) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        image = _grey(image)
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
+        image = _grey(image, stretch)
+        transparent = False  # greys of 16 bits and more have lost what else they had
+    if not transparent:
+        return image.convert("RGB")
     see_through = image.convert("RGBA")
     white = Image.new("RGB", image.size, (255, 255, 255))
     white.paste(see_through, mask=see_through.getchannel("A"))
     return white
 
 
-def _grey(image: Image.Image) -> Image.Image:
+def _grey(image: Image.Image, stretch: tuple[float, float] | None) -> Image.Image:
     """16-bit and deeper grey to 8 bits: integers from 0..65535, floats from their own range."""
-    values: NDArray[np.floating[Any]] = np.asarray(image, dtype=np.float32)
-    values = np.nan_to_num(values, posinf=0, neginf=0)
-    if image.mode == "F":
-        low, high = values.min(), values.max()
+    values = _values(image)
+    if stretch is not None:
+        low, high = map(np.float32, stretch)
         values = (values - low) / (high - low or 1) * 255
     else:
         values = values / 257
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    rows = max(1, BAND_PIXELS // max(1, image.width))
+    low, high = np.inf, -np.inf
+    for top in range(0, image.height, rows):
+        values = _values(image.crop((0, top, image.width, min(image.height, top + rows))))
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    return low, high
+
+
+def _values(image: Image.Image) -> NDArray[np.floating[Any]]:
+    values: NDArray[np.floating[Any]] = np.array(image, dtype=np.float32)
+    np.nan_to_num(values, copy=False, posinf=0, neginf=0)
+    return values
 
 
 def cut(image: Image.Image, crop: Crop) -> Image.Image:

@@ -1,6 +1,7 @@
 """A bounded amount, such as bytes of memory, of which threads take some and give it back."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,17 +26,29 @@ class Reserve:
         """How much is taken now."""
         return self.total - self._free
 
-    def take(self, amount: int) -> None:
+    def take(self, amount: int, timeout_s: float | None = None) -> bool:
         """Take this much, which is at most `total`; blocks until it is free.
+
+        Returns:
+            False where it was not free within that many seconds.
 
         Raises:
             FatalError: the reserve is closed.
         """
-        with self._turn, self._changed:
-            self._changed.wait_for(lambda: self._free >= amount or self._closed)
-            if self._closed:
-                raise FatalError("the reserve is closed")
-            self._free -= amount
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        if not self._turn.acquire(timeout=-1 if timeout_s is None else max(0, timeout_s)):
+            return False
+        try:
+            with self._changed:
+                left = None if until is None else max(0, until - time.monotonic())
+                free = self._changed.wait_for(lambda: self._free >= amount or self._closed, left)
+                if self._closed:
+                    raise FatalError("the reserve is closed")
+                if free:
+                    self._free -= amount
+                return free
+        finally:
+            self._turn.release()
 
     def give_back(self, amount: int) -> None:
         """Free this much again; from any thread."""

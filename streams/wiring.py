@@ -128,7 +128,7 @@ def decoder_pool(settings: Settings, processes: int) -> "DecoderPool":
     from encoders.decoding import DecoderPool
     from encoders.images import Limits
 
-    limits = Limits(max_pixels=settings.max_pixels)
+    limits = Limits(max_pixels=settings.max_pixels, max_data_bytes=settings.max_picture_bytes)
     decoders = DecoderPool(processes, settings.decode_timeout_s, limits)
     decoders.start()
     return decoders

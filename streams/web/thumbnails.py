@@ -9,6 +9,9 @@ from encoders.decoding import DecoderPool
 from schemas.identity import original_folder
 from search.port import StoredImage
 
+#: Longest wait for a thumbnail that isn't kept, in seconds; whoever asks again may have it then.
+_PATIENCE_S = 30.0
+
 
 class Thumbnails:
     """Makes thumbnails of originals, and keeps the latest used ones in a folder of its own.
@@ -37,7 +40,7 @@ class Thumbnails:
         Raises:
             ApiError: the original can't be had.
             PoisonError: it can't be decoded.
-            TransientError: its store is unwell.
+            TransientError: its store is unwell, or the decoders are busy.
         """
         file = self._folder / original_folder(row.image_id) / f"{row.sha256}-{side}.jpg"
         with self._lock:
@@ -49,7 +52,7 @@ class Thumbnails:
                 return file.read_bytes()
             except FileNotFoundError:  # forgotten just now
                 pass
-        thumbnail = self._decoders.thumbnail(self._original(row), side)
+        thumbnail = self._decoders.thumbnail(self._original(row), side, _PATIENCE_S)
         self._keep(file, thumbnail)
         return thumbnail
 

@@ -15,19 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
-import encoders.decoding
+import encoders.decoder_process
 import streams.kafka
 from encoders.device import Device
-from encoders.images import Picture, render
 from encoders.open_clip_encoder import OpenClipEncoder
-from encoders.port import Crop, Pixels, Vectors
+from encoders.port import Pixels, Vectors
 from streams.assignment import Assignment
 from streams.cli import main
+from tests.faults.deadly_decoder import DEADLY as DEADLY
 
-#: The size of pictures that kill their decoder.
-DEADLY = (40, 8)
 #: The most rows that the small device takes at once, and how many the fragile one lives through.
 MOST_ROWS, LAST_ROWS = 2, 8
 #: The group loses a member that doesn't poll for so long; the slow model takes longer.
@@ -84,7 +81,7 @@ def bad_pictures() -> None:
         return vectors
 
     _replace(OpenClipEncoder, "encode_pictures", encode_pictures)
-    _replace(encoders.decoding, "render", _render_or_die)
+    _replace(encoders.decoder_process, "PROGRAM", "tests.faults.deadly_decoder")
 
 
 def slow_model() -> None:
@@ -120,12 +117,6 @@ def _before_each_forward(check: Callable[[int], None]) -> None:
         return encode(self, count, dimension, guarded)
 
     _replace(Device, "encode", checked)
-
-
-def _render_or_die(image: Image.Image, crop: Crop) -> Picture:
-    if image.size == DEADLY:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return render(image, crop)
 
 
 _SABOTAGES = {

@@ -330,7 +330,7 @@ def test_animation_gives_its_first_frame(kind: str, monkeypatch: pytest.MonkeyPa
     data = saved(red, kind, save_all=True, append_images=[blue])
     image = identify(data, LIMITS)
     monkeypatch.setattr(type(image), "seek", lambda *_: pytest.fail("a frame was sought"))
-    shown = render(image, CROP).pixels.reshape(-1, 3)
+    shown = render(image, CROP, LIMITS).pixels.reshape(-1, 3)
     assert np.abs(shown.astype(int) - RED).max() < 8
 
 
@@ -396,7 +396,7 @@ def test_a_large_jpeg_is_decoded_at_half_its_size(orientation: int, shown: tuple
     data = saved(photo(1300, 1250), "JPEG", quality=90, exif=exif)
     crop = Crop(size=224, resize=224)
     image = identify(data, LIMITS)
-    found = render(image, crop)
+    found = render(image, crop, LIMITS)
     assert image.size == (650, 625)
     assert (found.width, found.height) == shown
     with Image.open(io.BytesIO(data)) as whole:
@@ -405,5 +405,5 @@ def test_a_large_jpeg_is_decoded_at_half_its_size(orientation: int, shown: tuple
 
 
 def test_thumbnail() -> None:
-    small = Image.open(io.BytesIO(thumbnail(identify(saved(photo(200, 100)), LIMITS), 50)))
+    small = Image.open(io.BytesIO(thumbnail(identify(saved(photo(200, 100)), LIMITS), 50, LIMITS)))
     assert (small.format, small.size) == ("JPEG", (50, 25))
