@@ -99,8 +99,13 @@ def admin(connection: KafkaConnection) -> AdminClient:
     return Admin(connection, **_QUIET, **{"enable.sparse.connections": False})
 
 
-def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2**20) -> Producer:
-    """A producer that neither loses nor reorders; keys land where Java's clients put them."""
+def producer(
+    connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2**20, **more: Any
+) -> Producer:
+    """A producer that neither loses nor reorders; keys land where Java's clients put them.
+
+    `more` is configuration besides, in librdkafka's names.
+    """
     return Producer(
         {
             **connection.librdkafka(),
@@ -111,6 +116,7 @@ def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2*
             "batch.size": 512 * 1024,  # a topic's limit is that of a batch, not of a message
             "compression.type": "none",  # pictures are compressed already
             **_QUIET,
+            **more,
         }
     )
 
@@ -165,6 +171,14 @@ def ingest_consumer(
             **more,
         }
     )
+
+
+def gives_up(seconds: float, max_bytes: int) -> dict[str, Any]:
+    """Configuration of a producer that keeps what it can't deliver for so long, up to so much."""
+    return {
+        "delivery.timeout.ms": int(seconds * 1000),
+        "queue.buffering.max.kbytes": max_bytes // 1024,
+    }
 
 
 def session(seconds: float) -> dict[str, Any]:
