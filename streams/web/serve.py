@@ -52,9 +52,19 @@ def serve(
     *,
     proxies: Sequence[str],
     on_ready: Callable[[], None],
-    patience: Patience | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Who asks is believed of `proxies` alone."""
+    server_of(site, proxies=proxies, on_ready=on_ready).run(sockets=[listener])
+
+
+def server_of(
+    site: Site,
+    *,
+    proxies: Sequence[str],
+    on_ready: Callable[[], None],
+    patience: Patience | None = None,
+) -> uvicorn.Server:
+    """What serves it."""
     # a line for each malformed request would let anybody fill the log
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     connections = Connections(patience or Patience(), proxies)
@@ -70,7 +80,7 @@ def serve(
         timeout_graceful_shutdown=_GRACE_S,
         lifespan="on",
     )
-    _Server(config, site, connections, on_ready).run(sockets=[listener])
+    return _Server(config, site, connections, on_ready)
 
 
 def listen(host: str, port: int) -> socket.socket:
