@@ -79,3 +79,22 @@ def test_four_batches_are_in_flight_unless_a_number_of_records_is_set() -> None:
     assert records_of(Settings()) == 256
     assert records_of(Settings(batch_size=256)) == 1024
     assert records_of(Settings(batch_size=256, in_flight_records=8)) == 8
+
+
+@pytest.mark.parametrize("secret", ["WEB_TOKEN", "WEAVIATE_API_KEY", "KAFKA_PASSWORD"])
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff"])
+def test_a_secret_that_was_not_filled_in_stops_the_start(
+    secret: str, content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(content)
+    monkeypatch.setenv(f"PIXTIDE_{secret}_FILE", str(tmp_path / "secret"))
+    with pytest.raises(UsageError, match=f"PIXTIDE_{secret}_FILE"):
+        load_settings()
+    monkeypatch.setenv(f"PIXTIDE_{secret}_FILE", "")
+    with pytest.raises(UsageError, match=f"PIXTIDE_{secret}_FILE"):
+        load_settings()
+    monkeypatch.delenv(f"PIXTIDE_{secret}_FILE")
+    if content != b"\xff":
+        monkeypatch.setenv(f"PIXTIDE_{secret}", content.decode())
+        with pytest.raises(UsageError, match=f"PIXTIDE_{secret}:.*empty"):
+            load_settings()
