@@ -1,5 +1,6 @@
 """Dead letters, worked off: listed, looked at, and told apart by what has become of them."""
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from schemas.errors import PoisonError, UsageError
 from schemas.events import ImageEvent, ImageUploaded, InlinePicture
 from schemas.identity import Version
 from search.generations import Generation
-from search.port import GenerationCatalog, RowState, StoredImage
+from search.port import CollectionGoneError, GenerationCatalog, RowState, StoredImage
 from streams.image_store import ImageStore
 from streams.kafka import Headers, Record
 from streams.kafka_connection import KafkaConnection
@@ -160,9 +161,10 @@ class DeadLetters:
             found = self.record_at(which)
         else:
             ours = (r for r in records_of(self._connection, self._topic) if _text(r.key) == which)
-            found = max(ours, key=lambda record: record.timestamp_ms, default=None)
-            if found is None:
+            latest = max(ours, key=lambda record: record.timestamp_ms, default=None)
+            if latest is None:
                 raise UsageError(f"no dead letter of {which}")
+            found = latest
         [letter] = self._with_states([letter_of(found)])
         return self.content_of(found, letter)
 
@@ -238,10 +240,12 @@ class DeadLetters:
             by_generation.setdefault(letter.generation, []).append(letter)
         for name, ours in by_generation.items():
             generation = self._catalog.get(name) if name else None
-            if generation is None:
+            index = None
+            with contextlib.suppress(CollectionGoneError):  # retired: its record is there still
+                index = self._catalog.open(generation) if generation else None
+            if generation is None or index is None:
                 yield from (replace(letter, state=LetterState.ORPHANED) for letter in ours)
                 continue
-            index = self._catalog.open(generation)
             for start in range(0, len(ours), _ROWS_AT_ONCE):
                 some = ours[start : start + _ROWS_AT_ONCE]
                 rows = index.get({letter.image_id for letter in some})

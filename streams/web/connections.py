@@ -13,6 +13,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from streams.web.rates import client_at
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -57,7 +59,9 @@ class Connections:
         connection.began(self._clock())
         self._open[connection] = None
         self._of[connection.peer] += 1
-        if self._of[connection.peer] > self._patience.each and not self._is_proxy(connection.peer):
+        if self._of[connection.peer] > self._patience.each and not self._is_proxy(
+            connection.address
+        ):
             self._let_go_one_of(connection.peer, connection)
         elif len(self._open) > self._patience.connections:
             self._let_go_one_of(self._of.most_common(1)[0][0], connection)
@@ -78,17 +82,14 @@ class Connections:
 
     def _let_go_one_of(self, peer: str, new: "BoundedProtocol") -> None:
         """That which has waited for longest for a request, or else the new one."""
-        for connection in list(self._open):
-            if connection.peer == peer and connection is not new and connection.is_waiting:
-                connection.let_go()
-                return
-        new.let_go()
+        waiting = [c for c in self._open if c.peer == peer and c is not new and c.is_waiting]
+        min(waiting, key=lambda connection: connection.since, default=new).let_go()
 
-    def _is_proxy(self, peer: str) -> bool:
+    def _is_proxy(self, host: str) -> bool:
         try:
-            address = ipaddress.ip_address(peer)
+            address = ipaddress.ip_address(host)
         except ValueError:
-            return peer in self._proxies
+            return host in self._proxies
         return "*" in self._proxies or any(
             address in network for network in self._proxies if not isinstance(network, str)
         )
@@ -100,10 +101,10 @@ class BoundedProtocol(H11Protocol):
     def __init__(self, connections: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._connections = connections
-        self.peer = ""
+        self.address = self.peer = ""
         self._seen: RequestResponseCycle | None = None
         self._was_waiting = True
-        self._since = 0.0
+        self.since = 0.0
         self._looked = 0.0
         self._body_s = 0.0
         self._received = 0
@@ -112,8 +113,9 @@ class BoundedProtocol(H11Protocol):
 
     def began(self, now: float) -> None:
         """It is open since now."""
-        self.peer = str(self.client[0]) if self.client else ""
-        self._since = self._looked = now
+        self.address = str(self.client[0]) if self.client else ""
+        self.peer = client_at(self.address)
+        self.since = self._looked = now
 
     @property
     def is_waiting(self) -> bool:
@@ -144,7 +146,7 @@ class BoundedProtocol(H11Protocol):
         """Let it go if it takes too long."""
         passed, self._looked = now - self._looked, now
         if self.cycle is not self._seen or self.is_waiting is not self._was_waiting:
-            self._seen, self._was_waiting, self._since = self.cycle, self.is_waiting, now
+            self._seen, self._was_waiting, self.since = self.cycle, self.is_waiting, now
             self._body_s, self._received = 0.0, 0
         if self._takes_too_long(now, passed, patience):
             self.let_go()
@@ -156,7 +158,7 @@ class BoundedProtocol(H11Protocol):
             if since is not None:
                 return now - since > patience.read_s
         if self.is_waiting:
-            return now - self._since > patience.head_s
+            return now - self.since > patience.head_s
         if self.cycle.more_body and not self.flow.read_paused:  # else it is us who take long
             self._body_s += passed
             return self._body_s > patience.body_s + self._received / patience.body_rate

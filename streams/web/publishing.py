@@ -29,7 +29,7 @@ from schemas.errors import PoisonError, ReasonCode, TransientError
 from schemas.identity import MAX_IMAGE_ID_BYTES
 from streams.publish import Delivered, Description, Position, Publisher, Source
 from streams.web.guard import announced
-from streams.web.lanes import Budget, Lane, in_thread
+from streams.web.lanes import Budget, Lane, busy, in_thread
 from streams.web.pictures import checked_id
 from streams.web.problems import ApiError, json_response
 from streams.web.rates import Rate, client_of
@@ -230,6 +230,9 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         # what the parsers raise for headers and character sets that nobody sends by mistake
         raise ApiError(400, "MALFORMED_REQUEST", "the form can't be read") from error
+    except OSError as error:
+        logger.error("an upload can't be kept: %s", error)
+        raise busy("there is no room for uploads now", retry_after_s=30) from error
     try:
         yield form
     finally:

@@ -47,8 +47,12 @@ class Rate:
 
 
 def client_of(request: Request) -> str:
-    """Who asks: an IPv4 address, or the network of an IPv6 one, of which a client has many."""
-    host = request.client.host if request.client else ""
+    """Who asks, as `client_at`."""
+    return client_at(request.client.host if request.client else "")
+
+
+def client_at(host: str) -> str:
+    """An IPv4 address, or the network of an IPv6 one, of which a client has many."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -17,7 +17,11 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """An answer for callers in one event loop, made anew when it is older than `fresh_s`."""
+    """An answer for callers in one event loop, made anew when it is older than `fresh_s`.
+
+    One that took longer to make is good for as long, so that no more than half of the time goes
+    into making it.
+    """
 
     def __init__(
         self, what: str, make: Callable[[], Awaitable[T]], *, fresh_s: float, patience_s: float
@@ -27,12 +31,13 @@ class Shared(Generic[T]):
         self._fresh_s = fresh_s
         self._patience_s = patience_s
         self._task: asyncio.Task[T] | None = None
-        self._made: tuple[float, T] | None = None
+        self._made: T | None = None
+        self._good_until = float("-inf")
 
     async def get(self) -> T:
         """The answer. Raises what making it raised, and ApiError 503 where it takes too long."""
-        if self._made is not None and time.monotonic() - self._made[0] <= self._fresh_s:
-            return self._made[1]
+        if self._made is not None and time.monotonic() <= self._good_until:
+            return self._made
         if self._task is None:
             self._task = asyncio.create_task(self._make_it())
             self._task.add_done_callback(self._over)
@@ -48,9 +53,11 @@ class Shared(Generic[T]):
         self._task = None
 
     async def _make_it(self) -> T:
+        began = time.monotonic()
         made = await self._make()
         if self._task is asyncio.current_task():
-            self._made = (time.monotonic(), made)
+            now = time.monotonic()
+            self._made, self._good_until = made, now + max(self._fresh_s, now - began)
         return made
 
     def _over(self, task: "asyncio.Task[T]") -> None:

@@ -1,11 +1,15 @@
 """Thumbnails that were made, kept for who asks next."""
 
+import contextlib
+import logging
 import threading
 from collections import OrderedDict
 from pathlib import Path
 
 from schemas.identity import original_folder
 from search.port import StoredImage
+
+logger = logging.getLogger(__name__)
 
 
 class Thumbnails:
@@ -30,15 +34,21 @@ class Thumbnails:
             self._sizes.move_to_end(file)
         try:
             return file.read_bytes()
-        except FileNotFoundError:  # forgotten just now
+        except OSError:  # forgotten just now, or the disk is unwell: it is made again
             return None
 
     def keep(self, row: StoredImage, side: int, thumbnail: bytes) -> None:
-        """Keep it, for as long as there is room."""
+        """Keep it, for as long as there is room, and where the disk takes it."""
         file = self._file(row, side)
         partial = file.with_name(f"{file.name}.{threading.get_ident()}")
-        file.parent.mkdir(exist_ok=True)
-        partial.write_bytes(thumbnail)
+        try:
+            file.parent.mkdir(exist_ok=True)
+            partial.write_bytes(thumbnail)
+        except OSError as error:
+            logger.warning("a thumbnail is not kept: %s", error)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            return
         with self._lock:
             partial.replace(file)
             self._bytes += len(thumbnail) - self._sizes.pop(file, 0)

@@ -342,7 +342,7 @@ def test_a_search_that_can_not_be_served_says_when_to_come_again(
     page: Page, behind: Behind
 ) -> None:
     behind.reply = lambda _: SearchReply(
-        error=SearchError(code="OVERLOADED", message="full", retryable=True)  # type: ignore[arg-type]
+        error=SearchError(code="OVERLOADED", message="full", retryable=True)
     )
     refused = page.ask("POST", "/api/search", b'{"text":"a"}')
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
