@@ -1,5 +1,6 @@
 """The page with stand-ins for the servers behind it, so that each can be made slow or strange."""
 
+import asyncio
 import contextlib
 import hashlib
 import threading
@@ -213,6 +214,8 @@ class _Client:
         return
 
     async def search(self, request: SearchRequest) -> SearchReply:
+        if "searches" in self._behind.hanging:
+            await asyncio.sleep(_HANGS_S)
         if self._behind.reply is not None:
             return self._behind.reply(request)
         results = tuple(_result(row) for row in self._behind.rows.values())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from streams.web.rates import client_at
@@ -158,7 +159,9 @@ class BoundedProtocol(H11Protocol):
             if since is not None:
                 return now - since > patience.read_s
         if self.is_waiting:
-            return now - self.since > patience.head_s
+            # refused before its body was read, a client may go on sending that for a while
+            sends = self.conn.their_state is h11.SEND_BODY
+            return now - self.since > (patience.body_s if sends else patience.head_s)
         if self.cycle.more_body and not self.flow.read_paused:  # else it is us who take long
             self._body_s += passed
             return self._body_s > patience.body_s + self._received / patience.body_rate

@@ -33,6 +33,7 @@ class Searches:
     ) -> None:
         self._make = client
         self._rate = rate
+        self._patience_s = patience_s
         self._held = Budget("searches", _BYTES)
         self._client = Shared(
             "connecting", self._connected, fresh_s=_FOR_EVER, patience_s=patience_s
@@ -73,8 +74,9 @@ class Searches:
 
     async def _ask(self, asked: SearchRequest) -> SearchReply:
         try:
-            return await (await self._client.get()).search(asked)
-        except (TransientError, UsageError) as error:
+            async with asyncio.timeout(self._patience_s):
+                return await (await self._client.get()).search(asked)
+        except (TransientError, UsageError, TimeoutError) as error:
             raise unavailable(error, "SEARCH_UNAVAILABLE", "searches are not answered") from error
 
     async def _connected(self) -> AsyncSearchClient:

@@ -356,6 +356,27 @@ def test_a_search_that_can_not_be_served_says_when_to_come_again(
     assert b"internal" not in refused.body
 
 
+def test_what_takes_too_long_is_said_to(behind: Behind, tmp_path: Path) -> None:
+    """Whatever hangs behind a handler, nobody waits for it for ever."""
+    behind.hanging |= {"searches", "originals", "image store", "slow pictures"}
+    with served(a_site(behind, tmp_path, patience_s=0.2)) as port:
+        page = Page(port)
+        answers = [
+            page.ask("POST", "/api/search", b'{"text":"a"}'),
+            page.get("/thumbnails/a"),
+            page.get("/originals/a"),
+            page.upload("a.jpg", PICTURE),
+            page.upload("a.jpg", b"slow"),
+        ]
+        behind.hanging.add("index")
+        answers.append(page.get("/api/images/a"))
+        assert [answer.status for answer in answers] == [503] * len(answers)
+        for answer in answers:
+            assert int(answer.headers["retry-after"]) > 0
+        assert page.get("/live").status == 200
+        behind.go.set()
+
+
 def test_threads_are_given_back(page: Page, behind: Behind) -> None:
     before = threading.active_count()
     behind.hanging.add("originals")
