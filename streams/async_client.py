@@ -5,12 +5,9 @@ async with AsyncSearchClient("localhost:9092") as client:
 """
 
 import asyncio
-import logging
 import threading
 from types import TracebackType
 from typing import Self
-
-from pydantic import ValidationError
 
 from schemas.errors import TransientError
 from schemas.queries import SearchReply, SearchRequest
@@ -19,10 +16,7 @@ from schemas.topics import REPLIES, REQUESTS
 from streams.kafka_connection import KafkaConnection, connection_to
 from streams.replies import Addresses, Replies, pause_s, worth_repeating
 
-logger = logging.getLogger(__name__)
-
 _WAIT_S = 0.05
-_AGAIN_S = 1.0
 
 
 class AsyncSearchClient:
@@ -116,27 +110,13 @@ class AsyncSearchClient:
 
     def _listen(self) -> None:
         while not self._closing.is_set():
-            try:
-                self._listen_once()
-            except Exception:  # else nobody would hear a reply any more
-                logger.exception("replies are not heard")
-                self._closing.wait(_AGAIN_S)
-
-    def _listen_once(self) -> None:
-        if self._rests and self._rest():
-            self._awake.wait(_WAIT_S)
-            return
-        for correlation_id, value in self._wire.heard(_WAIT_S):
-            if correlation_id in self._waiting:  # else another client's, late or repeated
-                self._hear(correlation_id, value)
-
-    def _hear(self, correlation_id: bytes, value: bytes) -> None:
-        try:
-            reply = SearchReply.from_json(value)
-        except ValidationError:  # whoever may write to the topic wrote it: the reply may yet come
-            logger.warning("a reply is not understood")
-            return
-        self._loop.call_soon_threadsafe(self._arrived, correlation_id, reply)
+            if self._rests and self._rest():
+                self._awake.wait(_WAIT_S)
+                continue
+            for correlation_id, value in self._wire.heard(_WAIT_S):
+                if correlation_id in self._waiting:  # else another client's, late or repeated
+                    reply = SearchReply.from_json(value)
+                    self._loop.call_soon_threadsafe(self._arrived, correlation_id, reply)
 
     def _rest(self) -> bool:
         """Fall asleep where nothing is under way; whether we are asleep."""

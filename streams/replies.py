@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from schemas.errors import TransientError
 from schemas.queries import SearchReply, SearchRequest
@@ -132,7 +132,7 @@ class Replies:
         for message in messages:
             if message.error() is not None or message.value() is None:
                 continue
-            headers = _headers_of(message)
+            headers = {str(header[0]): header[1] for header in message.headers() or []}
             correlation_id = headers.get(CORRELATION_ID)
             if isinstance(correlation_id, bytes):
                 self._asked.pop(correlation_id, (0, NO_SPAN))[1].end()
@@ -151,14 +151,6 @@ class Replies:
         self._consumer.close()
         for _, span in self._asked.values():
             span.end(error="no reply in time")
-
-
-def _headers_of(message: Message) -> dict[str, object]:
-    """A message's headers; none where the client can't read a name of them."""
-    try:
-        return {str(header[0]): header[1] for header in message.headers() or []}
-    except SystemError:  # a name that is not UTF-8: no reply of ours has one
-        return {}
 
 
 def pause_s(attempt: int) -> float:
