@@ -104,7 +104,7 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
 def _access(settings: Settings) -> Access:
     token = settings.web_token
     return Access(
-        hosts=frozenset(settings.web_hosts),
+        hosts=frozenset(host.lower() for host in settings.web_hosts),
         token=token.get_secret_value() if token else None,
         max_body=settings.web_upload_bytes + _FORM_BYTES,
     )
