@@ -1,5 +1,6 @@
 """Dead letters, worked off: listed, looked at, and told apart by what has become of them."""
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,16 +22,17 @@ from schemas.errors import PoisonError, UsageError
 from schemas.events import ImageEvent, ImageUploaded, InlinePicture
 from schemas.identity import Version
 from search.generations import Generation
-from search.port import GenerationCatalog, RowState, StoredImage
+from search.port import CollectionGoneError, GenerationCatalog, RowState, StoredImage
 from streams.image_store import ImageStore
 from streams.kafka import Headers, Record
 from streams.kafka_connection import KafkaConnection
 from streams.reporter import VALUES
-from streams.topic_reading import records_of
+from streams.topic_reading import records_at, records_of
 
 _ROWS_AT_ONCE = 500
 #: More than Kafka takes in one record: values in the store came from there.
 _MOST_BYTES = 2**31
+_SHOWN = 60
 
 
 class LetterState(StrEnum):
@@ -155,20 +157,36 @@ class DeadLetters:
             UsageError: there is none.
             TransientError: as `letters`.
         """
-        by_place = re.fullmatch(r"\d+@\d+", which) is not None
-        found: Record | None = None
-        for record in records_of(self._connection, self._topic):
-            if which == (_place(record) if by_place else _text(record.key)) and (
-                found is None or record.timestamp_ms >= found.timestamp_ms
-            ):
-                found = record
-        if found is None:
-            raise UsageError(f"no dead letter {'at' if by_place else 'of'} {which}")
+        if re.fullmatch(r"\d+@\d+", which):
+            found = self.record_at(which)
+        else:
+            ours = (r for r in records_of(self._connection, self._topic) if _text(r.key) == which)
+            latest = max(ours, key=lambda record: record.timestamp_ms, default=None)
+            if latest is None:
+                raise UsageError(f"no dead letter of {which}")
+            found = latest
         [letter] = self._with_states([letter_of(found)])
         return self.content_of(found, letter)
 
-    def content_of(self, record: Record, letter: DeadLetter) -> LetterContent:
+    def record_at(self, place: str) -> Record:
+        """The record at `partition@offset`; it alone is read.
+
+        Raises:
+            UsageError: there is none.
+            TransientError: Kafka can't be reached.
+        """
+        partition, offset = _coordinates(place)
+        for record in records_at(self._connection, self._topic, partition, offset):
+            if record.offset == offset:
+                return record
+        raise UsageError(f"no dead letter at {place}")
+
+    def content_of(
+        self, record: Record, letter: DeadLetter, most_bytes: int = _MOST_BYTES
+    ) -> LetterContent:
         """What is in a letter; its value is fetched back from the image store if it lies there.
+
+        One of more than `most_bytes` counts as missing there.
 
         Raises:
             TransientError: the store can't be reached.
@@ -176,7 +194,7 @@ class DeadLetters:
         headers = original_headers(record.headers)
         content = LetterContent(letter, record.key, headers, record.value)
         try:
-            content = replace(content, value=self._value(record))
+            content = replace(content, value=self._value(record, most_bytes))
             event = decode_event(
                 record.key,
                 content.value,
@@ -189,7 +207,7 @@ class DeadLetters:
             return replace(content, event_error=str(error))
         return replace(content, event=event)
 
-    def picture_of(self, content: LetterContent) -> bytes | None:
+    def picture_of(self, content: LetterContent, most_bytes: int = _MOST_BYTES) -> bytes | None:
         """The picture that a letter carries, or that lies in the image store; None elsewhere.
 
         Raises:
@@ -200,16 +218,16 @@ class DeadLetters:
         picture = content.event.picture
         if isinstance(picture, InlinePicture):
             return picture.data
-        return self._store.get(picture.uri, _MOST_BYTES) if self._store.owns(picture.uri) else None
+        return self._store.get(picture.uri, most_bytes) if self._store.owns(picture.uri) else None
 
-    def _value(self, record: Record) -> bytes | None:
+    def _value(self, record: Record, most_bytes: int) -> bytes | None:
         uri = _header(record, VALUE_URI)
         if not uri:
             return record.value
         # the store's URL may have changed; what is kept under it has not
         name = uri.rpartition("/")[2]
         try:
-            value = self._store.get_raw(f"{VALUES}/{name}", _MOST_BYTES)
+            value = self._store.get_raw(f"{VALUES}/{name}", most_bytes)
         except PoisonError as error:
             raise _ValueMissingError(f"its value can't be read from {uri}: {error}") from error
         if value is None:
@@ -222,10 +240,12 @@ class DeadLetters:
             by_generation.setdefault(letter.generation, []).append(letter)
         for name, ours in by_generation.items():
             generation = self._catalog.get(name) if name else None
-            if generation is None:
+            index = None
+            with contextlib.suppress(CollectionGoneError):  # retired: its record is there still
+                index = self._catalog.open(generation) if generation else None
+            if generation is None or index is None:
                 yield from (replace(letter, state=LetterState.ORPHANED) for letter in ours)
                 continue
-            index = self._catalog.open(generation)
             for start in range(0, len(ours), _ROWS_AT_ONCE):
                 some = ours[start : start + _ROWS_AT_ONCE]
                 rows = index.get({letter.image_id for letter in some})
@@ -290,6 +310,14 @@ def letter_of(record: Record) -> DeadLetter:
         generation=_header(record, GENERATION),
         source=source,
     )
+
+
+def _coordinates(place: str) -> tuple[int, int]:
+    """Raises UsageError: no log has such a place."""
+    if not re.fullmatch(r"[0-9]{1,9}@[0-9]{1,18}", place):
+        raise UsageError(f"no dead letter at {place[:_SHOWN]}")
+    partition, _, offset = place.partition("@")
+    return int(partition), int(offset)
 
 
 def _place(record: Record) -> str:

@@ -114,8 +114,12 @@ def producer(
     linger_ms: int,
     max_bytes: int = 2**20,
     partitioner: Partitioner = "murmur2",
+    **more: Any,
 ) -> Producer:
-    """A producer that neither loses nor reorders; keys land where `partitioner` puts them."""
+    """A producer that neither loses nor reorders; keys land where `partitioner` puts them.
+
+    `more` is configuration besides, in librdkafka's names.
+    """
     return Producer(
         {
             **connection.librdkafka(),
@@ -126,6 +130,7 @@ def producer(
             "batch.size": 512 * 1024,  # a topic's limit is that of a batch, not of a message
             "compression.type": "none",  # pictures are compressed already
             **_QUIET,
+            **more,
         }
     )
 
@@ -180,6 +185,14 @@ def ingest_consumer(
             **more,
         }
     )
+
+
+def gives_up(seconds: float, max_bytes: int) -> dict[str, Any]:
+    """Configuration of a producer that keeps what it can't deliver for so long, up to so much."""
+    return {
+        "delivery.timeout.ms": int(seconds * 1000),
+        "queue.buffering.max.kbytes": max_bytes // 1024,
+    }
 
 
 def session(seconds: float) -> dict[str, Any]:

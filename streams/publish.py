@@ -4,11 +4,12 @@ import hashlib
 import mimetypes
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from confluent_kafka import KafkaError, Message, Producer, TopicPartition
@@ -124,10 +125,24 @@ def _is_picture(path: Path, root: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and not hidden and path.is_file()
 
 
-class Publisher:
-    """Sends upload and delete events; `flush` returns once all are acknowledged."""
+#: Told of one record where it came to stand, or the error that kept it out of the log.
+Delivered = Callable[["Position | TransientError"], None]
 
-    def __init__(self, settings: Settings) -> None:
+
+class Publisher:
+    """Sends upload and delete events; `flush` returns once all are acknowledged.
+
+    With `delivered` an event is followed by itself, and by no `flush` or `positions`: then
+    threads may share a publisher, of which one calls `poll`.
+    """
+
+    def __init__(self, settings: Settings, **producer: Any) -> None:
+        """Connect; `producer` is more of its configuration, in librdkafka's names.
+
+        Raises:
+            TransientError: the broker can't be reached.
+            UsageError: the topic is missing, or Kafka refuses the login or the access.
+        """
         connection = settings.kafka_connection()
         self._topic = settings.named(topics.UPLOADED)
         self._inline_limit = settings.inline_limit
@@ -135,19 +150,26 @@ class Publisher:
         self._store_url = settings.image_store_url
         self._store: ImageStore | None = None
         self._producer: Producer = kafka.producer(
-            connection, linger_ms=5, partitioner=settings.partitioner
+            connection, linger_ms=5, partitioner=settings.partitioner, **producer
         )
         self._failed: list[str] = []
         self.positions: list[Position] = []
         kafka.partitions_of(kafka.admin(connection), self._topic)
 
-    def upload(self, source: Source, description: Description, *, inline: bool = False) -> None:
+    def upload(
+        self,
+        source: Source,
+        description: Description,
+        *,
+        inline: bool = False,
+        delivered: Delivered | None = None,
+    ) -> None:
         """Queue one upload.
 
         Raises:
             NoImageIdError: its id can't be one.
             OSError: the file can't be read.
-            TransientError: the image store can't be reached.
+            TransientError: the image store can't be reached, or too much waits for the broker.
         """
         image_key(source.image_id)
         picture, sha256 = self._picture(source, inline=inline)
@@ -163,11 +185,20 @@ class Publisher:
             sha256=sha256,
         )
         key, value, headers = encode_event(event)
-        self._produce(key, value, headers)
+        self._produce(key, value, headers, delivered)
 
-    def delete(self, image_id: str) -> None:
-        """Queue one delete: a null value. Raises NoImageIdError."""
-        self._produce(image_key(image_id), None, [])
+    def delete(self, image_id: str, *, delivered: Delivered | None = None) -> None:
+        """Queue one delete: a null value.
+
+        Raises:
+            NoImageIdError: that can't be an id.
+            TransientError: too much waits for the broker.
+        """
+        self._produce(image_key(image_id), None, [], delivered)
+
+    def poll(self, wait_s: float) -> None:
+        """Hear of deliveries, for so long at most."""
+        self._producer.poll(wait_s)
 
     def flush(self) -> None:
         """Wait for the acknowledgements. Raises TransientError where one is missing."""
@@ -196,9 +227,16 @@ class Publisher:
         extension = path.suffix.lower().lstrip(".") or "bin"
         return PictureAt(uri=self._store.put(source.image_id, data, extension)), sha256
 
-    def _produce(self, key: bytes, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
+    def _produce(
+        self,
+        key: bytes,
+        value: bytes | None,
+        headers: list[tuple[str, bytes]],
+        delivered: Delivered | None,
+    ) -> None:
         about = {"messaging.system": "kafka", "messaging.destination.name": self._topic}
         span = begin(f"publish {self._topic}", "producer", None, about)
+        deadline = time.monotonic() + _DELIVER_S
         while True:
             try:
                 self._producer.produce(
@@ -206,20 +244,30 @@ class Publisher:
                     value,
                     key,
                     headers=headers + span.headers(),  # type: ignore[arg-type]  # the stub wants str | bytes
-                    on_delivery=partial(self._delivered, span),
+                    on_delivery=partial(self._delivered, span, delivered or self._noted),
                 )
                 self._producer.poll(0)
                 return
-            except BufferError:
+            except BufferError as error:
+                if time.monotonic() > deadline:
+                    raise TransientError("too many events wait for the broker") from error
                 self._producer.poll(0.1)  # the queue is full: let some go first
 
-    def _delivered(self, span: Span, error: KafkaError | None, message: Message) -> None:
+    def _delivered(
+        self, span: Span, tell: Delivered, error: KafkaError | None, message: Message
+    ) -> None:
         key = bytes(message.key() or b"").decode(errors="replace")
         span.end(error=error.str() if error else None, image_id=key)
         if error is not None:
-            self._failed.append(f"{key}: {error.str()}")
+            tell(TransientError(f"{key}: {error.str()}"))
         else:
-            self.positions.append(Position(key, message.partition() or 0, message.offset() or 0))
+            tell(Position(key, message.partition() or 0, message.offset() or 0))
+
+    def _noted(self, what: "Position | TransientError") -> None:
+        if isinstance(what, TransientError):
+            self._failed.append(str(what))
+        else:
+            self.positions.append(what)
 
 
 class OutcomeWatch:

@@ -6,11 +6,17 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from schemas.errors import TransientError
 from schemas.queries import SearchReply, SearchRequest
-from schemas.reply_address import CORRELATION_ID, DEADLINE, REPLY_PARTITION, REPLY_TOPIC
+from schemas.reply_address import (
+    CORRELATION_ID,
+    DEADLINE,
+    DEFAULT_DEADLINE_MS,
+    REPLY_PARTITION,
+    REPLY_TOPIC,
+)
 from schemas.topics import REPLIES, REQUESTS
 from streams import kafka
 from streams.kafka_connection import KafkaConnection
@@ -21,6 +27,8 @@ _MOST = 256
 #: How long a partition's leader may be silent before another partition is tried.
 _LEADER_S = 2.5
 _AGAIN_S = 0.1
+#: Of requests that wait for the broker.
+_QUEUE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,9 @@ class Replies:
         """
         connection, reply_topic = addresses.connection, addresses.reply_topic
         self._addresses = addresses
-        self._producer = kafka.producer(connection, linger_ms=0)
+        # a request is worth nothing to anybody when its time is over
+        limits = kafka.gives_up(DEFAULT_DEADLINE_MS / 1000, _QUEUE_BYTES)
+        self._producer = kafka.producer(connection, linger_ms=0, **limits)
         self._consumer = kafka.tail_consumer(connection)
         client = kafka.admin(connection)
         kafka.partitions_of(client, addresses.request_topic)
@@ -81,7 +91,11 @@ class Replies:
         self._consumer.unassign()
 
     def ask(self, request: SearchRequest, timeout_s: float) -> bytes:
-        """Send a request that expires after so long; the correlation id of its reply."""
+        """Send a request that expires after so long; the correlation id of its reply.
+
+        Raises:
+            TransientError: too many wait for the broker, or it takes none of this size.
+        """
         correlation_id = uuid.uuid4().bytes
         now_ms = int(time.time() * 1000)
         deadline_ms = now_ms + int(timeout_s * 1000)
@@ -90,18 +104,22 @@ class Replies:
         if span.counts:
             self._give_up_before(now_ms)
             self._asked[correlation_id] = deadline_ms, span
-        self._producer.produce(
-            self._addresses.request_topic,
-            request.to_json(),
-            correlation_id,
-            headers=[
-                (REPLY_TOPIC, self._addresses.reply_topic.encode()),
-                (REPLY_PARTITION, self._partition.to_bytes(4, "big")),
-                (CORRELATION_ID, correlation_id),
-                (DEADLINE, str(deadline_ms).encode()),
-                *span.headers(),
-            ],
-        )
+        headers: list[tuple[str, bytes]] = [
+            (REPLY_TOPIC, self._addresses.reply_topic.encode()),
+            (REPLY_PARTITION, self._partition.to_bytes(4, "big")),
+            (CORRELATION_ID, correlation_id),
+            (DEADLINE, str(deadline_ms).encode()),
+            *span.headers(),
+        ]
+        try:
+            self._producer.produce(
+                self._addresses.request_topic,
+                request.to_json(),
+                correlation_id,
+                headers=headers,  # type: ignore[arg-type]  # the stub wants str | bytes
+            )
+        except (BufferError, KafkaException) as error:
+            raise TransientError(f"the request can't be sent: {error}") from error
         self._producer.poll(0)
         return correlation_id
 

@@ -188,6 +188,14 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("kafka_password", "weaviate_api_key", "web_token")
+    @classmethod
+    def _not_empty(cls, value: SecretStr | None) -> SecretStr | None:
+        """A secret that wasn't filled in must not count as none: that would let everybody in."""
+        if value is not None and not value.get_secret_value().strip():
+            raise ValueError("it is empty; leave it unset where there is none")
+        return value
+
     @field_validator("weaviate_grpc_port", mode="before")
     @classmethod
     def _ports(cls, value: object) -> object:
@@ -324,6 +332,17 @@ def running_stack(stack_file: Path) -> dict[str, Any]:
     return dict(stack)
 
 
+def _secret_in(name: str, path: str) -> SecretStr:
+    """The secret in the file that this variable names. Raises UsageError: there is none."""
+    try:
+        secret = Path(path).read_text().strip()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{name}: {path or 'it names no file'}: {error}") from error
+    if not secret:
+        raise UsageError(f"{name}: {path} is empty; leave it unset where there is no secret")
+    return SecretStr(secret)
+
+
 def load_settings() -> Settings:
     """Read the environment, and find a stack running in the home where no address is set.
 
@@ -344,11 +363,8 @@ def load_settings() -> Settings:
             raise UsageError(f"{name} is no setting of pixtide{hint}")
     given: dict[str, object] = {}
     for name, field in secret_files.items():
-        if path := os.environ.get(name):
-            try:
-                given[field] = SecretStr(Path(path).read_text().strip())
-            except OSError as error:
-                raise UsageError(f"{name}: {error}") from error
+        if (path := os.environ.get(name)) is not None:
+            given[field] = _secret_in(name, path)
     try:
         settings = Settings(**given)  # type: ignore[arg-type]  # fields are checked by pydantic
     except ValidationError as error:

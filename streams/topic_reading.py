@@ -34,6 +34,27 @@ def records_of(connection: KafkaConnection, topic: str) -> Iterator[Record]:
         raise TransientError(f"reading {topic}: {error}") from error
 
 
+def records_at(
+    connection: KafkaConnection, topic: str, partition: int, offset: int
+) -> Iterator[Record]:
+    """The record there, or the next one where it is missing; none where the topic doesn't hold it.
+
+    Raises:
+        UsageError: there is no such topic.
+        TransientError: the broker can't be reached, or retention overtook the reading.
+    """
+    client = kafka.admin(connection)
+    if partition >= kafka.partitions_of(client, topic):
+        return
+    first, ends = (ask(client, topic, [partition]) for ask in (kafka.beginnings, kafka.ends))
+    if not first[partition] <= offset < ends[partition]:
+        return
+    try:
+        yield from records_between(connection, topic, {partition: offset}, {partition: offset + 1})
+    except FatalError as error:
+        raise TransientError(f"reading {topic}: {error}") from error
+
+
 def records_between(
     connection: KafkaConnection, topic: str, first: Mapping[int, int], ends: Mapping[int, int]
 ) -> Iterator[Record]:

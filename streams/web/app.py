@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -50,7 +50,7 @@ class Site:
 
     def __init__(self, parts: SiteParts) -> None:
         self._parts = parts
-        handled = (PixtideError, ValidationError, HTTPException, Exception)
+        handled = (PixtideError, ValidationError, HTTPException, ClientDisconnect, Exception)
         self.app = Starlette(
             routes=self._routes(),
             middleware=[Middleware(Guard, parts.access)],
@@ -80,12 +80,15 @@ class Site:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         parts = self._parts
+        parts.status.start()
+        parts.publishing.start()
         parts.outcomes.start()
         parts.searches.connect_early()
         yield
+        parts.status.close()
+        parts.publishing.close()
         await parts.outcomes.close()
         await parts.searches.close()
-        parts.pictures.close()
         parts.dead_letters.close()
         parts.index.close()
 

@@ -4,9 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from schemas import topics
-from search.port import StoredImage
 from streams import kafka
-from streams.fetch import Fetcher
 from streams.image_store import ImageStore
 from streams.publish import Publisher
 from streams.settings import Settings
@@ -16,9 +14,10 @@ from streams.web.dead_letters import DeadLetterApi
 from streams.web.guard import Access
 from streams.web.live_index import LiveIndex
 from streams.web.outcomes import Outcomes
-from streams.web.pictures import Pictures, original_of
-from streams.web.publishing import Publishing
+from streams.web.pictures import PictureLanes, Pictures
+from streams.web.publishing import DELIVER_S, QUEUE_BYTES, Publishing, UploadLanes
 from streams.web.rates import Rate
+from streams.web.readiness import PartsWatch
 from streams.web.searching import Searches
 from streams.web.session import Session
 from streams.web.status import StatusApi
@@ -37,7 +36,10 @@ _PATIENCE_S = 6.0
 #: What a form has around its picture.
 _FORM_BYTES = 64 * 1024
 _SIGN_INS_PER_MINUTE = 10
+#: For what is shown and, apart from them, for what is uploaded: neither can take the other's.
 _DECODERS = 2
+#: Originals of the largest size that may be on their way to readers.
+_ORIGINALS = 4
 
 
 def build_site(settings: Settings, thumbnails: Path) -> Site:
@@ -50,19 +52,27 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
     connection, read_only = settings.kafka_connection(), settings.web_read_only
     uploaded = settings.named(topics.UPLOADED)
     # before any Kafka client: see encoders/decoding.py
-    decoders = decoder_pool(settings, _DECODERS)
+    decoders, upload_decoders = (decoder_pool(settings, _DECODERS) for _ in range(2))
     access = _access(settings)
     catalog = open_catalog(settings)
     index = LiveIndex(catalog)
     fetcher = picture_fetcher(settings, ImageStore(settings.image_store_url))
-    small = Thumbnails(thumbnails, settings.web_cache_bytes, partial(_original, fetcher), decoders)
+    small = Thumbnails(thumbnails, settings.web_cache_bytes)
+    lanes = PictureLanes(_DECODERS, _ORIGINALS * settings.max_picture_bytes)
     outcomes = Outcomes(connection, settings.named(topics.INDEXED), small.forget)
     publishing = Publishing(
-        lambda: Publisher(settings),
-        decoders,
+        lambda: Publisher(settings, **kafka.gives_up(DELIVER_S, QUEUE_BYTES)),
+        upload_decoders,
         Rate("uploads and deletes", settings.web_uploads_per_minute),
+        UploadLanes(_DECODERS, access.max_body),
         max_bytes=settings.web_upload_bytes,
         read_only=read_only,
+    )
+    ready = PartsWatch(
+        {
+            "the index": index.probe,
+            "the log": partial(kafka.partitions_of, kafka.admin(connection), uploaded),
+        }
     )
     return Site(
         SiteParts(
@@ -71,21 +81,19 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
             searches=Searches(
                 partial(async_search_client, settings, timeout_s=_PATIENCE_S),
                 Rate("searches", settings.web_searches_per_minute),
+                patience_s=2 * _PATIENCE_S,
             ),
-            pictures=Pictures(index, fetcher, small),
+            pictures=Pictures(index, fetcher, decoders, small, lanes),
             publishing=publishing,
             outcomes=outcomes,
-            status=StatusApi(
-                index,
-                Watch(settings, catalog).look,
-                partial(kafka.partitions_of, kafka.admin(connection), uploaded),
-                read_only=read_only,
-            ),
+            status=StatusApi(index, Watch(settings, catalog).look, ready, read_only=read_only),
             dead_letters=DeadLetterApi(
                 partial(dead_letters, settings),
                 partial(retrier, settings),
                 decoders,
+                lanes.decoding,
                 Rate("retries", settings.web_uploads_per_minute),
+                most_bytes=settings.max_picture_bytes,
                 read_only=read_only,
             ),
             session=Session(access, Rate("attempts", _SIGN_INS_PER_MINUTE)),
@@ -96,11 +104,7 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
 def _access(settings: Settings) -> Access:
     token = settings.web_token
     return Access(
-        hosts=frozenset(settings.web_hosts),
+        hosts=frozenset(host.lower() for host in settings.web_hosts),
         token=token.get_secret_value() if token else None,
         max_body=settings.web_upload_bytes + _FORM_BYTES,
     )
-
-
-def _original(fetcher: Fetcher, row: StoredImage) -> bytes:
-    return original_of(row, fetcher)

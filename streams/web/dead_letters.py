@@ -1,11 +1,9 @@
 """Dead letters: what could not be indexed and why, and trying it again."""
 
-import asyncio
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from pydantic import Field
 from starlette.requests import Request
@@ -15,17 +13,24 @@ from starlette.routing import Route
 from encoders.decoding import DecoderPool
 from schemas.base import Contract
 from schemas.errors import UsageError
-from streams.dead_letters import DeadLetter, DeadLetters, LetterState
+from streams.dead_letters import DeadLetter, DeadLetters, LetterState, letter_of
 from streams.retrying import Retrier, plan_retry
+from streams.web.bodies import json_body
 from streams.web.guard import PICTURE_POLICY
-from streams.web.problems import ApiError, json_response
-from streams.web.rates import Rate
+from streams.web.lanes import Lane, in_thread
+from streams.web.problems import ApiError, json_response, shortened
+from streams.web.rates import Rate, client_of
+from streams.web.shared import Lazily, Shared
 
 #: Letters in one answer, the latest first; the counts are of all.
 _MOST = 200
 _SIDE = 400
 #: The whole topic is read for a list: all who look share one of this age.
 _FRESH_S = 2.0
+_PATIENCE_S = 30.0
+#: The end of the year 9999.
+_LAST_MS = 253_402_300_799_000
+_RETRY_BYTES = 64 * 1024
 
 
 class LetterView(Contract):
@@ -48,18 +53,25 @@ class LetterView(Contract):
         source = letter.source
         return cls(
             place=letter.place,
-            image_id=letter.image_id,
-            arrived_at=datetime.fromtimestamp(max(letter.arrived_ms, 0) / 1000, UTC),
-            code=letter.code,
-            stage=letter.stage,
-            message=letter.message,
-            generation=letter.generation,
+            image_id=shortened(letter.image_id),
+            arrived_at=_time_of(letter.arrived_ms),
+            code=shortened(letter.code),
+            stage=shortened(letter.stage),
+            message=shortened(letter.message),
+            generation=shortened(letter.generation),
             state=letter.state,
             size=letter.size,
-            source=f"{source.topic}, partition {source.partition}, offset {source.offset}"
+            source=shortened(
+                f"{source.topic}, partition {source.partition}, offset {source.offset}"
+            )
             if source
             else "",
         )
+
+
+def _time_of(epoch_ms: int) -> datetime:
+    """Whoever writes a record chooses its time, be it in a year that no calendar has."""
+    return datetime.fromtimestamp(min(max(epoch_ms, 0), _LAST_MS) / 1000, UTC)
 
 
 class Letters(Contract):
@@ -83,26 +95,38 @@ class Retried(Contract):
 
 
 class DeadLetterApi:
-    """Reads and retries letters, one request at a time; connects when first asked."""
+    """Reads and retries letters; connects when first asked.
+
+    `decoding` is the lane of who needs one of `decoders`; a letter's picture has at most
+    `most_bytes`.
+    """
 
     def __init__(
         self,
         source: Callable[[], DeadLetters],
         retrier: Callable[[DeadLetters], Retrier],
         decoders: DecoderPool,
+        decoding: Lane,
         rate: Rate,
         *,
+        most_bytes: int,
         read_only: bool,
     ) -> None:
-        self._make = source
+        self._source = Lazily(source, patience_s=_PATIENCE_S)
         self._make_retrier = retrier
         self._decoders = decoders
+        self._decoding = decoding
         self._rate = rate
+        self._most_bytes = most_bytes
         self._read_only = read_only
-        self._lock = threading.Lock()
-        self._source: DeadLetters | None = None
-        self._letters: list[DeadLetter] = []
-        self._read_at = float("-inf")
+        self._letters = Shared(
+            "reading dead letters",
+            lambda: in_thread(lambda: self._source.get().letters()),
+            fresh_s=_FRESH_S,
+            patience_s=_PATIENCE_S,
+        )
+        self._pictures = Lane("pictures of letters", 2, waiting=256, patience_s=_PATIENCE_S)
+        self._retries = Lane("retries", 2, waiting=8, patience_s=2 * _PATIENCE_S)
 
     def routes(self) -> list[Route]:
         """What this serves."""
@@ -114,11 +138,11 @@ class DeadLetterApi:
 
     def close(self) -> None:
         """Let the connections go."""
-        if self._source is not None:
-            self._source.close()
+        if (source := self._source.peek()) is not None:
+            source.close()
 
     async def _list(self, _: Request) -> Response:
-        letters = await asyncio.to_thread(self._read)
+        letters = await self._letters.get()
         latest = tuple(LetterView.of(letter) for letter in reversed(letters[-_MOST:]))
         counts = dict(Counter(letter.state for letter in letters))
         return json_response(Letters(letters=latest, counts=counts))
@@ -127,42 +151,37 @@ class DeadLetterApi:
         if self._read_only:
             raise ApiError(403, "READ_ONLY", "this page only searches (PIXTIDE_WEB_READ_ONLY)")
         self._rate.spend(request)
-        wanted = Retry.from_json(await request.body())
-        return json_response(await asyncio.to_thread(self._send, frozenset(wanted.places)), 202)
+        wanted = Retry.from_json(await json_body(request, _RETRY_BYTES))
+        send = partial(self._send, frozenset(wanted.places))
+        retried = await self._retries.call(client_of(request), send)
+        self._letters.outdated()
+        return json_response(retried, 202)
 
     async def _thumbnail(self, request: Request) -> Response:
-        small = await asyncio.to_thread(self._picture, request.path_params["place"])
+        place, client = request.path_params["place"], client_of(request)
+        small = await self._pictures.run(client, lambda: self._small(place, client))
         headers = {"cache-control": "no-store", "content-security-policy": PICTURE_POLICY}
         return Response(small, headers=headers, media_type="image/jpeg")
 
-    def _read(self) -> list[DeadLetter]:
-        with self._lock:
-            if time.monotonic() - self._read_at > _FRESH_S:
-                self._letters = self._connected().letters()
-                self._read_at = time.monotonic()
-            return self._letters
+    async def _small(self, place: str, client: str) -> bytes:
+        picture = await in_thread(partial(self._picture, place))
+        return await self._decoding.call(client, partial(self._decoders.thumbnail, picture, _SIDE))
 
     def _send(self, places: frozenset[str]) -> Retried:
-        with self._lock:
-            source = self._connected()
-            chosen = [letter for letter in source.letters() if letter.place in places]
-            result = self._make_retrier(source).send(plan_retry(chosen))
-            self._read_at = float("-inf")
+        source = self._source.get()
+        chosen = [letter for letter in source.letters() if letter.place in places]
+        result = self._make_retrier(source).send(plan_retry(chosen))
         refused = tuple(f"{letter.image_id}: {reason}" for letter, reason in result.refused)
         return Retried(sent=len(result.sent), refused=refused)
 
     def _picture(self, place: str) -> bytes:
-        with self._lock:
-            source = self._connected()
-            try:
-                picture = source.picture_of(source.find(place))
-            except UsageError as error:
-                raise ApiError(404, "UNKNOWN_LETTER", str(error)) from error
+        source = self._source.get()
+        try:
+            record = source.record_at(place)
+        except UsageError as error:
+            raise ApiError(404, "UNKNOWN_LETTER", str(error)) from error
+        content = source.content_of(record, letter_of(record), self._most_bytes)
+        picture = source.picture_of(content, self._most_bytes)
         if picture is None:
             raise ApiError(404, "NO_PICTURE", "the letter's picture isn't at hand")
-        return self._decoders.thumbnail(picture, _SIDE)
-
-    def _connected(self) -> DeadLetters:
-        if self._source is None:
-            self._source = self._make()
-        return self._source
+        return picture

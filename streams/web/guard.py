@@ -1,9 +1,10 @@
 """What every request passes before anything else looks at it, and what every answer carries.
 
-1. host    the name asked for is one of ours, so that no other site's name can be pointed at us
-2. origin  what changes something comes from our own page or from no page at all
-3. token   where one is set, data is for those who have it
-4. size    no body is longer than it may be
+1. path    it is UTF-8, or else no id in it would be the one that was meant
+2. host    the name asked for is one of ours, so that no other site's name can be pointed at us
+3. origin  what changes something comes from our own page or from no page at all
+4. token   where one is set, data is for those who have it
+5. size    no body is longer than it may be
 """
 
 import hashlib
@@ -11,8 +12,7 @@ import hmac
 import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,6 +48,10 @@ COOKIE = "pixtide"
 _DATA = ("/api/", "/thumbnails/", "/originals/")
 _SIGN_IN = "/api/session"
 _SAFE = ("GET", "HEAD", "OPTIONS")
+#: The one path that takes pictures, and the most bytes that any other takes.
+_UPLOADS = "/api/images"
+_OTHER_BODIES = 1024 * 1024
+_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,15 @@ class Access:
     hosts: Collection[str]
     token: str | None
     max_body: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: an empty token would be everybody's."""
+        if self.token is not None and not self.token.strip():
+            raise ValueError("the token is empty")
+
+    def most_bytes(self, path: str) -> int:
+        """How long the body of a request to that path may be."""
+        return self.max_body if path == _UPLOADS else min(self.max_body, _OTHER_BODIES)
 
     def cookie(self) -> str:
         """What a browser that has shown the token keeps; the token can't be told from it."""
@@ -96,11 +109,13 @@ class Guard:
         except ApiError as problem:
             await respond(problem)(scope, receive, send_guarded)
             return
-        await self._app(scope, self._bounded(receive), send_guarded)
+        most = self._access.most_bytes(scope["path"])
+        await self._app(scope, _bounded(receive, most), send_guarded)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
+        _check_path(scope)
         if not self._is_ours(host):
             raise ApiError(
                 421, "WRONG_HOST", f"{host!r} is no name of this page: PIXTIDE_WEB_HOSTS adds names"
@@ -109,12 +124,13 @@ class Guard:
             raise ApiError(403, "WRONG_ORIGIN", "another site's page may not change anything here")
         if scope["path"].startswith(_DATA) and scope["path"] != _SIGN_IN:
             self._check_token(headers)
-        if int(_digits(headers.get("content-length", "0"))) > self._access.max_body:
-            raise _too_large(self._access.max_body)
+        most = self._access.most_bytes(scope["path"])
+        if announced(headers, most) > most:
+            raise _too_large(most)
 
     def _is_ours(self, host: str) -> bool:
         """A bare address can't be another site's name, whoever's page the request comes from."""
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _hostname(host)
         if name == "localhost" or name in self._access.hosts:
             return True
         try:
@@ -138,19 +154,30 @@ class Guard:
             {"www-authenticate": "Bearer"},
         )
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """Count what comes: a body in chunks doesn't say its length beforehand."""
-        had = 0
 
-        async def counted() -> Message:
-            nonlocal had
-            message = await receive()
-            had += len(message.get("body", b""))
-            if had > self._access.max_body:
-                raise _too_large(self._access.max_body)
-            return message
+def _bounded(receive: Receive, most: int) -> Receive:
+    """Count what comes: a body in chunks doesn't say its length beforehand."""
+    had = 0
 
-        return counted
+    async def counted() -> Message:
+        nonlocal had
+        message = await receive()
+        had += len(message.get("body", b""))
+        if had > most:
+            raise _too_large(most)
+        return message
+
+    return counted
+
+
+def announced(headers: Headers, unknown: int) -> int:
+    """How many bytes the body has, by its header; `unknown` where it doesn't say."""
+    length = headers.get("content-length")
+    if length is None:
+        return unknown if "transfer-encoding" in headers else 0
+    if not (length.isascii() and length.isdigit() and len(length) <= _DIGITS):
+        raise ApiError(400, "MALFORMED_REQUEST", "Content-Length is no number of bytes")
+    return int(length)
 
 
 def _too_large(limit: int) -> ApiError:
@@ -160,22 +187,38 @@ def _too_large(limit: int) -> ApiError:
 def _same_site(headers: Headers, host: str) -> bool:
     """Browsers say where a request comes from; other programs say nothing."""
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
-        return False
+    if origin is not None:
+        try:
+            netloc = urlsplit(origin).netloc
+        except ValueError as error:
+            raise ApiError(400, "MALFORMED_REQUEST", "Origin is no origin") from error
+        if netloc != host:
+            return False
     return headers.get("sec-fetch-site", "none") in ("same-origin", "none")
 
 
 def _cookie(headers: Headers) -> str:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found else ""
+    for part in headers.get("cookie", "").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""
 
 
 def _same(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
-def _digits(text: str) -> str:
-    return text if text.isascii() and text.isdigit() else "0"
+def _check_path(scope: Scope) -> None:
+    """Bytes that are no UTF-8 would be replaced, and the path become another one."""
+    try:
+        unquote_to_bytes(scope.get("raw_path") or scope["path"]).decode()
+    except UnicodeError as error:
+        raise ApiError(400, "MALFORMED_PATH", "the path is not UTF-8") from error
+
+
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError as error:
+        raise ApiError(400, "MALFORMED_REQUEST", "Host is no host") from error

@@ -11,13 +11,17 @@ _ALIAS_S = 2.0
 
 
 class LiveIndex:
-    """Follows the alias. Its methods block; safe to share between threads."""
+    """Follows the alias. Its methods block; safe to share between threads.
+
+    No lock is held while the index is asked: while one thread looks where the alias points, the
+    others go on with what it saw last.
+    """
 
     def __init__(self, catalog: GenerationCatalog) -> None:
         self._catalog = catalog
         self._lock = threading.Lock()
         self._current: tuple[Generation, VectorIndex] | None = None
-        self._looked_at = 0.0
+        self._looked_at = float("-inf")
 
     def generations(self) -> tuple[Generation | None, list[Generation]]:
         """The live generation, and all. Raises TransientError: the index can't be reached."""
@@ -31,18 +35,27 @@ class LiveIndex:
         """The live generation and its collection.
 
         Raises:
-            TransientError: no generation is live, or the index can't be reached.
+            NothingLiveError: no generation is live.
+            TransientError: the index can't be reached.
         """
         with self._lock:
-            if self._current is None or time.monotonic() - self._looked_at > _ALIAS_S:
-                live = self._catalog.live()
-                if live is None:
-                    self._current = None
-                    raise TransientError("no generation is live yet")
-                if self._current is None or self._current[0] != live:
-                    self._current = (live, self._open(live))
-                self._looked_at = time.monotonic()
-            return self._current
+            now, known = time.monotonic(), self._current
+            if known is not None and now - self._looked_at <= _ALIAS_S:
+                return known
+            self._looked_at = now  # by this thread
+        try:
+            found = self._look(known)
+        except TransientError:
+            with self._lock:
+                self._current = None  # nobody goes on with what may be gone
+            raise
+        with self._lock:
+            self._current = found
+        return found
+
+    def probe(self) -> None:
+        """Ask the index, whatever is known. Raises as `current`."""
+        self._look(self._current)
 
     def row(self, image_id: str) -> StoredImage | None:
         """The live generation's row of an image id. Raises as `current`."""
@@ -57,8 +70,17 @@ class LiveIndex:
         """Let the connections go."""
         self._catalog.close()
 
-    def _open(self, generation: Generation) -> VectorIndex:
+    def _look(self, known: tuple[Generation, VectorIndex] | None) -> tuple[Generation, VectorIndex]:
+        live = self._catalog.live()
+        if live is None:
+            raise NothingLiveError("no generation is live yet")
+        if known is not None and known[0] == live:
+            return known
         try:
-            return self._catalog.open(generation)
+            return live, self._catalog.open(live)
         except UsageError as error:
             raise TransientError(str(error)) from error
+
+
+class NothingLiveError(TransientError):
+    """There is no index to read yet."""

@@ -56,7 +56,12 @@ def _paths() -> dict[str, Any]:
     return {
         "/api/search": {
             "post": _operation(
-                "Search", "search", 200, SearchReply, body={_JSON: {"schema": _ref(SearchRequest)}}
+                "Search",
+                "search",
+                200,
+                SearchReply,
+                body={_JSON: {"schema": _ref(SearchRequest)}},
+                fails_as=(Failure, SearchReply),
             )
         },
         "/api/images": {
@@ -106,7 +111,11 @@ def _paths() -> dict[str, Any]:
             )
         },
         "/live": {"get": _operation("Whether it runs", "isLive", 200, Readiness)},
-        "/ready": {"get": _operation("Whether it can serve", "isReady", 200, Readiness)},
+        "/ready": {
+            "get": _operation(
+                "Whether it can serve", "isReady", 200, Readiness, fails_as=(Failure, Readiness)
+            )
+        },
     }
 
 
@@ -156,13 +165,16 @@ def _operation(
     *,
     of: tuple[dict[str, Any], ...] = (),
     body: dict[str, Any] | None = None,
+    fails_as: tuple[type[Contract], ...] = (Failure,),
 ) -> dict[str, Any]:
     success: dict[str, Any] = {"description": summary}
     if isinstance(answer, str):
         success["content"] = {answer: {}}
     elif answer is not None:
         success["content"] = {_JSON: {"schema": _ref(answer)}}
-    failure = {"description": "why not", "content": {_JSON: {"schema": _ref(Failure)}}}
+    why = [_ref(model) for model in fails_as]
+    schema: dict[str, Any] = {"anyOf": why} if len(why) > 1 else why[0]
+    failure = {"description": "why not", "content": {_JSON: {"schema": schema}}}
     operation: dict[str, Any] = {
         "summary": summary,
         "operationId": name,

@@ -11,22 +11,27 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from schemas.base import explain
 from schemas.errors import TransientError, UsageError
 from schemas.outcomes import Outcome, OutcomeKind
 from streams import kafka
 from streams.kafka_connection import KafkaConnection
-from streams.web.problems import ApiError
+from streams.web.lanes import busy
+from streams.web.problems import shortened
+from streams.web.rates import client_of
 
 logger = logging.getLogger(__name__)
 
+#: In all, and of one client: a browser has one for each of its tabs.
 _MOST_LISTENERS = 256
+_MOST_OF_ONE = 16
 _BACKLOG = 2000
 #: Proxies close what is silent for long; this comment is no event.
 _HEARTBEAT_S = 15.0
@@ -53,7 +58,7 @@ class Outcomes:
         self._connection = connection
         self._topic = topic
         self._changed = changed
-        self._listeners: set[asyncio.Queue[Outcome | None]] = set()
+        self._listeners: dict[asyncio.Queue[str | None], str] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="outcomes", daemon=True)
 
@@ -69,46 +74,51 @@ class Outcomes:
     def end_streams(self) -> None:
         """Let all listeners go: the server waits for its answers to end."""
         for listener in list(self._listeners):
-            listener.put_nowait(None)
+            self._let_go(listener)
 
     async def close(self) -> None:
         """Stop hearing."""
         self._ending.set()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, _STALLED_S)
 
-    async def _stream(self, _: Request) -> Response:
-        if len(self._listeners) >= _MOST_LISTENERS:
-            raise ApiError(503, "BUSY", "too many listen already", {"retry-after": "10"})
-        return StreamingResponse(
-            self._events(),
+    async def _stream(self, request: Request) -> Response:
+        client = client_of(request)
+        mine = sum(other == client for other in self._listeners.values())
+        if len(self._listeners) >= _MOST_LISTENERS or mine >= _MOST_OF_ONE:
+            raise busy("too many listen already", retry_after_s=10)
+        listener: asyncio.Queue[str | None] = asyncio.Queue(_BACKLOG + 1)
+        self._listeners[listener] = client
+        return _Events(
+            self._events(listener),
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
             media_type="text/event-stream",
+            over=lambda: self._listeners.pop(listener, None),
         )
 
-    async def _events(self) -> AsyncIterator[str]:
-        mine: asyncio.Queue[Outcome | None] = asyncio.Queue(_BACKLOG + 1)
-        self._listeners.add(mine)
-        try:
-            yield "retry: 2000\n\n"
-            while True:
-                try:
-                    outcome = await asyncio.wait_for(mine.get(), _HEARTBEAT_S)
-                except TimeoutError:
-                    yield ": nothing new\n\n"
-                    continue
-                if outcome is None:
-                    return
-                yield f"event: outcome\ndata: {outcome.to_json().decode()}\n\n"
-        finally:
-            self._listeners.discard(mine)
+    async def _events(self, mine: asyncio.Queue[str | None]) -> AsyncIterator[str]:
+        yield "retry: 2000\n\n"
+        while True:
+            try:
+                outcome = await asyncio.wait_for(mine.get(), _HEARTBEAT_S)
+            except TimeoutError:
+                yield ": nothing new\n\n"
+                continue
+            if outcome is None:
+                return
+            yield outcome
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcomes: list[str]) -> None:
         for listener in list(self._listeners):
-            if listener.qsize() < _BACKLOG:
+            for outcome in outcomes:
+                if listener.qsize() >= _BACKLOG:
+                    self._let_go(listener)
+                    break
                 listener.put_nowait(outcome)
-            else:
-                self._listeners.discard(listener)
-                listener.put_nowait(None)
+
+    def _let_go(self, listener: asyncio.Queue[str | None]) -> None:
+        """End its stream. It counts until then: what isn't read holds its connection."""
+        if not listener.full():
+            listener.put_nowait(None)
 
     def _follow(self) -> None:
         while not self._ending.is_set():
@@ -116,6 +126,9 @@ class Outcomes:
                 self._follow_from_the_end()
             except (TransientError, UsageError) as error:
                 logger.warning("outcomes are not heard: %s", error)
+                self._ending.wait(_RETRY_S)
+            except Exception:  # whatever it is, the page goes on to listen
+                logger.exception("outcomes are not heard")
                 self._ending.wait(_RETRY_S)
 
     def _follow_from_the_end(self) -> None:
@@ -127,7 +140,7 @@ class Outcomes:
         client = kafka.admin(self._connection)
         numbers = range(kafka.partitions_of(client, self._topic))
         read = kafka.ends(client, self._topic, numbers)
-        consumer = kafka.tail_consumer(self._connection)
+        consumer = kafka.tail_consumer(self._connection, tells_ends=True)
         with contextlib.closing(consumer):
             while not self._ending.wait(_LOOK_S):
                 ends = kafka.ends(client, self._topic, numbers)
@@ -141,22 +154,52 @@ class Outcomes:
         while left and not self._ending.is_set():
             if time.monotonic() - heard > _STALLED_S:
                 raise TransientError("the broker says that there are outcomes and gives none")
+            heard_now: list[str] = []
             for message in consumer.consume(500, timeout=_READ_S):
                 if (error := message.error()) is not None:
-                    raise TransientError(error.str())
+                    if error.code() != KafkaError._PARTITION_EOF:
+                        raise TransientError(error.str())
+                    # a transaction's marker, say, that no outcome comes after
+                    if (message.offset() or 0) >= left.get(message.partition() or 0, 0):
+                        left.pop(message.partition() or 0, None)
+                    continue
                 heard = time.monotonic()
-                self._hear(bytes(message.value() or b""))
+                heard_now += self._hear(bytes(message.value() or b""))
                 partition, offset = message.partition() or 0, message.offset() or 0
                 if offset + 1 >= left.get(partition, 0):
                     left.pop(partition, None)
+            if heard_now:
+                self._loop.call_soon_threadsafe(self._tell, heard_now)
         consumer.unassign()
 
-    def _hear(self, value: bytes) -> None:
+    def _hear(self, value: bytes) -> list[str]:
+        """The event that tells of it; none where it can't be understood."""
         try:
             outcome = Outcome.from_json(value)
         except ValidationError as error:  # of a later version, say: nobody here could show it
-            logger.warning("an outcome is not understood: %s", explain(error))
-            return
+            logger.warning("an outcome is not understood: %s", shortened(explain(error)))
+            return []
         if outcome.outcome in _STALE:
             self._changed(outcome.image_id)
-        self._loop.call_soon_threadsafe(self._tell, outcome)
+        return [f"event: outcome\ndata: {outcome.to_json().decode()}\n\n"]
+
+
+class _Events(StreamingResponse):
+    """A stream of events; `over` is called when it has ended, however that was."""
+
+    def __init__(
+        self,
+        events: AsyncIterator[str],
+        *,
+        headers: dict[str, str],
+        media_type: str,
+        over: Callable[[], object],
+    ) -> None:
+        super().__init__(events, headers=headers, media_type=media_type)
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._over()

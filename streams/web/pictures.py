@@ -4,11 +4,10 @@ An id never becomes a path here: thumbnails are kept under names made of digests
 is asked for by the address that its row has. What is no live row has no picture.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +16,9 @@ from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from encoders.decoding import DecoderPool
 from encoders.images import extension_of, sniff_content_type
 from schemas.base import Contract
 from schemas.errors import PoisonError, ReasonCode
@@ -27,14 +28,21 @@ from search.generations import Generation
 from search.port import RowState, StoredImage
 from streams.fetch import Fetcher, OriginalGoneError
 from streams.web.guard import PICTURE_POLICY
+from streams.web.lanes import Budget, Lane, in_thread
 from streams.web.live_index import LiveIndex
 from streams.web.problems import ApiError, json_response
+from streams.web.rates import client_of
 from streams.web.thumbnails import Thumbnails
 
 #: Longest side of a thumbnail in pixels; a free choice would let anyone fill the cache.
 SIDES = (400, 800, 1600)
-#: Thumbnails that may wait to be made; more are refused, retryably.
-_WAITING = 256
+#: Bytes of an original that are sent at once, so that a slow reader holds up nobody.
+_PIECE = 64 * 1024
+#: What a browser shows by itself; anything else is only ever saved.
+_SHOWN = frozenset(
+    {"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff"}
+    | {"image/heic", "image/heif", "image/avif"}
+)
 _FOR_EVER = "private, max-age=31536000, immutable"
 _ASK_AGAIN = "private, no-cache"
 
@@ -53,8 +61,8 @@ class ImageView(Contract):
     caption: str
     tags: tuple[str, ...]
     attributes: dict[str, JsonValue]
-    uploaded_at: datetime | None
-    reason: ReasonCode | None
+    uploaded_at: datetime | None = None
+    reason: ReasonCode | None = None
     generation: str
     model: str
     topic: str
@@ -97,16 +105,36 @@ def original_of(row: StoredImage, fetcher: Fetcher) -> bytes:
     return data
 
 
+class PictureLanes:
+    """What slow work there is with pictures: how much of each at once, and how much may wait.
+
+    `rows` are looked up in the index; `pictures` are fetched, sent or decoded, and held in memory
+    meanwhile; `decoding` is for who has a picture and needs one of the decoders.
+    """
+
+    def __init__(self, decoders: int, original_bytes: int, patience_s: float = 60.0) -> None:
+        self.rows = Lane("looks into the index", 8, waiting=256, patience_s=min(15.0, patience_s))
+        self.pictures = Lane("pictures", 4, waiting=256, patience_s=patience_s)
+        self.decoding = Lane("decodings", decoders, waiting=16, patience_s=patience_s)
+        self.originals = Budget("originals", original_bytes)
+
+
 class Pictures:
     """What the API serves of indexed pictures."""
 
-    def __init__(self, index: LiveIndex, fetcher: Fetcher, thumbnails: Thumbnails) -> None:
+    def __init__(
+        self,
+        index: LiveIndex,
+        fetcher: Fetcher,
+        decoders: DecoderPool,
+        thumbnails: Thumbnails,
+        lanes: PictureLanes,
+    ) -> None:
         self._index = index
         self._fetcher = fetcher
+        self._decoders = decoders
         self._thumbnails = thumbnails
-        # apart from other work: pictures that are slow to come must not hold up the rest
-        self._makers = ThreadPoolExecutor(4, thread_name_prefix="thumbnail")
-        self._waiting = 0
+        self._lanes = lanes
 
     def routes(self) -> list[Route]:
         """What this serves."""
@@ -116,17 +144,17 @@ class Pictures:
             Route("/originals/{image_id:path}", self._original, methods=["GET"]),
         ]
 
-    def close(self) -> None:
-        """Stop making thumbnails."""
-        self._makers.shutdown(wait=False, cancel_futures=True)
-
     async def _image(self, request: Request) -> Response:
         image_id = checked_id(request.path_params["image_id"])
-        row = await asyncio.to_thread(self._index.row, image_id)
-        if row is None:
+
+        def known() -> ImageView | None:
+            row = self._index.row(image_id)
+            return None if row is None else ImageView.of(row, self._index.current()[0])
+
+        view = await self._lanes.rows.call(client_of(request), known)
+        if view is None:
             raise _unknown(image_id)
-        generation, _ = await asyncio.to_thread(self._index.current)
-        return json_response(ImageView.of(row, generation))
+        return json_response(view)
 
     async def _thumbnail(self, request: Request) -> Response:
         side = request.query_params.get("side", str(SIDES[0]))
@@ -136,43 +164,91 @@ class Pictures:
         headers = _caching(request, row, side)
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=304, headers=headers)
-        thumbnail = await self._made(self._thumbnails.get, row, int(side))
-        return Response(thumbnail, headers=headers, media_type="image/jpeg")
+        client = client_of(request)
+        small = await self._lanes.rows.call(
+            client, partial(self._thumbnails.get, row, int(side))
+        ) or await self._lanes.pictures.run(client, lambda: self._made(client, row, int(side)))
+        return Response(small, headers=headers, media_type="image/jpeg")
+
+    async def _made(self, client: str, row: StoredImage, side: int) -> bytes:
+        data = await in_thread(partial(original_of, row, self._fetcher))
+        small = await self._lanes.decoding.call(
+            client, partial(self._decoders.thumbnail, data, side)
+        )
+        await in_thread(partial(self._thumbnails.keep, row, side, small))
+        return small
 
     async def _original(self, request: Request) -> Response:
         row = await self._live_row(request)
         headers = _caching(request, row, "original")
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=304, headers=headers)
-        data = await self._made(original_of, row, self._fetcher)
-        kind = sniff_content_type(data) or "application/octet-stream"
-        name = Path(row.image_id).stem or "picture"
-        file_name = quote(f"{name}.{extension_of(kind)}", safe="")
-        headers["content-disposition"] = f"inline; filename*=UTF-8''{file_name}"
-        return Response(data, headers=headers, media_type=kind)
+        client = client_of(request)
+        give_back = self._lanes.originals.take(client, row.bytes)
+        try:
+            fetch = partial(original_of, row, self._fetcher)
+            data = await self._lanes.pictures.call(client, fetch)
+            kind, headers["content-disposition"] = _shown_as(row, data)
+        except BaseException:
+            give_back()
+            raise
+        return _InPieces(data, headers, kind, give_back)
 
     async def _live_row(self, request: Request) -> StoredImage:
         image_id = checked_id(request.path_params["image_id"])
-        row = await asyncio.to_thread(self._index.row, image_id)
+        look = partial(self._index.row, image_id)
+        row = await self._lanes.rows.call(client_of(request), look)
         if row is None or row.state is not RowState.LIVE:
             raise _unknown(image_id)
         return row
 
-    async def _made(self, make: Callable[..., bytes], *arguments: Any) -> bytes:
-        if self._waiting >= _WAITING:
-            raise ApiError(503, "BUSY", "too many pictures are asked for", {"retry-after": "1"})
-        self._waiting += 1
+
+class _InPieces(Response):
+    """An answer sent piece by piece, as fast as its reader takes them; `over` is told the end."""
+
+    def __init__(
+        self, data: bytes, headers: dict[str, str], kind: str, over: Callable[[], None]
+    ) -> None:
+        super().__init__(data, headers=headers, media_type=kind)
+        self._over = over
+
+    async def __call__(
+        self,
+        scope: Scope,  # noqa: ARG002  # the base's signature
+        receive: Receive,  # noqa: ARG002
+        send: Send,
+    ) -> None:
+        """Send it."""
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._makers, make, *arguments)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            whole = memoryview(self.body)
+            for start in range(0, len(whole), _PIECE):
+                piece = bytes(whole[start : start + _PIECE])
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            self._waiting -= 1
+            self._over()
+
+
+def _shown_as(row: StoredImage, data: bytes) -> tuple[str, str]:
+    """Its type, by its bytes alone, and how a browser is to take it, under which name."""
+    sniffed = sniff_content_type(data) or ""
+    kind = sniffed if sniffed in _SHOWN else "application/octet-stream"
+    how = "inline" if kind == sniffed else "attachment"
+    name = Path(row.image_id).stem or "picture"
+    file_name = quote(f"{name}.{extension_of(kind)}", safe="", errors="replace")
+    return kind, f"{how}; filename*=UTF-8''{file_name}"
 
 
 def checked_id(image_id: str) -> str:
     """An image id that may be one. Raises ApiError 400."""
-    if not 0 < len(image_id.encode(errors="replace")) <= MAX_IMAGE_ID_BYTES:
-        raise ApiError(400, "INVALID_ID", f"an image id has 1 to {MAX_IMAGE_ID_BYTES} bytes")
+    try:
+        size = len(image_id.encode())
+    except UnicodeError:
+        size = 0  # half of a surrogate pair: no text
+    if not 0 < size <= MAX_IMAGE_ID_BYTES:
+        message = f"an image id has 1 to {MAX_IMAGE_ID_BYTES} bytes of UTF-8"
+        raise ApiError(400, "INVALID_ID", message)
     return image_id
 
 

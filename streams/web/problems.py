@@ -1,18 +1,31 @@
 """Errors of the API: an HTTP status, and JSON of the shape that a search reply's error has."""
 
 import logging
+import time
 from collections.abc import Mapping
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from schemas.base import Contract, explain
-from schemas.errors import PixtideError, PoisonError, RequestError, TransientError, UsageError
+from schemas.errors import (
+    FatalError,
+    PixtideError,
+    PoisonError,
+    RequestError,
+    TransientError,
+    UsageError,
+)
 from schemas.queries import SearchError
 
 logger = logging.getLogger(__name__)
+
+#: Characters of a message that a client is told.
+_LONGEST = 1000
+#: Every request fails while a server is away: one line in so many seconds says so.
+_QUIET_S = 5.0
 
 
 class Failure(Contract):
@@ -60,9 +73,17 @@ def json_response(
 def respond(problem: ApiError) -> Response:
     """A problem as JSON. What the world's state is to blame for may be asked again."""
     detail = ErrorDetail(
-        code=problem.code, message=problem.message, retryable=problem.status in (429, 503)
+        code=problem.code,
+        message=shortened(problem.message),
+        retryable=problem.status in (429, 503),
     )
     return json_response(Failure(error=detail), problem.status, problem.headers)
+
+
+def shortened(message: str) -> str:
+    """A message of a length that a person may read, and that can be written as JSON."""
+    sound = message[: _LONGEST + 1].encode(errors="replace").decode()
+    return sound if len(message) <= _LONGEST else f"{sound[:_LONGEST]}…"
 
 
 def status_of(error: SearchError) -> int:
@@ -75,6 +96,32 @@ async def problem_handler(_: Request, error: Exception) -> Response:
     return respond(_as_problem(error))
 
 
+def unavailable(
+    error: Exception,
+    code: str = "UNAVAILABLE",
+    what: str = "a server that this needs is away or slow",
+) -> ApiError:
+    """Something behind the page is away. Which, with its address, is for the log alone."""
+    _seldom.warn(error)
+    return ApiError(503, code, f"{what}; the page's log says why", {"retry-after": "2"})
+
+
+class _Seldom:
+    """Warns of the like once in a while."""
+
+    def __init__(self) -> None:
+        self._warned_at = float("-inf")
+
+    def warn(self, error: Exception) -> None:
+        now = time.monotonic()
+        if now - self._warned_at >= _QUIET_S:
+            self._warned_at = now
+            logger.warning("a request can't be served: %s", error)
+
+
+_seldom = _Seldom()
+
+
 def _as_problem(error: Exception) -> ApiError:
     match error:
         case ApiError():
@@ -83,8 +130,10 @@ def _as_problem(error: Exception) -> ApiError:
             return ApiError(422, error.code, error.message)
         case RequestError():
             return ApiError(400, error.code, error.message)
-        case TransientError() | UsageError():
-            return ApiError(503, "UNAVAILABLE", str(error), {"retry-after": "2"})
+        case TransientError() | UsageError() | FatalError():
+            return unavailable(error)
+        case ClientDisconnect():
+            return ApiError(400, "DISCONNECTED", "the request ended before its body did")
         case ValidationError():
             return ApiError(400, "MALFORMED_REQUEST", explain(error))
         case HTTPException():

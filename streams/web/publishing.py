@@ -1,12 +1,22 @@
-"""Uploads and deletes: each becomes an event in the log, and an outcome some time later."""
+"""Uploads and deletes: each becomes an event in the log, and an outcome some time later.
+
+1. receive  the form, which beyond a megabyte lies on disk; its bytes are counted beforehand
+2. check    decode the picture, whatever it claims to be
+3. send     queue the event; a picture that is too large for one goes to the image store first
+4. confirm  wait for the delivery of this very event, in no thread
+"""
 
 import asyncio
 import contextlib
+import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import FailFast, Field, TypeAdapter, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,17 +25,28 @@ from starlette.routing import Route
 from encoders.decoding import DecoderPool
 from encoders.images import extension_of, sniff_content_type
 from schemas.base import Contract, explain
-from schemas.errors import PoisonError, ReasonCode
+from schemas.errors import PoisonError, ReasonCode, TransientError
 from schemas.identity import MAX_IMAGE_ID_BYTES
-from streams.publish import Description, Position, Publisher, Source
+from streams.publish import Delivered, Description, Position, Publisher, Source
+from streams.web.guard import announced
+from streams.web.lanes import Budget, Lane, busy, in_thread
 from streams.web.pictures import checked_id
 from streams.web.problems import ApiError, json_response
-from streams.web.rates import Rate
+from streams.web.rates import Rate, client_of
+from streams.web.shared import Lazily
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "web/"
+#: How long the page keeps an event that the broker doesn't take, and how much of them all.
+DELIVER_S, QUEUE_BYTES = 10.0, 128 * 1024 * 1024
 _MAX_CAPTION = 2000
-_TAGS = TypeAdapter(tuple[str, ...])
+_TAGS_BYTES = 64 * 1024
+_TAGS = TypeAdapter(Annotated[tuple[str, ...], FailFast()])
 _CHECK_SIDE = 64
+_POLL_S = 0.1
+#: How much later than the producer gives up the page does.
+_SPARE_S = 3.0
 
 
 class Accepted(Contract):
@@ -36,6 +57,20 @@ class Accepted(Contract):
     offset: int = Field(ge=0)
 
 
+class UploadLanes:
+    """How many uploads are worked on at once, and how many bytes of them there may be.
+
+    `uploads` is for who holds a whole picture in memory, `deletes` for who doesn't, and `checks`
+    for the decoders of uploads.
+    """
+
+    def __init__(self, decoders: int, upload_bytes: int, patience_s: float = 60.0) -> None:
+        self.received = Budget("uploads", 4 * upload_bytes)
+        self.uploads = Lane("uploads", 4, waiting=64, patience_s=patience_s)
+        self.checks = Lane("checks of uploads", decoders, waiting=16, patience_s=patience_s)
+        self.deletes = Lane("deletes", 4, waiting=64, patience_s=patience_s)
+
+
 class Publishing:
     """Takes pictures and deletes; connects to the broker when first needed."""
 
@@ -44,17 +79,27 @@ class Publishing:
         publisher: Callable[[], Publisher],
         decoders: DecoderPool,
         rate: Rate,
+        lanes: UploadLanes,
         *,
         max_bytes: int,
         read_only: bool,
     ) -> None:
-        self._make = publisher
+        self._publisher = Lazily(publisher, patience_s=DELIVER_S)
         self._decoders = decoders
         self._rate = rate
+        self._lanes = lanes
         self._max_bytes = max_bytes
         self._read_only = read_only
-        self._lock = threading.Lock()  # a publisher serves one thread at a time
-        self._publisher: Publisher | None = None
+        self._ending = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="deliveries", daemon=True)
+
+    def start(self) -> None:
+        """Begin to hear of deliveries."""
+        self._poller.start()
+
+    def close(self) -> None:
+        """Stop hearing of them."""
+        self._ending.set()
 
     def routes(self) -> list[Route]:
         """What this serves; ids have slashes, so these stand before what takes any path."""
@@ -65,64 +110,133 @@ class Publishing:
 
     async def _upload(self, request: Request) -> Response:
         self._may_change(request)
-        async with request.form(max_files=1, max_fields=4, max_part_size=64 * 1024) as form:
-            data, source_name = await self._picture(form)
-            description = _described(form)
-        image_id = PREFIX + source_name
-        if len(image_id.encode()) > MAX_IMAGE_ID_BYTES:
-            raise ApiError(400, "INVALID_ID", "the file's name is too long")
-        await asyncio.to_thread(self._check_picture, data)
-        position = await asyncio.to_thread(self._send_upload, image_id, data, description)
-        return json_response(_accepted(position), 202)
+        client = client_of(request)
+        size = announced(request.headers, self._max_bytes)
+        with contextlib.ExitStack() as held:
+            held.callback(self._lanes.received.take(client, size))
+            async with _form(request) as form:
+                file, image_id = self._picture(form)
+                description = _described(form)
+                send = partial(self._checked, client, file, image_id, description)
+                queued = await self._lanes.uploads.run(client, send)
+        return await _confirmed(queued)
 
     async def _delete(self, request: Request) -> Response:
         self._may_change(request)
         image_id = checked_id(request.path_params["image_id"])
-        position = await asyncio.to_thread(self._send_delete, image_id)
-        return json_response(_accepted(position), 202)
+        client = client_of(request)
+
+        async def send() -> "asyncio.Future[Position]":
+            return await self._queued(lambda to, told: to.delete(image_id, delivered=told))
+
+        return await _confirmed(await self._lanes.deletes.run(client, send))
 
     def _may_change(self, request: Request) -> None:
         if self._read_only:
             raise ApiError(403, "READ_ONLY", "this page only searches (PIXTIDE_WEB_READ_ONLY)")
         self._rate.spend(request)
 
-    async def _picture(self, form: FormData) -> tuple[bytes, str]:
+    def _picture(self, form: FormData) -> tuple[UploadFile, str]:
         file = form.get("picture")
         if not isinstance(file, UploadFile):
             raise ApiError(400, "NO_PICTURE", "the form's field `picture` must be a file")
-        name = file_name(file.filename or "")
         if (file.size or 0) > self._max_bytes:
             raise PoisonError(
                 ReasonCode.TOO_LARGE, f"a picture has at most {self._max_bytes} bytes here"
             )
-        return await file.read(), name
+        image_id = PREFIX + file_name(file.filename or "")
+        if len(image_id.encode()) > MAX_IMAGE_ID_BYTES:
+            raise ApiError(400, "INVALID_ID", "the file's name is too long")
+        return file, image_id
 
-    def _check_picture(self, data: bytes) -> None:
-        """Decode it, whatever it claims to be. Raises PoisonError, as an ingest worker would."""
-        self._decoders.thumbnail(data, _CHECK_SIDE)
-
-    def _send_upload(self, image_id: str, data: bytes, description: Description) -> Position:
+    async def _checked(
+        self, client: str, file: UploadFile, image_id: str, description: Description
+    ) -> "asyncio.Future[Position]":
+        """Decode it, as an ingest worker would, and queue its event. Raises PoisonError."""
+        data = await in_thread(file.file.read)
+        check = partial(self._decoders.thumbnail, data, _CHECK_SIDE)
+        await self._lanes.checks.call(client, check)
         named = Path(f"picture.{extension_of(sniff_content_type(data) or '')}")
-        with self._connected() as publisher:
-            publisher.upload(Source(image_id, named, data), description, inline=True)
-            publisher.flush()
-            return publisher.positions[-1]
+        source = Source(image_id, named, data)
+        return await self._queued(
+            lambda to, told: to.upload(source, description, inline=True, delivered=told)
+        )
 
-    def _send_delete(self, image_id: str) -> Position:
-        with self._connected() as publisher:
-            publisher.delete(image_id)
-            publisher.flush()
-            return publisher.positions[-1]
+    async def _queued(
+        self, send: Callable[[Publisher, Delivered], None]
+    ) -> "asyncio.Future[Position]":
+        """The place in the log that this event will have; its delivery alone decides it."""
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[Position] = loop.create_future()
 
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[Publisher]:
-        with self._lock:
-            if self._publisher is None:
-                self._publisher = self._make()
+        def told(what: Position | TransientError) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(_settle, place, what)
+
+        def queue() -> None:
+            send(self._publisher.get(), told)
+
+        await in_thread(queue)
+        return place
+
+    def _poll(self) -> None:
+        """Hear of deliveries while there is a publisher; a broken one must not end this."""
+        while not self._ending.is_set():
+            publisher = self._publisher.peek()
+            if publisher is None:
+                self._ending.wait(_POLL_S)
+                continue
             try:
-                yield self._publisher
-            finally:
-                self._publisher.positions.clear()
+                publisher.poll(_POLL_S)
+            except Exception:
+                logger.exception("deliveries can't be heard of")
+                self._ending.wait(_POLL_S)
+
+
+async def _confirmed(queued: "asyncio.Future[Position]") -> Response:
+    """The answer, once this event is in the log. Raises ApiError 503: nobody says that it is."""
+    done, _ = await asyncio.wait({queued}, timeout=DELIVER_S + _SPARE_S)
+    try:
+        if not done:
+            raise TransientError("the broker says nothing of it")
+        return json_response(_accepted(queued.result()), 202)
+    except TransientError as error:
+        logger.warning("an event is not acknowledged: %s", error)
+        raise ApiError(
+            503,
+            "NOT_ACKNOWLEDGED",
+            "the broker has not acknowledged it, and it may be in the log or not: send it again",
+            {"retry-after": "5"},
+        ) from error
+
+
+def _settle(place: "asyncio.Future[Position]", what: Position | TransientError) -> None:
+    if place.done():
+        return
+    if isinstance(what, Position):
+        place.set_result(what)
+    else:
+        place.set_exception(what)
+
+
+@contextlib.asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """The form that was sent. Raises ApiError 400, whatever is wrong with it."""
+    kind, _ = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        raise ApiError(400, "MALFORMED_REQUEST", "an upload is multipart/form-data")
+    try:
+        form = await request.form(max_files=1, max_fields=4, max_part_size=_TAGS_BYTES)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        # what the parsers raise for headers and character sets that nobody sends by mistake
+        raise ApiError(400, "MALFORMED_REQUEST", "the form can't be read") from error
+    except OSError as error:
+        logger.error("an upload can't be kept: %s", error)
+        raise busy("there is no room for uploads now", retry_after_s=30) from error
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 def file_name(name: str) -> str:
@@ -132,15 +246,30 @@ def file_name(name: str) -> str:
         ApiError: nothing is left of it.
     """
     last = name.replace("\\", "/").rpartition("/")[2]
-    visible = "".join(char for char in last if char.isprintable()).strip()
+    visible = "".join(char for char in last if char.isprintable() and _is_text(char)).strip()
     if visible.strip(".") == "":
         raise ApiError(400, "NO_NAME", "the file needs a name")
     return visible
 
 
+def _is_text(text: str) -> bool:
+    """Whether it can be written: a form may name a character set that makes half a character."""
+    try:
+        text.encode()
+    except UnicodeError:
+        return False
+    return True
+
+
 def _described(form: FormData) -> Description:
     caption, tags = form.get("caption", ""), form.get("tags", "[]")
-    if not isinstance(caption, str) or not isinstance(tags, str) or len(caption) > _MAX_CAPTION:
+    if (
+        not isinstance(caption, str)
+        or not isinstance(tags, str)
+        or len(caption) > _MAX_CAPTION
+        or not _is_text(caption)
+        or not _is_text(tags)
+    ):
         raise ApiError(
             400, "INVALID_DATA", f"caption is a text of up to {_MAX_CAPTION}, tags a JSON array"
         )

@@ -12,6 +12,7 @@ from streams.web.problems import ApiError
 
 #: Clients remembered; one that is forgotten starts anew, with a full bucket.
 _CLIENTS = 10_000
+_NAME = 64
 
 
 class Rate:
@@ -46,12 +47,18 @@ class Rate:
 
 
 def client_of(request: Request) -> str:
-    """Who asks: an IPv4 address, or the network of an IPv6 one, of which a client has many."""
-    host = request.client.host if request.client else ""
+    """Who asks, as `client_at`."""
+    return client_at(request.client.host if request.client else "")
+
+
+def client_at(host: str) -> str:
+    """An IPv4 address, or the network of an IPv6 one, of which a client has many."""
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return host
+        return host[:_NAME]  # of a proxy's own making: none is remembered at length
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address), 64), strict=False))
+    return str(address)

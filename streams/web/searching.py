@@ -11,40 +11,45 @@ from starlette.routing import Route
 from schemas.errors import TransientError, UsageError
 from schemas.queries import SearchReply, SearchRequest, read_request
 from streams.async_client import AsyncSearchClient
-from streams.web.problems import ApiError, json_response, status_of
-from streams.web.rates import Rate
+from streams.web.bodies import json_body
+from streams.web.guard import announced
+from streams.web.lanes import Budget
+from streams.web.problems import ApiError, json_response, status_of, unavailable
+from streams.web.rates import Rate, client_of
+from streams.web.shared import Shared
 
 #: Longest JSON of a request; the embedded broker takes no longer message.
 MAX_REQUEST_BYTES = 900 * 1024
+#: Of requests that are under way: each is held some three times.
+_BYTES = 64 * 1024 * 1024
+_FOR_EVER = float("inf")
 
 
 class Searches:
     """Connects to the broker when first asked, so that the page is there before it."""
 
-    def __init__(self, client: Callable[[], AsyncSearchClient], rate: Rate) -> None:
+    def __init__(
+        self, client: Callable[[], AsyncSearchClient], rate: Rate, *, patience_s: float
+    ) -> None:
         self._make = client
         self._rate = rate
-        self._client: AsyncSearchClient | None = None
-        self._connecting = asyncio.Lock()
+        self._patience_s = patience_s
+        self._held = Budget("searches", _BYTES)
+        self._client = Shared(
+            "connecting", self._connected, fresh_s=_FOR_EVER, patience_s=patience_s
+        )
         self._open = contextlib.AsyncExitStack()
 
     def routes(self) -> list[Route]:
         """What this serves."""
         return [Route("/api/search", self._search, methods=["POST"])]
 
-    async def connect(self) -> AsyncSearchClient:
-        """The connected client. Raises TransientError: the broker can't be reached."""
-        async with self._connecting:
-            if self._client is None:
-                self._client = await self._open.enter_async_context(self._make())
-            return self._client
-
     def connect_early(self) -> None:
         """Begin to connect, so that the first search need not; a failure is tried again by it."""
 
         async def attempt() -> None:
-            with contextlib.suppress(TransientError, UsageError):
-                await self.connect()
+            with contextlib.suppress(TransientError, UsageError, ApiError):
+                await self._client.get()
 
         self._early = asyncio.create_task(attempt())
 
@@ -54,21 +59,29 @@ class Searches:
 
     async def _search(self, request: Request) -> Response:
         self._rate.spend(request)
-        body = await request.body()
-        if len(body) > MAX_REQUEST_BYTES:
-            raise ApiError(413, "TOO_LARGE", f"a search has at most {MAX_REQUEST_BYTES} bytes")
-        asked = read_request(body)
-        _refuse_local_pictures(asked)
-        reply = await self._ask(asked)
-        return json_response(reply, status_of(reply.error) if reply.error else 200)
+        size = min(announced(request.headers, MAX_REQUEST_BYTES), MAX_REQUEST_BYTES)
+        give_back = self._held.take(client_of(request), size)
+        try:
+            asked = read_request(await json_body(request, MAX_REQUEST_BYTES))
+            _refuse_local_pictures(asked)
+            reply = await self._ask(asked)
+        finally:
+            give_back()
+        if reply.error is None:
+            return json_response(reply)
+        status = status_of(reply.error)
+        return json_response(reply, status, {"retry-after": "1"} if status == 503 else None)
 
     async def _ask(self, asked: SearchRequest) -> SearchReply:
         try:
-            return await (await self.connect()).search(asked)
-        except (TransientError, UsageError) as error:
-            raise ApiError(
-                503, "SEARCH_UNAVAILABLE", f"searches are not answered: {error}"
-            ) from error
+            async with asyncio.timeout(self._patience_s):
+                return await (await self._client.get()).search(asked)
+        except (TransientError, UsageError, TimeoutError) as error:
+            raise unavailable(error, "SEARCH_UNAVAILABLE", "searches are not answered") from error
+
+    async def _connected(self) -> AsyncSearchClient:
+        """The connected client. Raises TransientError: the broker can't be reached."""
+        return await self._open.enter_async_context(self._make())
 
 
 def _refuse_local_pictures(asked: SearchRequest) -> None:

@@ -1,5 +1,6 @@
 """Serves the page with uvicorn until a signal."""
 
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -8,17 +9,32 @@ import uvicorn
 
 from schemas.errors import UsageError
 from streams.web.app import Site
+from streams.web.connections import Connections, Patience
 
 _GRACE_S = 5
+#: The server ticks ten times a second.
+_TICKS = 10
 
 
 class _Server(uvicorn.Server):
     """Says when it listens, and lets listeners go before it waits for answers to end."""
 
-    def __init__(self, config: uvicorn.Config, site: Site, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        site: Site,
+        connections: Connections,
+        on_ready: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._site = site
+        self._connections = connections
         self._on_ready = on_ready
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS == 0:
+            self._connections.look()
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -38,8 +54,24 @@ def serve(
     on_ready: Callable[[], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT. Who asks is believed of `proxies` alone."""
+    server_of(site, proxies=proxies, on_ready=on_ready).run(sockets=[listener])
+
+
+def server_of(
+    site: Site,
+    *,
+    proxies: Sequence[str],
+    on_ready: Callable[[], None],
+    patience: Patience | None = None,
+) -> uvicorn.Server:
+    """What serves it."""
+    # a line for each malformed request would let anybody fill the log
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    connections = Connections(patience or Patience(), proxies)
     config = uvicorn.Config(
         site.app,
+        http=connections.protocol,  # type: ignore[arg-type]  # uvicorn only calls it
+        ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
@@ -48,7 +80,7 @@ def serve(
         timeout_graceful_shutdown=_GRACE_S,
         lifespan="on",
     )
-    _Server(config, site, on_ready).run(sockets=[listener])
+    return _Server(config, site, connections, on_ready)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,10 +6,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from schemas.base import Contract
+from streams.web.bodies import json_body
 from streams.web.guard import COOKIE, Access
 from streams.web.problems import ApiError
 from streams.web.rates import Rate
 
+_MOST_BYTES = 16 * 1024
 _MAX_AGE_S = 30 * 24 * 60 * 60
 
 
@@ -32,7 +34,7 @@ class Session:
 
     async def _sign_in(self, request: Request) -> Response:
         self._rate.spend(request)
-        sent = SignIn.from_json(await request.body())
+        sent = SignIn.from_json(await json_body(request, _MOST_BYTES))
         if not self._access.knows(sent.token):
             raise ApiError(401, "WRONG_TOKEN", "this is not the token")
         answer = Response(status_code=204, headers={"cache-control": "no-store"})

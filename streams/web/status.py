@@ -1,7 +1,5 @@
 """How the system stands: its generations, what they hold and how far behind they are."""
 
-import asyncio
-import time
 from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
@@ -9,14 +7,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from schemas.base import Contract
-from schemas.errors import TransientError, UsageError
 from search.generations import Generation, GenerationState
 from streams.standing import Standing
+from streams.web.lanes import in_thread
 from streams.web.live_index import LiveIndex
 from streams.web.problems import json_response
+from streams.web.readiness import PartsWatch
+from streams.web.shared import Shared
 
 #: Counting takes a while and asks the broker: all who look share one answer of this age.
 _FRESH_S = 1.5
+_PATIENCE_S = 20.0
 
 
 class GenerationStatus(Contract):
@@ -37,8 +38,8 @@ class GenerationStatus(Contract):
     done: int
     total: int
     lag: int
-    rate: float | None
-    eta_s: float | None
+    rate: float | None = None
+    eta_s: float | None = None
 
 
 class Status(Contract):
@@ -56,26 +57,31 @@ class Readiness(Contract):
 
 
 class StatusApi:
-    """Answers from the index and the broker.
-
-    `stand` looks at every generation, `log_answers` raises TransientError where no broker does.
-    """
+    """Answers from the index and the broker; `stand` looks at every generation."""
 
     def __init__(
         self,
         index: LiveIndex,
         stand: Callable[[], Sequence[Standing]],
-        log_answers: Callable[[], object],
+        parts: PartsWatch,
         *,
         read_only: bool,
     ) -> None:
         self._index = index
         self._stand = stand
-        self._log_answers = log_answers
+        self._parts = parts
         self._read_only = read_only
-        self._looking = asyncio.Lock()
-        self._status: Status | None = None
-        self._looked_at = 0.0
+        self._status = Shared(
+            "counting", lambda: in_thread(self._look), fresh_s=_FRESH_S, patience_s=_PATIENCE_S
+        )
+
+    def start(self) -> None:
+        """Begin to look whether the parts answer."""
+        self._parts.start()
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._parts.close()
 
     def routes(self) -> list[Route]:
         """What this serves."""
@@ -86,22 +92,15 @@ class StatusApi:
         ]
 
     async def _answer(self, _: Request) -> Response:
-        async with self._looking:
-            if self._status is None or time.monotonic() - self._looked_at > _FRESH_S:
-                self._status = await asyncio.to_thread(self._look)
-                self._looked_at = time.monotonic()
-            return json_response(self._status)
+        return json_response(await self._status.get())
 
     async def _live(self, _: Request) -> Response:
         return json_response(Readiness(ready=True))
 
     async def _ready(self, _: Request) -> Response:
-        try:
-            await asyncio.to_thread(self._index.current)
-            await asyncio.to_thread(self._log_answers)
-        except (TransientError, UsageError) as error:
-            return json_response(Readiness(ready=False, problem=str(error)), 503)
-        return json_response(Readiness(ready=True))
+        problem = await self._parts.problem()
+        answer = Readiness(ready=problem is None, problem=problem)
+        return json_response(answer, 200 if problem is None else 503)
 
     def _look(self) -> Status:
         generations = {each.name: each for each in self._index.generations()[1]}

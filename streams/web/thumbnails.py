@@ -1,60 +1,60 @@
-"""Thumbnails, made when first asked for."""
+"""Thumbnails that were made, kept for who asks next."""
 
+import contextlib
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 
-from encoders.decoding import DecoderPool
 from schemas.identity import original_folder
 from search.port import StoredImage
 
-#: Longest wait for a thumbnail that isn't kept, in seconds; whoever asks again may have it then.
-_PATIENCE_S = 30.0
+logger = logging.getLogger(__name__)
 
 
 class Thumbnails:
-    """Makes thumbnails of originals, and keeps the latest used ones in a folder of its own.
+    """Keeps the thumbnails that were used last, in a folder of its own.
 
     The folder must be empty at first, and nobody else's. Safe to share between threads.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        max_bytes: int,
-        original: Callable[[StoredImage], bytes],
-        decoders: DecoderPool,
-    ) -> None:
+    def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
-        self._original = original
-        self._decoders = decoders
         self._sizes: OrderedDict[Path, int] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, row: StoredImage, side: int) -> bytes:
-        """A JPEG of the picture as displayed, no side longer than `side` pixels.
-
-        Raises:
-            ApiError: the original can't be had.
-            PoisonError: it can't be decoded.
-            TransientError: its store is unwell, or the decoders are busy.
-        """
-        file = self._folder / original_folder(row.image_id) / f"{row.sha256}-{side}.jpg"
+    def get(self, row: StoredImage, side: int) -> bytes | None:
+        """The JPEG of this content and size, None where it isn't kept."""
+        file = self._file(row, side)
         with self._lock:
-            kept = file in self._sizes
-            if kept:
-                self._sizes.move_to_end(file)
-        if kept:
-            try:
-                return file.read_bytes()
-            except FileNotFoundError:  # forgotten just now
-                pass
-        thumbnail = self._decoders.thumbnail(self._original(row), side, _PATIENCE_S)
-        self._keep(file, thumbnail)
-        return thumbnail
+            if file not in self._sizes:
+                return None
+            self._sizes.move_to_end(file)
+        try:
+            return file.read_bytes()
+        except OSError:  # forgotten just now, or the disk is unwell: it is made again
+            return None
+
+    def keep(self, row: StoredImage, side: int, thumbnail: bytes) -> None:
+        """Keep it, for as long as there is room, and where the disk takes it."""
+        file = self._file(row, side)
+        partial = file.with_name(f"{file.name}.{threading.get_ident()}")
+        try:
+            file.parent.mkdir(exist_ok=True)
+            partial.write_bytes(thumbnail)
+        except OSError as error:
+            logger.warning("a thumbnail is not kept: %s", error)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            return
+        with self._lock:
+            partial.replace(file)
+            self._bytes += len(thumbnail) - self._sizes.pop(file, 0)
+            self._sizes[file] = len(thumbnail)
+            while self._bytes > self._max_bytes and len(self._sizes) > 1:
+                self._remove(next(iter(self._sizes)))
 
     def forget(self, image_id: str) -> None:
         """Remove what was made of this picture, so that a deleted one leaves nothing behind."""
@@ -63,16 +63,8 @@ class Thumbnails:
             for file in [file for file in self._sizes if file.parent == folder]:
                 self._remove(file)
 
-    def _keep(self, file: Path, thumbnail: bytes) -> None:
-        partial = file.with_name(f"{file.name}.{threading.get_ident()}")
-        with self._lock:
-            file.parent.mkdir(exist_ok=True)
-            partial.write_bytes(thumbnail)
-            partial.replace(file)
-            self._bytes += len(thumbnail) - self._sizes.pop(file, 0)
-            self._sizes[file] = len(thumbnail)
-            while self._bytes > self._max_bytes and len(self._sizes) > 1:
-                self._remove(next(iter(self._sizes)))
+    def _file(self, row: StoredImage, side: int) -> Path:
+        return self._folder / original_folder(row.image_id) / f"{row.sha256}-{side}.jpg"
 
     def _remove(self, file: Path) -> None:
         self._bytes -= self._sizes.pop(file)

@@ -11,7 +11,9 @@ from schemas import topics
 from schemas.errors import TransientError
 from streams import kafka as kafka_clients
 from streams.kafka_connection import KafkaConnection
-from streams.topic_reading import records_between, records_of
+from streams.publish import Position, Publisher
+from streams.settings import Settings
+from streams.topic_reading import records_at, records_between, records_of
 from tests.contracts.proxy import BrokerProxy
 from tests.servers import KafkaServer
 from tests.servers.runners import free_ports
@@ -67,3 +69,47 @@ def test_a_topic_ends_where_a_transaction_is_open(kafka: KafkaServer) -> None:
     [record] = records_of(connection, topic)
     assert (record.offset, record.value) == (0, b"open")
     assert kafka_clients.ends(client, topic, [0]) == {0: 2}
+
+
+def test_a_record_is_read_by_its_place_alone(kafka: KafkaServer) -> None:
+    topic, [table, *_] = f"log-{uuid.uuid4().hex[:10]}", topics.topics(embedded=False)
+    connection = KafkaConnection(kafka.bootstrap)
+    kafka_clients.create_topics(kafka_clients.admin(connection), [(topic, table)], replication=1)
+    producer = Producer({**connection.librdkafka(), "transactional.id": topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for value in (b"first", b"second"):
+        producer.produce(topic, value, b"k", 0)
+    producer.commit_transaction(30)
+
+    def at(partition: int, offset: int) -> list[bytes | None]:
+        return [each.value for each in records_at(connection, topic, partition, offset)]
+
+    assert at(0, 0) == [b"first"]
+    assert at(0, 1) == [b"second"]
+    # the transaction's marker, the end, and what there is none of
+    for place in ((0, 2), (0, 3), (0, 10**17), (1, 0), (10**8, 0)):
+        assert at(*place) == []
+
+
+def test_an_event_that_no_broker_takes_is_given_up_and_told_to_its_own_sender(
+    kafka: KafkaServer,
+) -> None:
+    namespace = f"t{uuid.uuid4().hex[:10]}"
+    table = {topic.name: topic for topic in topics.topics(embedded=False)}[topics.UPLOADED]
+    alive = kafka_clients.admin(KafkaConnection(kafka.bootstrap))
+    name = f"{namespace}.{topics.UPLOADED}"
+    kafka_clients.create_topics(alive, [(name, table)], replication=1)
+    [nowhere] = free_ports(1)
+    with BrokerProxy(kafka.port, advertised=nowhere) as proxy:
+        settings = Settings(kafka=f"127.0.0.1:{proxy.port}", namespace=namespace)
+        publisher = Publisher(settings, **kafka_clients.gives_up(1.0, 2**20))
+        told: list[Position | TransientError] = []
+        publisher.delete("a", delivered=told.append)
+        deadline = time.monotonic() + 60
+        while not told and time.monotonic() < deadline:
+            publisher.poll(0.1)
+    [failed] = told
+    assert isinstance(failed, TransientError)
+    assert publisher.positions == []
+    publisher.flush()  # it is nobody else's failure

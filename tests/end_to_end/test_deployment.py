@@ -198,6 +198,22 @@ def test_every_variable_is_a_setting(manifests: Rendered, monkeypatch: pytest.Mo
     assert Settings().kafka == shared["PIXTIDE_KAFKA"]
 
 
+def test_behind_an_ingress_clients_are_told_apart(deploy_tools: DeployTools) -> None:
+    def settings_with(*values: str) -> dict[str, str]:
+        made: dict[str, str] = rendered(template(deploy_tools, *values))[
+            "ConfigMap", "pixtide-settings"
+        ]["data"]
+        return made
+
+    host = ("--set", "web.host=pixtide.example.org")
+    assert "PIXTIDE_WEB_PROXIES" not in settings_with()
+    assert "10.0.0.0/8" in settings_with(*host)["PIXTIDE_WEB_PROXIES"].split(",")
+    narrow = settings_with(*host, "--set", "web.proxies={10.1.0.0/16,10.2.0.0/16}")
+    assert narrow["PIXTIDE_WEB_PROXIES"] == "10.1.0.0/16,10.2.0.0/16"
+    own = settings_with(*host, "--set", "settings.PIXTIDE_WEB_PROXIES=10.1.2.3")
+    assert own["PIXTIDE_WEB_PROXIES"] == "10.1.2.3"
+
+
 def test_pods_have_no_rights_that_they_do_not_need(manifests: Rendered) -> None:
     for name, pod in pods(manifests):
         assert pod["automountServiceAccountToken"] is False

@@ -101,3 +101,20 @@ def test_an_address_with_a_secret_in_it_is_refused_without_telling_it(
     with pytest.raises(UsageError, match=name) as refused:
         load_settings()
     assert "hush" not in str(refused.value)
+@pytest.mark.parametrize("secret", ["WEB_TOKEN", "WEAVIATE_API_KEY", "KAFKA_PASSWORD"])
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff"])
+def test_a_secret_that_was_not_filled_in_stops_the_start(
+    secret: str, content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(content)
+    monkeypatch.setenv(f"PIXTIDE_{secret}_FILE", str(tmp_path / "secret"))
+    with pytest.raises(UsageError, match=f"PIXTIDE_{secret}_FILE"):
+        load_settings()
+    monkeypatch.setenv(f"PIXTIDE_{secret}_FILE", "")
+    with pytest.raises(UsageError, match=f"PIXTIDE_{secret}_FILE"):
+        load_settings()
+    monkeypatch.delenv(f"PIXTIDE_{secret}_FILE")
+    if content != b"\xff":
+        monkeypatch.setenv(f"PIXTIDE_{secret}", content.decode())
+        with pytest.raises(UsageError, match=f"PIXTIDE_{secret}:.*empty"):
+            load_settings()

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from streams.web.guard import COOKIE, Access, Guard
 from streams.web.problems import ApiError, problem_handler
-from streams.web.rates import Rate
+from streams.web.rates import Rate, client_of
 
 TOKEN = "a long secret"
 
@@ -141,3 +141,30 @@ def test_one_client_does_not_become_many_by_its_many_addresses() -> None:
     with pytest.raises(ApiError):
         rate.spend(_from("2001:db8:1:2:ffff::9"))
     rate.spend(_from("2001:db8:1:3::1"))
+
+
+def test_an_empty_token_opens_no_page() -> None:
+    for token in ("", " \n"):
+        with pytest.raises(ValueError, match="empty"):
+            Access(hosts=(), token=token, max_body=1)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"host": "["}, {"host": "[::1"}, {"host": "a]"}, {"origin": "http://["}, {"origin": "//[x"}],
+)
+def test_a_malformed_host_or_origin_is_the_clients_mistake(headers: dict[str, str]) -> None:
+    assert ask(app(), "POST", headers=headers).status_code in (400, 403, 421)
+
+
+def test_pictures_may_be_large_and_nothing_else() -> None:
+    access = Access(hosts=(), token=None, max_body=10**8)
+    assert access.most_bytes("/api/images") == 10**8
+    for path in ("/api/search", "/api/session", "/api/images/a", "/"):
+        assert access.most_bytes(path) <= 2**20
+
+
+def test_a_client_is_told_by_its_address_however_that_is_written() -> None:
+    assert client_of(_from("::ffff:192.0.2.1")) == client_of(_from("192.0.2.1"))
+    assert client_of(_from("fe80::1%eth0")) == client_of(_from("fe80::2"))
+    assert len(client_of(_from("x" * 60_000))) <= 64

@@ -1,71 +1,44 @@
 """Thumbnails are kept while there is room, and go with their picture."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from encoders.decoding import DecoderPool
-from encoders.images import Limits
 from schemas.identity import Version
 from search.port import RowState, StoredImage
 from streams.web.thumbnails import Thumbnails
-from tests.pictures import jpeg
-
-
-@pytest.fixture(scope="module")
-def decoders() -> Iterator[DecoderPool]:
-    pool = DecoderPool(1, 20, Limits())
-    pool.start()
-    yield pool
-    pool.close()
-
-
-class Originals:
-    """Counts how often an original was needed."""
-
-    def __init__(self) -> None:
-        self.read: list[str] = []
-
-    def __call__(self, row: StoredImage) -> bytes:
-        self.read.append(row.image_id)
-        return jpeg(len(row.sha256))
 
 
 def row(image_id: str, sha256: str = "a") -> StoredImage:
     return StoredImage(image_id, RowState.LIVE, Version(1, 0, 0), sha256=sha256)
 
 
-def test_one_is_made_once_for_each_content_and_size(tmp_path: Path, decoders: DecoderPool) -> None:
-    originals = Originals()
-    thumbnails = Thumbnails(tmp_path, 10**6, originals, decoders)
-    first = thumbnails.get(row("x"), 16)
-    assert thumbnails.get(row("x"), 16) == first
-    assert originals.read == ["x"]
-    thumbnails.get(row("x"), 32)
-    assert thumbnails.get(row("x", "bb"), 16) != first
-    assert len(originals.read) == 3
+def test_one_is_kept_for_each_content_and_size(tmp_path: Path) -> None:
+    thumbnails = Thumbnails(tmp_path, 10**6)
+    assert thumbnails.get(row("x"), 16) is None
+    thumbnails.keep(row("x"), 16, b"small")
+    assert thumbnails.get(row("x"), 16) == b"small"
+    assert thumbnails.get(row("x"), 32) is None
+    assert thumbnails.get(row("x", "bb"), 16) is None
+    assert thumbnails.get(row("y"), 16) is None
 
 
-def test_what_was_not_used_for_longest_makes_room(tmp_path: Path, decoders: DecoderPool) -> None:
-    originals = Originals()
-    size = len(Thumbnails(tmp_path, 1, originals, decoders).get(row("x"), 16))
-    thumbnails = Thumbnails(tmp_path, 2 * size, originals, decoders)
-    for image_id in ("x", "y", "x", "z"):
-        thumbnails.get(row(image_id), 16)
-    originals.read.clear()
-    for image_id in ("x", "z", "y"):
-        thumbnails.get(row(image_id), 16)
-    assert originals.read == ["y"]
-    assert sum(file.stat().st_size for file in tmp_path.rglob("*.jpg")) <= 2 * size
+def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
+    thumbnails = Thumbnails(tmp_path, 20)
+    for image_id in ("x", "y"):
+        thumbnails.keep(row(image_id), 16, b"0123456789")
+    assert thumbnails.get(row("x"), 16)
+    thumbnails.keep(row("z"), 16, b"0123456789")
+    kept = {name for name in "xyz" if thumbnails.get(row(name), 16)}
+    assert kept == {"x", "z"}
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.jpg")) == 20
 
 
-def test_a_forgotten_picture_leaves_nothing(tmp_path: Path, decoders: DecoderPool) -> None:
-    thumbnails = Thumbnails(tmp_path, 10**6, Originals(), decoders)
+def test_a_forgotten_picture_leaves_nothing(tmp_path: Path) -> None:
+    thumbnails = Thumbnails(tmp_path, 10**6)
     for image_id in ("../../x", "y"):
         for side in (16, 32):
-            thumbnails.get(row(image_id), side)
+            thumbnails.keep(row(image_id), side, b"small")
     thumbnails.forget("../../x")
+    assert thumbnails.get(row("../../x"), 16) is None
     assert len(list(tmp_path.rglob("*.jpg"))) == 2
     assert list(tmp_path.parent.glob("x*")) == []
     thumbnails.forget("never seen")
