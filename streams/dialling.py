@@ -21,6 +21,10 @@ Address = str
 _Found = list[Address] | OSError
 
 
+class UnknownHostError(httpcore.ConnectError):
+    """The name system says that there is no such host."""
+
+
 class CheckedBackend(httpcore.NetworkBackend):
     """Dials public addresses, and of private ones those of allowed hosts.
 
@@ -87,6 +91,8 @@ class CheckedBackend(httpcore.NetworkBackend):
             answer = found.get(timeout=left)
         except queue.Empty:
             raise httpcore.ConnectTimeout(f"{host} was not resolved in time") from None
+        if isinstance(answer, socket.gaierror) and answer.errno == socket.EAI_NONAME:
+            raise UnknownHostError(f"{host}: {answer}") from answer
         if isinstance(answer, OSError):
             raise httpcore.ConnectError(f"{host}: {answer}") from answer
         return answer
@@ -179,7 +185,6 @@ _NOT_PUBLIC = tuple(
             "168.63.129.16/32",  # Azure's own services, in every virtual network
             "2001::/23",  # protocol assignments, Teredo, benchmarking and ORCHID among them
             "2001:db8::/32",
-            "2002::/16",  # 6to4: judged by the IPv4 address inside, before it comes to this
             "2620:4f:8000::/48",  # AS112
             "3ffe::/16",  # the 6bone's, returned
             "3fff::/20",

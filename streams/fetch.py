@@ -20,11 +20,13 @@ from urllib.parse import unquote, urlsplit
 from schemas.errors import PixtideError, PoisonError, ReasonCode, TransientError
 from schemas.events import InlinePicture, PictureAt
 from streams.fetch_buckets import SCHEMES, BucketSource
-from streams.fetch_http import HttpSource
+from streams.fetch_http import HttpSource, NoSuchHostError
 from streams.fetched import Fetched, require_pinned
 from streams.image_store import NEVER_A_FILE, ImageStore
 
 _LONGEST_PAUSE_S = 10.0
+#: The "hosts" of what is ours: the image store, and this machine's disks.
+OUR_STORE, OUR_DISKS = "store:", "file:"
 #: What an operating system says of a file that it has not, and of one that we may not read.
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 _DENIED = (errno.EACCES, errno.EPERM)
@@ -62,6 +64,12 @@ class Trial:
     whole_s: float
     left_s: float
     pause_s: float = 0.2
+
+    def next_pause_while_away(self) -> float:
+        """As `next_pause`, while nothing of where it lies answers: that time doesn't count."""
+        self.left_s = self.whole_s
+        self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
+        return self.pause_s * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
 
     def next_pause(self, error: TransientError) -> float:
         """How long to wait until the next attempt; longer each time.
@@ -117,6 +125,9 @@ class Fetcher:
             except TransientError as error:
                 if not self._is_others(picture):
                     raise
+                if isinstance(error, NoSuchHostError):
+                    # at once, as what is blocked: else the time would tell which names exist here
+                    raise PoisonError(ReasonCode.SOURCE_UNAVAILABLE, str(error)) from error
                 pause = trial.next_pause(error)
             time.sleep(pause)
 
@@ -151,7 +162,7 @@ class Fetcher:
         if isinstance(picture, InlinePicture):
             return None
         if self._store.owns(picture.uri):
-            return "store:"
+            return OUR_STORE
         try:
             parts = urlsplit(picture.uri)
             name = parts.netloc if parts.scheme in SCHEMES else parts.hostname or ""

@@ -13,7 +13,7 @@ import httpcore
 
 from schemas.errors import PoisonError, ReasonCode, TransientError
 from schemas.events import PictureAt
-from streams.dialling import CheckedBackend
+from streams.dialling import CheckedBackend, UnknownHostError
 from streams.fetched import Fetched, require_pinned
 
 _MAX_REDIRECTS = 5
@@ -30,11 +30,16 @@ _ANY_HEADER = 32 + zlib.MAX_WBITS
 _GZIP_MEMBER = b"\x1f\x8b"
 #: How much larger than its content a compressed body may be: a little, where it has no pattern.
 _SPARE = 64 * 1024
+_MOST_MEMBERS = 1000
 _NAME = re.compile(r"[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?")
 _LONGEST_NAME = 253
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 #: What URLs are made of; `quote` leaves these and escapes the rest.
 _URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]|"
+
+
+class NoSuchHostError(TransientError):
+    """A name that is not known, or not yet."""
 
 
 class HttpSource:
@@ -75,6 +80,8 @@ class HttpSource:
                     location = _header(response, b"location")
                     if response.status not in _REDIRECTS or location is None:
                         return self._body(picture, response)
+            except UnknownHostError as error:
+                raise NoSuchHostError(f"{uri}: {error}") from error
             except httpcore.LocalProtocolError as error:  # ours would be no HTTP
                 raise PoisonError(ReasonCode.INVALID_URL, f"{uri!r}: {error}") from error
             except (
@@ -115,6 +122,7 @@ def _plain(response: httpcore.Response, max_bytes: int) -> Iterator[bytes]:
             f"it came with Content-Encoding {encoding.decode('latin-1')}, which wasn't asked for",
         )
     arrived = Fetched(max_bytes + _SPARE)
+    members = 1
     inflating = zlib.decompressobj(_ANY_HEADER)
     for chunk in response.iter_stream():
         arrived.count(chunk)
@@ -122,6 +130,9 @@ def _plain(response: httpcore.Response, max_bytes: int) -> Iterator[bytes]:
             if inflating.eof:
                 if not chunk.startswith(_GZIP_MEMBER[: len(chunk)]):
                     return  # what follows is padding, or nothing that we know: not waited for
+                if members == _MOST_MEMBERS:
+                    raise zlib.error("the compressed body has too many members")
+                members += 1
                 inflating = zlib.decompressobj(_ANY_HEADER)
             yield inflating.decompress(chunk, max_bytes + 1)  # so much is too much already
             chunk = inflating.unused_data

@@ -262,8 +262,8 @@ class OutcomeWatch:
             if error is None and message.value() is not None:
                 try:
                     outcome = Outcome.from_json(bytes(message.value() or b""))
-                except ValidationError as error:  # of a later version, say, or somebody else's
-                    logger.warning("an outcome is not understood: %s", explain(error))
+                except ValidationError as wrong:  # of a later version, say, or somebody else's
+                    logger.warning("an outcome is not understood: %s", explain(wrong))
                     continue
                 if outcome.generation == self._generation:
                     yield outcome

@@ -60,13 +60,19 @@ class Reporter:
         headers: Headers = [work.trace.header()] if work.trace else []
         self._produce(_Outgoing(self._outcomes, record.key, outcome.to_json(), headers, now_ms))
 
-    def dead_letter(self, work: Work, reason: DeadLetterReason) -> None:
+    def dead_letter(
+        self, work: Work, reason: DeadLetterReason, *, without_headers: bool = False
+    ) -> None:
         """Queue the record as it came, with its source and the reason in its headers.
 
         One that the topic refuses as too large leaves its value in the image store.
+
+        Args:
+            without_headers: leave out those that the record came with.
         """
         record, source = work.record, work.source
-        headers = dead_letter_headers(source, reason, self._generation.name, record.headers)
+        original = () if without_headers else record.headers
+        headers = dead_letter_headers(source, reason, self._generation.name, original)
         self._produce(
             _Outgoing(self._dead_letters, record.key, record.value, headers, source.timestamp_ms)
         )
@@ -115,6 +121,8 @@ class Reporter:
             )
         except KafkaException as error:
             self._failed.append((error.args[0], outgoing))
+        except BufferError:  # the client's queue is full until some are delivered
+            self._failed.append((KafkaError(KafkaError._QUEUE_FULL), outgoing))
 
 
 @dataclass(frozen=True)
