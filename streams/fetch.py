@@ -80,7 +80,7 @@ class Trial:
         pause = self.pause_s * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
         if pause >= self.left_s:
             raise PoisonError(
-                ReasonCode.SOURCE_UNAVAILABLE, f"{error}; given up after {self.whole_s:g} s"
+                ReasonCode.SOURCE_UNAVAILABLE, f"{error}; given up after {self.whole_s:.3g} s"
             ) from error
         self.left_s -= pause
         self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
@@ -110,8 +110,10 @@ class Fetcher:
         """Let connections go."""
         self._http.close()
 
-    def fetch(self, picture: InlinePicture | PictureAt) -> bytes:
+    def fetch(self, picture: InlinePicture | PictureAt, until: float | None = None) -> bytes:
         """The picture's bytes; waits and tries again where others' servers are unwell.
+
+        Sooner than by its own limit where `until` says so, by the clock.
 
         Raises:
             PoisonError: with the code that says why they can't be had.
@@ -119,6 +121,8 @@ class Fetcher:
             TransientError: our own store, or this machine's disk, is unwell.
         """
         trial = self.trial(picture)
+        if until is not None:
+            trial.left_s = trial.whole_s = min(trial.whole_s, max(0.0, until - self._clock()))
         while True:
             try:
                 return self.attempt(picture, trial)
