@@ -1,6 +1,7 @@
 """Kafka through confluent-kafka: how every client here is configured, and the log's identity."""
 
 import contextlib
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
@@ -95,11 +96,16 @@ def record_of(message: Message) -> Record:
         timestamp_ms=part("timestamp", lambda: message.timestamp()[1], 0),
         key=part("key", lambda: _bytes(message.key()), None),
         value=part("value", lambda: _bytes(message.value()), None),
-        # once only: after a SystemError (a name that is not UTF-8) the list has holes in it, and
-        # to look at it again would end the process
-        headers=part("headers", lambda: _headers(message.headers() or []), []),
+        headers=part("headers", lambda: _headers(_ask_headers(message) or []), []),
         unreadable=unreadable,
     )
+
+
+#: `message.headers()`, and never so written: of a name that is not UTF-8 it returns a list with a hole
+#: in it and an exception beside. Called from C that is a SystemError; called from bytecode that Python
+#: (3.11 to 3.13) has specialised nobody looks for the exception, and the hole ends the process. For
+#: the same reason a message is asked once only.
+_ask_headers: Callable[[Message], Iterable[Any] | None] = operator.methodcaller("headers")
 
 
 def _headers(found: Iterable[Any]) -> Headers:

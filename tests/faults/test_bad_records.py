@@ -27,6 +27,7 @@ from streams.image_store import ImageStore
 from streams.ingest import IngestWorker
 from streams.originals import Originals
 from streams.reading import RecordReader
+from streams.replies import Addresses, Replies
 from streams.reporter import Reporter
 from streams.vitals import Vitals
 from streams.workers import ingest_worker
@@ -137,7 +138,8 @@ def test_a_header_name_that_is_not_utf_8_costs_its_record(running: Running) -> N
     wrong = (b"\xff\xfe", b"x")
     bad = replace(bad, headers=(*bad.headers, wrong))
     gone = replace(gone, value=None, headers=(wrong,))
-    send(stack.settings().bootstrap(), [first, bad, gone, last])
+    # many, since only code that Python has specialised meets with the worst of it
+    send(stack.settings().bootstrap(), [first, *[bad] * 64, gone, last])
     found = running.outcomes(["named-1", "named-bad", "named-2"])
     assert reasons(found) == {
         "named-1": "indexed",
@@ -147,10 +149,31 @@ def test_a_header_name_that_is_not_utf_8_costs_its_record(running: Running) -> N
     deadline = time.monotonic() + 60
     while stack.rows()["named-gone"].state is not RowState.DELETED:
         assert time.monotonic() < deadline, "a delete needs no headers"
-    [letter] = [r for r in read_topic(stack, topics.DEAD_LETTERS) if r.key == b"named-bad"]
-    assert letter.value == jpeg(3)
+    letters = [r for r in read_topic(stack, topics.DEAD_LETTERS) if r.key == b"named-bad"]
+    assert [letter.value for letter in letters] == [jpeg(3)] * 64
     verified = json.loads(stack.run_here("index", "verify", "v1", "--json"))
     assert verified["clean"], verified
+
+
+def test_a_client_passes_over_replies_that_it_can_not_read(running: Running) -> None:
+    settings = running.stack.settings()
+    reply_topic = settings.named(topics.REPLIES)
+    wire = Replies(
+        Addresses(settings.kafka_connection(), settings.named(topics.REQUESTS), reply_topic)
+    )
+    where = range(topics.topics(embedded=False)[-1].partitions)  # it listens to one of these
+    good = [
+        RawRecord(reply_topic, p, None, b"{}", ((b"kafka_correlationId", b"1"),)) for p in where
+    ]
+    bad = [replace(each, headers=((b"\xff", b""), *each.headers)) for each in good]
+    send(settings.bootstrap(), [*bad * 10, *good])
+    deadline = time.monotonic() + 60
+    heard: list[tuple[bytes, bytes]] = []
+    while not heard:
+        assert time.monotonic() < deadline
+        heard += wire.heard(0.1)
+    assert heard == [(b"1", b"{}")]
+    wire.close()
 
 
 def test_an_address_that_nothing_can_be_at_is_poison(running: Running) -> None:
