@@ -101,10 +101,10 @@ def record_of(message: Message) -> Record:
     )
 
 
-#: `message.headers()`, and never so written: of a name that is not UTF-8 it returns a list with a hole
-#: in it and an exception beside. Called from C that is a SystemError; called from bytecode that Python
-#: (3.11 to 3.13) has specialised nobody looks for the exception, and the hole ends the process. For
-#: the same reason a message is asked once only.
+#: `message.headers()`, and never so written: of a name that is not UTF-8 it returns a list with a
+#: hole in it and an exception beside. Called from C that is a SystemError; called from bytecode
+#: that Python (3.11 to 3.13) has specialised nobody looks for the exception, and the hole ends the
+#: process. For the same reason a message is asked once only.
 _ask_headers: Callable[[Message], Iterable[Any] | None] = operator.methodcaller("headers")
 
 
