@@ -18,6 +18,8 @@ from streams.fetch import Trial
 from streams.kafka import Record
 from streams.tracing import Span
 
+#: Of a failure's message; a stranger's text may be in it.
+_MOST_CHARACTERS = 2000
 #: What is wrong with a record that no row of its picture may say.
 _NO_ROW = (ReasonCode.WRONG_PARTITION, ReasonCode.INVALID_RETRY)
 
@@ -169,7 +171,7 @@ class Work:
             code=error.code,
             stage=stage,
             exception=f"{cause.__module__}.{cause.__qualname__}",
-            message=error.message.encode(errors="replace").decode(),
+            message=error.message[:_MOST_CHARACTERS].encode(errors="replace").decode(),
         )
         self.data = self.pixels = self.row = None
         if self.image_id is not None and error.code not in _NO_ROW:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from encoders.decoding import DecoderPool
 from encoders.open_clip_encoder import OpenClipEncoder
@@ -346,6 +347,34 @@ def test_what_nobody_expects_costs_its_record_at_every_step(
         RowState.DEAD_LETTERED
     }
     assert "Traceback" in caplog.text
+
+
+def test_a_record_larger_than_a_topic_takes_uncompressed_costs_itself(running: Running) -> None:
+    """A topic's limit is that of compressed batches; a dead letter has another."""
+    connection = running.stack.settings().kafka_connection()
+    producer = Producer(
+        {**connection.librdkafka(), "compression.type": "zstd", "message.max.bytes": 2**26}
+    )
+    large, uploaded = bytes(3 * 2**20), topic(running.stack)
+    [record] = records(running.stack, {"inflated-value": large})
+    named: Any = [(name.decode(), value) for name, value in record.headers]
+    producer.produce(uploaded, large, record.key, record.partition, headers=named)
+    swollen: Any = [("large", large)]
+    headed = b"inflated-headers"
+    producer.produce(uploaded, b"x", headed, headers=swollen)
+    producer.produce(uploaded, b"x", b"k" * 3 * 2**20, 0, headers=named)
+    assert producer.flush(30) == 0
+    publish(running, {"inflated-neighbour": jpeg(60)})
+    found = running.outcomes(
+        ["inflated-value", "inflated-headers", "inflated-neighbour", "k" * 512]
+    )
+    told = reasons(found)
+    assert told.pop("inflated-neighbour") == "indexed"
+    assert set(told.values()) <= {"UNIDENTIFIED_FORMAT", "INVALID_CLOUDEVENT", "WRONG_PARTITION"}
+    letters = {r.key: r for r in read_topic(running.stack, topics.DEAD_LETTERS)}
+    assert {b"inflated-value", headed, b"k" * 512} <= letters.keys()
+    assert "pixtide-value-uri" in dict(letters[b"inflated-value"].headers)
+    assert "pixtide-reason" in dict(letters[headed].headers)
 
 
 def test_a_row_that_the_index_refuses_twice_is_a_dead_letter(
