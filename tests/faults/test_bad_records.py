@@ -128,6 +128,7 @@ def reasons(outcomes: dict[str, Outcome]) -> dict[str, str]:
     return {image_id: str(each.reason or each.outcome) for image_id, each in outcomes.items()}
 
 
+@pytest.mark.fault("a header's name is not UTF-8")
 def test_a_header_name_that_is_not_utf_8_costs_its_record(running: Running) -> None:
     stack = running.stack
     publish(running, {"named-gone": jpeg(1)})
@@ -177,6 +178,7 @@ def test_a_client_passes_over_replies_that_it_can_not_read(running: Running) -> 
     wire.close()
 
 
+@pytest.mark.fault("a URI that nothing can be at")
 def test_an_address_that_nothing_can_be_at_is_poison(running: Running) -> None:
     """More of each kind than there are threads, and a good one behind them."""
     stack = running.stack
@@ -205,6 +207,7 @@ def test_an_address_that_nothing_can_be_at_is_poison(running: Running) -> None:
     assert running.health.problems == {}
 
 
+@pytest.mark.fault("a file or an original can't be read, for long")
 def test_what_can_not_be_read_for_long_is_given_up_and_holds_up_nobody(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +273,7 @@ class _Sabotage:
         self._monkeypatch.setattr(owner, name, failing)
 
 
+@pytest.mark.fault("a step raises what nobody expects")
 def test_what_nobody_expects_costs_its_record_at_every_step(
     running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -349,6 +353,7 @@ def test_what_nobody_expects_costs_its_record_at_every_step(
     assert "Traceback" in caplog.text
 
 
+@pytest.mark.fault("a record that was compressed is larger than its dead letter may be")
 def test_a_record_larger_than_a_topic_takes_uncompressed_costs_itself(running: Running) -> None:
     """A topic's limit is that of compressed batches; a dead letter has another."""
     connection = running.stack.settings().kafka_connection()
@@ -377,6 +382,7 @@ def test_a_record_larger_than_a_topic_takes_uncompressed_costs_itself(running: R
     assert "pixtide-reason" in dict(letters[headed].headers)
 
 
+@pytest.mark.fault("the index refuses a row, and then the one that says so")
 def test_a_row_that_the_index_refuses_twice_is_a_dead_letter(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
