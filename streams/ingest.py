@@ -266,7 +266,7 @@ class IngestWorker:
         try:
             step(batch)
         except BaseException as error:
-            if not is_unexpected(error):
+            if not (is_unexpected(error) or isinstance(error, PoisonError)):
                 raise
             logger.warning("%s fails for %d records: one by one now: %r", stage, len(batch), error)
             for work in batch:
