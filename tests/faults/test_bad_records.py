@@ -22,12 +22,12 @@ from schemas.outcomes import Outcome, OutcomeKind
 from search.port import RowState, StoredImage, Written
 from search.weaviate_index import WeaviateIndex
 from streams import kafka as kafka_clients
+from streams import reading
 from streams.fetch import Fetcher
 from streams.health import Health
 from streams.image_store import ImageStore
 from streams.ingest import IngestWorker
 from streams.originals import Originals
-from streams.reading import RecordReader
 from streams.replies import Addresses, Replies
 from streams.reporter import Reporter
 from streams.vitals import Vitals
@@ -260,7 +260,7 @@ class _Sabotage:
         self._monkeypatch = monkeypatch
 
     def __call__(
-        self, owner: type, name: str, is_meant: Callable[..., bool], error: BaseException
+        self, owner: Any, name: str, is_meant: Callable[..., bool], error: BaseException
     ) -> None:
         original = getattr(owner, name)
 
@@ -285,7 +285,7 @@ def test_what_nobody_expects_costs_its_record_at_every_step(
             for kind in ("bad", "good", "better")
         )
     }
-    sabotage(RecordReader, "read", lambda _, w: w.key == b"read-bad", RuntimeError("at read"))
+    sabotage(reading, "event_of", lambda r, _: r.key == b"read-bad", RuntimeError("at read"))
     sabotage(
         Fetcher, "attempt", lambda _, p, *__: p.data == pictures["fetch-bad"], KeyError("at fetch")
     )
