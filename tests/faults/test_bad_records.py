@@ -6,7 +6,7 @@ One worker for all, in this process, so that its parts can be made to fail at a 
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -98,14 +98,14 @@ def running(
     assert made.error is None
 
 
-def records(stack: OnServers, events: dict[str, dict[str, str] | bytes]) -> list[RawRecord]:
+def records(stack: OnServers, events: Mapping[str, Mapping[str, str] | bytes]) -> list[RawRecord]:
     """Upload events by id: their data, or the picture itself."""
     return [
         RawRecord(
             topic(stack),
             partition_of(image_id.encode(), PARTITIONS, "murmur2") or 0,
             image_id.encode(),
-            event if isinstance(event, bytes) else json.dumps(event).encode(),
+            event if isinstance(event, bytes) else json.dumps(dict(event)).encode(),
             (*UPLOADED, (b"content-type", _type(event))),
         )
         for image_id, event in events.items()
@@ -116,7 +116,7 @@ def _type(event: object) -> bytes:
     return b"image/jpeg" if isinstance(event, bytes) else b"application/json"
 
 
-def publish(running: Running, events: dict[str, dict[str, str] | bytes]) -> None:
+def publish(running: Running, events: Mapping[str, Mapping[str, str] | bytes]) -> None:
     stack = running.stack
     producer = kafka_clients.producer(stack.settings().kafka_connection(), linger_ms=0)
     for record in records(stack, events):
@@ -192,7 +192,7 @@ def test_an_address_that_nothing_can_be_at_is_poison(running: Running) -> None:
     urls += [f"http://{'a.' * 127}example/", "s3://", "gs:///x", f"az://b/{'k' * 1025}", "ftp://x/"]
     urls += ["http://x/\0", "https://u@x/", "s3://b/x/../y", "file://", "file:", "no scheme", ":"]
     uris = [f"{base}/{path}" for base in (store, root) for path in paths] + urls
-    events: dict[str, dict[str, str] | bytes] = {
+    events: Mapping[str, Mapping[str, str] | bytes] = {
         f"address-{n}": {"uri": uri} for n, uri in enumerate(uris)
     }
     publish(running, events)
