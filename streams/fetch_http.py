@@ -125,7 +125,7 @@ def _plain(response: httpcore.Response, max_bytes: int) -> Iterator[bytes]:
     members = 1
     inflating = zlib.decompressobj(_ANY_HEADER)
     for chunk in response.iter_stream():
-        arrived.count(chunk)
+        size = len(chunk)
         while chunk:
             if inflating.eof:
                 if not chunk.startswith(_GZIP_MEMBER[: len(chunk)]):
@@ -136,6 +136,7 @@ def _plain(response: httpcore.Response, max_bytes: int) -> Iterator[bytes]:
                 inflating = zlib.decompressobj(_ANY_HEADER)
             yield inflating.decompress(chunk, max_bytes + 1)  # so much is too much already
             chunk = inflating.unused_data
+        arrived.count(size)
     if not inflating.eof:
         raise zlib.error("the compressed body ends early")
 
