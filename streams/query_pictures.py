@@ -13,6 +13,15 @@ from schemas.queries import Term
 from search.port import Vector
 from streams.fetch import Fetcher, OriginalGoneError
 
+#: Whoever searches is not told what a name means within our network, or whether it means anything,
+#: nor what this machine says of its files.
+_VEILED = {
+    ReasonCode.ADDRESS_BLOCKED: ReasonCode.SOURCE_UNAVAILABLE,
+    ReasonCode.SOURCE_UNAVAILABLE: ReasonCode.SOURCE_UNAVAILABLE,
+    ReasonCode.PATH_NOT_ALLOWED: ReasonCode.PATH_NOT_ALLOWED,
+    ReasonCode.BUCKET_NOT_ALLOWED: ReasonCode.BUCKET_NOT_ALLOWED,
+}
+
 
 class QueryPictures:
     """Makes the vector of a term's picture. Safe to share between threads."""
@@ -32,16 +41,19 @@ class QueryPictures:
             picture = self._decoders.decode(data, encoder.crop)
             [vector] = encoder.encode_pictures(picture.pixels[np.newaxis])
         except PoisonError as error:
-            raise RequestError(QueryCode.BAD_PICTURE, str(error)) from error
+            raise RequestError(QueryCode.BAD_PICTURE, _told(error)) from error
         except OriginalGoneError as error:
             raise RequestError(QueryCode.BAD_PICTURE, f"{ReasonCode.SOURCE_GONE}") from error
         except TransientError as error:
-            raise RequestError(
-                QueryCode.OVERLOADED, f"the picture can't be read: {error}"
-            ) from error
+            raise RequestError(QueryCode.OVERLOADED, "the picture can't be read now") from error
         if not np.isfinite(vector).all():
             raise RequestError(QueryCode.BAD_PICTURE, f"{ReasonCode.INVALID_VECTOR}")
         return np.asarray(vector, np.float32)
+
+
+def _told(error: PoisonError) -> str:
+    code = _VEILED.get(error.code)
+    return str(error) if code is None else f"{code}: no picture can be had from there"
 
 
 def _source(term: Term) -> InlinePicture | PictureAt:

@@ -101,6 +101,8 @@ def test_an_address_with_a_secret_in_it_is_refused_without_telling_it(
     with pytest.raises(UsageError, match=name) as refused:
         load_settings()
     assert "hush" not in str(refused.value)
+
+
 @pytest.mark.parametrize("secret", ["WEB_TOKEN", "WEAVIATE_API_KEY", "KAFKA_PASSWORD"])
 @pytest.mark.parametrize("content", [b"", b" \n", b"\xff"])
 def test_a_secret_that_was_not_filled_in_stops_the_start(
