@@ -66,8 +66,8 @@ class Fetcher:
         """Let connections go."""
         self._http.close()
 
-    def fetch(self, picture: InlinePicture | PictureAt) -> bytes:
-        """The picture's bytes.
+    def fetch(self, picture: InlinePicture | PictureAt, until: float | None = None) -> bytes:
+        """The picture's bytes, sooner than by its own limit where `until` says so by the clock.
 
         Raises:
             PoisonError: with the code that says why they can't be had.
@@ -88,9 +88,9 @@ class Fetcher:
             require_pinned(picture, None)
             return self._file(uri)
         if scheme in ("http", "https"):
-            return self._patiently(picture, self._http.get)
+            return self._patiently(picture, self._http.get, until)
         if scheme in SCHEMES:
-            return self._patiently(picture, self._buckets.get)
+            return self._patiently(picture, self._buckets.get, until)
         raise PoisonError(ReasonCode.SCHEME_NOT_ALLOWED, f"scheme {scheme!r} is not fetched")
 
     def host_of(self, picture: InlinePicture | PictureAt) -> str | None:
@@ -126,9 +126,14 @@ class Fetcher:
         except OSError as error:
             raise TransientError(f"{uri}: {error}") from error
 
-    def _patiently(self, picture: PictureAt, get: Callable[[PictureAt, float], bytes]) -> bytes:
+    def _patiently(
+        self, picture: PictureAt, get: Callable[[PictureAt, float], bytes], latest: float | None
+    ) -> bytes:
         """Try again, with growing pauses, until the deadline; then the source is unavailable."""
-        until = self._clock() + self._limits.timeout_s
+        began = self._clock()
+        until = began + self._limits.timeout_s
+        if latest is not None:
+            until = min(until, latest)
         pause = 0.2
         while True:
             try:
@@ -137,7 +142,7 @@ class Fetcher:
                 if self._clock() + pause >= until:
                     raise PoisonError(
                         ReasonCode.SOURCE_UNAVAILABLE,
-                        f"{error}; given up after {self._limits.timeout_s:g} s",
+                        f"{error}; given up after {max(0.0, until - began):.3g} s",
                     ) from error
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
             pause *= 2
