@@ -78,9 +78,9 @@ class Filters(Contract):
     uploaded_after: datetime | None = None
     uploaded_before: datetime | None = None
     formats: FewTexts = ()
-    orientations: Annotated[
-        tuple[Literal["landscape", "portrait", "square"], ...], FailFast()
-    ] = Field(default=(), max_length=100)
+    orientations: Annotated[tuple[Literal["landscape", "portrait", "square"], ...], FailFast()] = (
+        Field(default=(), max_length=100)
+    )
     min_width: _PIXELS | None = None
     max_width: _PIXELS | None = None
     min_height: _PIXELS | None = None

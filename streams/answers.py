@@ -65,7 +65,7 @@ class Answers:
             logger.exception("a batch of %d requests failed", len(requests))
             if len(requests) > 1:  # the one that does it must not cost the others theirs
                 return [reply for each in requests for reply in self._found([each], until)]
-            problem = RequestError(QueryCode.INTERNAL, "the search failed; the service's log says why")
+            problem = RequestError(QueryCode.INTERNAL, "the search failed; its log says why")
         return [_failed(problem)] * len(requests)
 
     def _answered(

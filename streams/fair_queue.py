@@ -139,4 +139,6 @@ class FairPlaces(Generic[T]):
                 del self._working[share]
 
     def _has_room(self, shares: Iterable[tuple[str, str]]) -> bool:
-        return all(self._working[share] < self._most.get(share[0], self._places) for share in shares)
+        return all(
+            self._working[share] < self._most.get(share[0], self._places) for share in shares
+        )

@@ -295,11 +295,11 @@ class QueryConsumer:
 
     def _pass(self, message: Any, nothing: NoRecord) -> None:
         if nothing.reason is not None:
-            self._watch.metrics.unreadable.inc(nothing.count)
+            self._watch.metrics.unreadable.inc(nothing.offsets)
             with about(**_names(message, None)):
                 logger.warning(
                     "passed what can't be read, %d at partition %d, offset %d: %s",
-                    *(nothing.count, message.partition, message.offset, nothing.reason),
+                    *(nothing.offsets, message.partition, message.offset, nothing.reason),
                 )
 
     # 3. answer

@@ -71,9 +71,7 @@ class QueryPictures:
             raise RequestError(QueryCode.BAD_PICTURE, f"{ReasonCode.SOURCE_GONE}") from error
         except TransientError as error:
             logger.warning("a searched picture can't be read now: %s", error)
-            raise RequestError(
-                QueryCode.OVERLOADED, "the picture can't be read now"
-            ) from error
+            raise RequestError(QueryCode.OVERLOADED, "the picture can't be read now") from error
         if not np.isfinite(vector).all():
             raise RequestError(QueryCode.BAD_PICTURE, f"{ReasonCode.INVALID_VECTOR}")
         return np.asarray(vector, np.float32)

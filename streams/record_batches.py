@@ -49,17 +49,17 @@ _VARINT_BYTES = 10
 class NoRecord(tuple[tuple[str, bytes], ...]):
     """The headers, none, of offsets that hold no record that can be read.
 
-    `reason` is None where there is nothing to be read; `count` is how many offsets it stands for.
+    `reason` is None where there is nothing to be read; `offsets` is how many it stands for.
     """
 
     reason: str | None
-    count: int
+    offsets: int
 
     @classmethod
-    def of(cls, reason: str | None, count: int = 1) -> "NoRecord":
+    def of(cls, reason: str | None, offsets: int = 1) -> "NoRecord":
         """One for so many offsets."""
         self = cls()
-        self.reason, self.count = reason, count
+        self.reason, self.offsets = reason, offsets
         return self
 
 
@@ -180,8 +180,8 @@ class ReadRecords:
 
 def install() -> None:
     """Have aiokafka's fetchers read so from now on."""
-    aiokafka.consumer.fetcher.MemoryRecords = FetchedBytes  # type: ignore[assignment,misc]
-    aiokafka.consumer.fetcher.PartitionRecords = ReadRecords  # type: ignore[assignment,misc]
+    aiokafka.consumer.fetcher.MemoryRecords = FetchedBytes
+    aiokafka.consumer.fetcher.PartitionRecords = ReadRecords
 
 
 def _offset_after(batch: memoryview) -> int:

@@ -22,7 +22,7 @@ class Raw(str):
 
     raw: bytes
 
-    def encode(self, *_: Any) -> bytes:  # type: ignore[override]
+    def encode(self, *_: Any) -> bytes:
         """The bytes."""
         return self.raw
 

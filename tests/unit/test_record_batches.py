@@ -21,9 +21,7 @@ HEADERS = [("kafka_replyTopic", b"search.replies"), ("none", None), ("é", b"")]
 
 
 def batch(base: int, values: Sequence[bytes | None], codec: int = 0, **others: Any) -> bytes:
-    return raw_records.batch(
-        values, **{"headers": HEADERS, "base": base, "codec": codec, **others}
-    )
+    return raw_records.batch(values, **{"headers": HEADERS, "base": base, "codec": codec, **others})
 
 
 def packed(base: int, content: bytes, codec: int, count: int = 1) -> bytes:
@@ -72,7 +70,9 @@ def test_a_header_name_that_is_not_utf8_is_read_as_it_is() -> None:
 
 
 def test_a_transactions_marker_takes_its_offset() -> None:
-    found, end = read(batch(0, [b"a"]) + batch(1, [b"\0\0\0\0\0\0"], control=True) + batch(2, [b"b"]))
+    found, end = read(
+        batch(0, [b"a"]) + batch(1, [b"\0\0\0\0\0\0"], control=True) + batch(2, [b"b"])
+    )
     assert [each.offset for each in found] == [0, 1, 2]
     assert reasons(found) == [None]
     assert end == 3
@@ -99,7 +99,7 @@ def test_what_can_not_be_opened_is_passed_and_told(bad: bytes) -> None:
 
 def test_a_great_batch_is_passed_in_three_steps() -> None:
     found, end = read(packed(0, b"?", 4, 1000))
-    assert [(each.offset, each.headers.count) for each in found] == [(0, 1), (1, 1), (999, 998)]
+    assert [(each.offset, each.headers.offsets) for each in found] == [(0, 1), (1, 1), (999, 998)]
     assert end == 1000
 
 
