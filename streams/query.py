@@ -160,7 +160,7 @@ class QueryConsumer:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         await loop.run_in_executor(self._answerers, self._refresh)
-        working: list[asyncio.Future[None]] = [
+        working: list[asyncio.Future[Any]] = [
             self._broken,
             asyncio.create_task(self._beat()),
             asyncio.create_task(self._keep_fresh()),
@@ -169,7 +169,7 @@ class QueryConsumer:
         await self._app.start()
         working.append(asyncio.create_task(self._look_after_faust()))
         self._parts.on_started(self._app)
-        stopped = asyncio.create_task(stopping.wait())
+        stopped: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
         await asyncio.wait([stopped, *working], return_when=asyncio.FIRST_COMPLETED)
         self._watch.stopping()
         await asyncio.to_thread(self._parts.producer.flush, _DELIVER_S)
