@@ -7,6 +7,7 @@ Reads the binary mode (`ce_*` headers) and the structured mode
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import from_json, to_json
 
 from schemas.base import explain
+from schemas.dead_letters import LATEST_MS
 from schemas.errors import PoisonError, ReasonCode
 from schemas.events import (
     DELETED_V1,
@@ -32,6 +34,9 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 _STRUCTURED = "application/cloudevents+json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+#: How deep JSON may be nested. A reply holds attributes a few levels further in, and many readers
+#: of JSON stop at 100 or 128.
+MAX_DEPTH = 64
 
 
 class CloudEventAttributes(BaseModel):
@@ -114,7 +119,9 @@ def decode_event(
             ReasonCode.UNSUPPORTED_TYPE,
             f"type {attributes.type!r}; known are {UPLOADED_V1} and {DELETED_V1}",
         )
-    uploaded_at = attributes.time or datetime.fromtimestamp(max(timestamp_ms, 0) / 1000, UTC)
+    uploaded_at = attributes.time or datetime.fromtimestamp(
+        min(max(timestamp_ms, 0), LATEST_MS) / 1000, UTC
+    )
     if uploaded_at.tzinfo is None:
         uploaded_at = uploaded_at.replace(tzinfo=UTC)
     return _uploaded(image_id, attributes, content_type, data, uploaded_at)
@@ -189,7 +196,45 @@ def _json_object(data: bytes) -> dict[str, JsonValue]:
         raise PoisonError(ReasonCode.MALFORMED_EVENT, f"not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise PoisonError(ReasonCode.MALFORMED_EVENT, "the JSON is not an object")
+    _require_plain(parsed)
     return parsed
+
+
+def _require_plain(parsed: JsonValue) -> None:
+    """Make sure that every reader of JSON can read it again, when a reply holds it.
+
+    JSON sets no bounds to numbers and depth; its readers do. 1e400 would become an infinity, which
+    JSON has no word for.
+
+    Raises:
+        PoisonError: INVALID_NUMBER, or MALFORMED_EVENT where it is nested too deep.
+    """
+    level, depth = [parsed], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise PoisonError(
+                ReasonCode.MALFORMED_EVENT, f"the JSON is nested more than {MAX_DEPTH} levels deep"
+            )
+        inner: list[JsonValue] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, int | float) and not _is_finite(value):
+                raise PoisonError(
+                    ReasonCode.INVALID_NUMBER,
+                    "the JSON has a number beyond ±1.8e308, the largest that computers agree on",
+                )
+        level = inner
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number of more digits than a double holds
+        return False
 
 
 def _attributes(named: Mapping[str, JsonValue]) -> CloudEventAttributes:

@@ -27,6 +27,7 @@ MESSAGE = "__connect.errors.exception.message"
 LATEST_MS = 253_402_300_799_999
 
 _SOURCE = "pixtide-source-"
+_OURS = (_SOURCE, "__connect.errors.", REASON, GENERATION, VALUE_URI)
 #: Longest text put into a header, in bytes of UTF-8: all headers of it stay well below
 #: `topics.DEAD_LETTER_ROOM`.
 _MAX_TEXT = 2048
@@ -107,8 +108,12 @@ def retry_headers(source: SourceRecord, letter: Sequence[tuple[str, bytes | None
 
 def original_headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
     """The headers without those that dead letters and retries add."""
-    ours = (_SOURCE, "__connect.errors.", REASON, GENERATION, VALUE_URI)
-    return [header for header in headers if not header[0].startswith(ours)]
+    return [header for header in headers if not header[0].startswith(_OURS)]
+
+
+def headers_of_ours(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
+    """Those headers that dead letters and retries add, and no others."""
+    return [header for header in headers if header[0].startswith(_OURS)]
 
 
 def _cut(text: str) -> bytes:

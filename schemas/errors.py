@@ -14,6 +14,9 @@ from enum import StrEnum
 class ReasonCode(StrEnum):
     """Why an upload event was dead-lettered."""
 
+    # the record
+    UNREADABLE_RECORD = "UNREADABLE_RECORD"
+    UNEXPECTED = "UNEXPECTED"
     # the event
     MALFORMED_EVENT = "MALFORMED_EVENT"
     INVALID_CLOUDEVENT = "INVALID_CLOUDEVENT"
@@ -27,6 +30,7 @@ class ReasonCode(StrEnum):
     AMBIGUOUS_SOURCE = "AMBIGUOUS_SOURCE"
     NO_SOURCE = "NO_SOURCE"
     INVALID_DATA = "INVALID_DATA"
+    INVALID_NUMBER = "INVALID_NUMBER"
     DIGEST_MISMATCH = "DIGEST_MISMATCH"
     TOO_LARGE = "TOO_LARGE"
     # the picture

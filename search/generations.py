@@ -16,6 +16,8 @@ Compression = Literal["rq8", "rq1", "pq", "none"]
 
 #: What a generation may be called.
 NAME = r"[a-z][a-z0-9_]{0,39}"
+#: What a typed attribute may be called.
+ATTRIBUTE = r"[a-z][a-z0-9_]{0,59}"
 
 
 class LogIdentity(Contract):
@@ -81,6 +83,6 @@ class Generation(Contract):
     @classmethod
     def _attributes(cls, declared: dict[str, AttributeType]) -> dict[str, AttributeType]:
         for name in declared:
-            if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name):
+            if not re.fullmatch(ATTRIBUTE, name):
                 raise ValueError(f"attribute {name!r}: a-z, 0-9 and _, starting with a letter")
         return declared

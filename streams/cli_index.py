@@ -1,6 +1,7 @@
 """The commands that look after generations. Heavy imports wait inside them."""
 
 import contextlib
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,8 @@ def index_status(watch: bool, as_json: bool) -> None:
 
 
 def _attributes(declared: tuple[str, ...]) -> dict[str, Any]:
+    from search.generations import ATTRIBUTE
+
     pairs = [one.partition(":") for one in declared]
     for name, colon, kind in pairs:
         if not colon or kind not in ("text", "number", "boolean", "date"):
@@ -158,4 +161,6 @@ def _attributes(declared: tuple[str, ...]) -> dict[str, Any]:
                 f"--attribute {name}{colon}{kind}: write NAME:TYPE, TYPE one of text, number, "
                 "boolean, date"
             )
+        if not re.fullmatch(ATTRIBUTE, name):
+            raise UsageError(f"--attribute {name}: a name is a-z, 0-9 and _, from a letter on")
     return {name: kind for name, _, kind in pairs}

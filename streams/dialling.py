@@ -21,6 +21,10 @@ Address = str
 _Found = list[Address] | OSError
 
 
+class UnknownHostError(httpcore.ConnectError):
+    """The name system says that there is no such host."""
+
+
 class CheckedBackend(httpcore.NetworkBackend):
     """Dials public addresses, and of private ones those of allowed hosts.
 
@@ -79,11 +83,16 @@ class CheckedBackend(httpcore.NetworkBackend):
         """In a thread that can be left behind: the resolver takes no deadline."""
         found: queue.SimpleQueue[_Found] = queue.SimpleQueue()
         looking = threading.Thread(target=_look_up, args=(host, port, found), daemon=True)
-        looking.start()
+        try:
+            looking.start()
+        except RuntimeError as error:  # this machine has no thread left
+            raise httpcore.ConnectError(f"{host} is not looked up: {error}") from error
         try:
             answer = found.get(timeout=left)
         except queue.Empty:
             raise httpcore.ConnectTimeout(f"{host} was not resolved in time") from None
+        if isinstance(answer, socket.gaierror) and answer.errno == socket.EAI_NONAME:
+            raise UnknownHostError(f"{host}: {answer}") from answer
         if isinstance(answer, OSError):
             raise httpcore.ConnectError(f"{host}: {answer}") from answer
         return answer
@@ -152,8 +161,34 @@ def is_public(address: Address) -> bool:
             parsed = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
         elif parsed not in _GLOBAL_UNICAST:  # such as ::127.0.0.1, which Python calls global
             return False
+    if any(parsed in network for network in _NOT_PUBLIC if network.version == parsed.version):
+        return False
     return parsed.is_global and not parsed.is_multicast
 
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+#: What IANA's registries of special-purpose addresses (of IPv4 and of IPv6) don't call globally
+#: reachable, and what stands for another address or is answered by the machine's own provider,
+#: each listed whether or not this version of Python knows of it.
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+            *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16"),
+            "192.31.196.0/24",  # AS112: whoever is nearest answers
+            "192.52.193.0/24",  # AMT relays, the same
+            "192.88.99.0/24",  # relays of 6to4, deprecated
+            "192.175.48.0/24",  # AS112
+            *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+            "168.63.129.16/32",  # Azure's own services, in every virtual network
+            "2001::/23",  # protocol assignments, Teredo, benchmarking and ORCHID among them
+            "2001:db8::/32",
+            "2620:4f:8000::/48",  # AS112
+            "3ffe::/16",  # the 6bone's, returned
+            "3fff::/20",
+            "5f00::/16",  # segment routing
+        ),
+    )
+)

@@ -1,6 +1,6 @@
 """What a record of the log asks of the index."""
 
-from schemas.codec import decode_event, image_id_of
+from schemas.codec import image_id_of
 from schemas.errors import PoisonError
 from schemas.events import ImageUploaded
 from schemas.identity import Partitioner, Version, partition_of
@@ -8,6 +8,7 @@ from search.generations import LogIdentity
 from search.port import RowState
 from streams.kafka import Record
 from streams.ledger import Expected
+from streams.record_event import event_of
 
 
 def expected_row(record: Record, log: LogIdentity, partitioner: Partitioner) -> Expected | None:
@@ -20,7 +21,7 @@ def expected_row(record: Record, log: LogIdentity, partitioner: Partitioner) -> 
     if partition_of(record.key or b"", log.partitions, partitioner) not in (None, record.partition):
         return None
     try:
-        event = decode_event(record.key, record.value, record.headers, record.timestamp_ms)
+        event = event_of(record, record.timestamp_ms)
     except PoisonError:
         return Expected(image_id, version, RowState.DEAD_LETTERED)
     if isinstance(event, ImageUploaded):

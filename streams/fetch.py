@@ -7,6 +7,8 @@ fetch_buckets.py   s3, gs and az
 fetched.py         what they share: the byte cap, and a pinned ETag
 """
 
+import errno
+import os
 import random
 import stat
 import time
@@ -18,9 +20,16 @@ from urllib.parse import unquote, urlsplit
 from schemas.errors import PixtideError, PoisonError, ReasonCode, TransientError
 from schemas.events import InlinePicture, PictureAt
 from streams.fetch_buckets import SCHEMES, BucketSource
-from streams.fetch_http import HttpSource
+from streams.fetch_http import HttpSource, NoSuchHostError
 from streams.fetched import Fetched, require_pinned
-from streams.image_store import ImageStore
+from streams.image_store import NEVER_A_FILE, ImageStore
+
+_LONGEST_PAUSE_S = 10.0
+#: The "hosts" of what is ours: the image store, and this machine's disks.
+OUR_STORE, OUR_DISKS = "store:", "file:"
+#: What an operating system says of a file that it has not, and of one that we may not read.
+_GONE = (errno.ENOENT, errno.ENOTDIR)
+_DENIED = (errno.EACCES, errno.EPERM)
 
 
 class OriginalGoneError(PixtideError):
@@ -33,7 +42,8 @@ class FetchLimits:
 
     `roots` are resolved folders, `allowed_hosts` those that may be private, `allowed_buckets`
     look like `s3://bucket`; `timeout_s` covers a whole fetch, looking up names and all retries
-    included.
+    included. After `give_up_s` a file, or an original of our own store, is given up that can't
+    be read though the store answers.
     """
 
     max_bytes: int
@@ -41,6 +51,40 @@ class FetchLimits:
     roots: tuple[Path, ...] = ()
     allowed_hosts: frozenset[str] = frozenset()
     allowed_buckets: frozenset[str] = frozenset()
+    give_up_s: float = 300.0
+
+
+@dataclass
+class Trial:
+    """The attempts at one picture: how long they may still go on, and the next pause, in seconds.
+
+    What a picture waits for others of its host doesn't count.
+    """
+
+    whole_s: float
+    left_s: float
+    pause_s: float = 0.2
+
+    def next_pause_while_away(self) -> float:
+        """As `next_pause`, while nothing of where it lies answers: that time doesn't count."""
+        self.left_s = self.whole_s
+        self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
+        return self.pause_s * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
+
+    def next_pause(self, error: TransientError) -> float:
+        """How long to wait until the next attempt; longer each time.
+
+        Raises:
+            PoisonError: SOURCE_UNAVAILABLE, where no time is left for another.
+        """
+        pause = self.pause_s * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
+        if pause >= self.left_s:
+            raise PoisonError(
+                ReasonCode.SOURCE_UNAVAILABLE, f"{error}; given up after {self.whole_s:.3g} s"
+            ) from error
+        self.left_s -= pause
+        self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
+        return pause
 
 
 class Fetcher:
@@ -67,13 +111,76 @@ class Fetcher:
         self._http.close()
 
     def fetch(self, picture: InlinePicture | PictureAt, until: float | None = None) -> bytes:
-        """The picture's bytes, sooner than by its own limit where `until` says so by the clock.
+        """The picture's bytes; waits and tries again where others' servers are unwell.
+
+        Sooner than by its own limit where `until` says so, by the clock.
 
         Raises:
             PoisonError: with the code that says why they can't be had.
             OriginalGoneError: it was in our own store and is no longer.
             TransientError: our own store, or this machine's disk, is unwell.
         """
+        trial = self.trial(picture)
+        if until is not None:
+            trial.left_s = trial.whole_s = min(trial.whole_s, max(0.0, until - self._clock()))
+        while True:
+            try:
+                return self.attempt(picture, trial)
+            except TransientError as error:
+                if not self._is_others(picture):
+                    raise
+                if isinstance(error, NoSuchHostError):
+                    # at once, as what is blocked: else the time would tell which names exist here
+                    raise PoisonError(ReasonCode.SOURCE_UNAVAILABLE, str(error)) from error
+                pause = trial.next_pause(error)
+            time.sleep(pause)
+
+    def trial(self, picture: InlinePicture | PictureAt) -> Trial:
+        """For how long this picture may be tried."""
+        others = self._is_others(picture)
+        whole_s = self._limits.timeout_s if others else self._limits.give_up_s
+        return Trial(whole_s, whole_s)
+
+    def attempt(self, picture: InlinePicture | PictureAt, trial: Trial) -> bytes:
+        """The picture's bytes, from one attempt, whose time is taken off the trial's.
+
+        Raises:
+            PoisonError: with the code that says why they can't be had.
+            OriginalGoneError: it was in our own store and is no longer.
+            TransientError: trying again may help.
+        """
+        began = self._clock()
+        try:
+            return self._get(picture, began + trial.left_s)
+        finally:
+            trial.left_s -= self._clock() - began
+
+    def is_away(self, picture: InlinePicture | PictureAt) -> bool:
+        """Whether it is our own store's, and that answers nothing: then no picture is to blame."""
+        if isinstance(picture, InlinePicture) or not self._store.owns(picture.uri):
+            return False
+        return not self._store.answers()
+
+    def host_of(self, picture: InlinePicture | PictureAt) -> str | None:
+        """Which host, bucket, store or disk is asked; None for what lies in the event."""
+        if isinstance(picture, InlinePicture):
+            return None
+        if self._store.owns(picture.uri):
+            return OUR_STORE
+        try:
+            parts = urlsplit(picture.uri)
+            name = parts.netloc if parts.scheme in SCHEMES else parts.hostname or ""
+        except ValueError:
+            return "nowhere:"  # which fails at once when it is fetched
+        scheme = "http" if parts.scheme == "https" else parts.scheme
+        return f"{scheme}:{name.lower().rstrip('.')}"
+
+    def _is_others(self, picture: InlinePicture | PictureAt) -> bool:
+        if isinstance(picture, InlinePicture) or self._store.owns(picture.uri):
+            return False
+        return _scheme(picture.uri) != "file"
+
+    def _get(self, picture: InlinePicture | PictureAt, until: float) -> bytes:
         if isinstance(picture, InlinePicture):
             Fetched(self._limits.max_bytes).expect(len(picture.data))
             return picture.data
@@ -83,25 +190,15 @@ class Fetcher:
             if data is None:
                 raise OriginalGoneError(uri)
             return data
-        scheme = uri.partition(":")[0].lower()
+        scheme = _scheme(uri)
         if scheme == "file":
             require_pinned(picture, None)
             return self._file(uri)
         if scheme in ("http", "https"):
-            return self._patiently(picture, self._http.get, until)
+            return self._http.get(picture, until)
         if scheme in SCHEMES:
-            return self._patiently(picture, self._buckets.get, until)
-        raise PoisonError(ReasonCode.SCHEME_NOT_ALLOWED, f"scheme {scheme!r} is not fetched")
-
-    def host_of(self, picture: InlinePicture | PictureAt) -> str | None:
-        """Which host or bucket of others is asked; None for what lies in the event or with us."""
-        if isinstance(picture, InlinePicture) or self._store.owns(picture.uri):
-            return None
-        try:
-            parts = urlsplit(picture.uri)
-        except ValueError:
-            return None  # which fails at once when it is fetched
-        return f"{parts.scheme}://{parts.netloc}" if parts.netloc else None
+            return self._buckets.get(picture, until)
+        raise PoisonError(ReasonCode.SCHEME_NOT_ALLOWED, f"scheme {scheme[:40]!r} is not fetched")
 
     def _file(self, uri: str) -> bytes:
         try:
@@ -116,33 +213,20 @@ class Fetcher:
                     f"{uri} is no regular file under PIXTIDE_FILE_ROOTS",
                 )
             fetched = Fetched(self._limits.max_bytes)
-            with real.open("rb") as file:
+            # a pipe that has taken the file's place meanwhile is not waited for
+            descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
                 fetched.add(file.read(self._limits.max_bytes + 1))
             return fetched.whole()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise PoisonError(ReasonCode.SOURCE_GONE, f"{uri}: no such file") from error
-        except (PermissionError, ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError) as error:
             raise PoisonError(ReasonCode.PATH_NOT_ALLOWED, f"{uri}: {error}") from error
         except OSError as error:
+            if error.errno in _GONE:
+                raise PoisonError(ReasonCode.SOURCE_GONE, f"{uri}: no such file") from error
+            if error.errno in _DENIED or error.errno in NEVER_A_FILE:
+                raise PoisonError(ReasonCode.PATH_NOT_ALLOWED, f"{uri}: {error}") from error
             raise TransientError(f"{uri}: {error}") from error
 
-    def _patiently(
-        self, picture: PictureAt, get: Callable[[PictureAt, float], bytes], latest: float | None
-    ) -> bytes:
-        """Try again, with growing pauses, until the deadline; then the source is unavailable."""
-        began = self._clock()
-        until = began + self._limits.timeout_s
-        if latest is not None:
-            until = min(until, latest)
-        pause = 0.2
-        while True:
-            try:
-                return get(picture, until)
-            except TransientError as error:
-                if self._clock() + pause >= until:
-                    raise PoisonError(
-                        ReasonCode.SOURCE_UNAVAILABLE,
-                        f"{error}; given up after {max(0.0, until - began):.3g} s",
-                    ) from error
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
-            pause *= 2
+
+def _scheme(uri: str) -> str:
+    return uri.partition(":")[0].lower()

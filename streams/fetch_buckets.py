@@ -20,6 +20,8 @@ from streams.fetched import Fetched, require_pinned
 from streams.image_store import said
 
 SCHEMES = frozenset({"s3", "gs", "az"})
+#: Of a key, in bytes of UTF-8: so much S3 and Google take, and Azure no more.
+_LONGEST_KEY = 1024
 
 
 class BucketSource:
@@ -103,6 +105,8 @@ def _address(uri: str) -> tuple[str, str, str | None]:
     except ValueError as error:
         raise PoisonError(ReasonCode.INVALID_URL, f"{uri!r}: {error}") from error
     versions = query.pop("versionId", [])
+    if len(key.encode(errors="replace")) > _LONGEST_KEY:
+        raise PoisonError(ReasonCode.INVALID_URL, f"a key has at most {_LONGEST_KEY} bytes")
     if query or len(versions) > 1 or parts.fragment or not key or not parts.netloc:
         raise PoisonError(
             ReasonCode.INVALID_URL, f"{uri!r} is not {parts.scheme}://bucket/key[?versionId=…]"

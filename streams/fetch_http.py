@@ -1,5 +1,8 @@
 """Pictures on the web: every hop checked, every byte counted, one deadline for all of it."""
 
+import ipaddress
+import re
+import socket
 import ssl
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,7 +13,7 @@ import httpcore
 
 from schemas.errors import PoisonError, ReasonCode, TransientError
 from schemas.events import PictureAt
-from streams.dialling import CheckedBackend
+from streams.dialling import CheckedBackend, UnknownHostError
 from streams.fetched import Fetched, require_pinned
 
 _MAX_REDIRECTS = 5
@@ -23,8 +26,20 @@ _HEADERS = (
 #: Asked for or not, this much is understood; see zlib's `wbits`: both headers, detected.
 _ZLIB = frozenset({b"gzip", b"x-gzip", b"deflate"})
 _ANY_HEADER = 32 + zlib.MAX_WBITS
+#: A gzip body may have several members, one after the other (RFC 1952, 2.2).
+_GZIP_MEMBER = b"\x1f\x8b"
+#: How much larger than its content a compressed body may be: a little, where it has no pattern.
+_SPARE = 64 * 1024
+_MOST_MEMBERS = 1000
+_NAME = re.compile(r"[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?")
+_LONGEST_NAME = 253
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 #: What URLs are made of; `quote` leaves these and escapes the rest.
 _URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]|"
+
+
+class NoSuchHostError(TransientError):
+    """A name that is not known, or not yet."""
 
 
 class HttpSource:
@@ -65,6 +80,10 @@ class HttpSource:
                     location = _header(response, b"location")
                     if response.status not in _REDIRECTS or location is None:
                         return self._body(picture, response)
+            except UnknownHostError as error:
+                raise NoSuchHostError(f"{uri}: {error}") from error
+            except httpcore.LocalProtocolError as error:  # ours would be no HTTP
+                raise PoisonError(ReasonCode.INVALID_URL, f"{uri!r}: {error}") from error
             except (
                 httpcore.NetworkError,
                 httpcore.TimeoutException,
@@ -81,14 +100,18 @@ class HttpSource:
         fetched = Fetched(self._max_bytes)
         length = _header(response, b"content-length") or b""
         if length.isdigit():
-            fetched.expect(int(length))
+            fetched.expect(int(length[:18]))  # of more digits it is too large all the same
         for chunk in _plain(response, self._max_bytes):
             fetched.add(chunk)
         return fetched.whole()
 
 
 def _plain(response: httpcore.Response, max_bytes: int) -> Iterator[bytes]:
-    """The body, decompressed where it came compressed; never much more than `max_bytes`."""
+    """The body, decompressed where it came compressed; never much more than `max_bytes`.
+
+    What comes over the wire is counted as well: a compressed body may go on for ever after its
+    end, or inside of it without giving anything.
+    """
     encoding = (_header(response, b"content-encoding") or b"identity").strip().lower()
     if encoding == b"identity":
         yield from response.iter_stream()
@@ -98,9 +121,21 @@ def _plain(response: httpcore.Response, max_bytes: int) -> Iterator[bytes]:
             ReasonCode.SOURCE_UNAVAILABLE,
             f"it came with Content-Encoding {encoding.decode('latin-1')}, which wasn't asked for",
         )
+    arrived = Fetched(max_bytes + _SPARE)
+    members = 1
     inflating = zlib.decompressobj(_ANY_HEADER)
     for chunk in response.iter_stream():
-        yield inflating.decompress(chunk, max_bytes + 1)  # so much is too much already
+        arrived.count(chunk)
+        while chunk:
+            if inflating.eof:
+                if not chunk.startswith(_GZIP_MEMBER[: len(chunk)]):
+                    return  # what follows is padding, or nothing that we know: not waited for
+                if members == _MOST_MEMBERS:
+                    raise zlib.error("the compressed body has too many members")
+                members += 1
+                inflating = zlib.decompressobj(_ANY_HEADER)
+            yield inflating.decompress(chunk, max_bytes + 1)  # so much is too much already
+            chunk = inflating.unused_data
     if not inflating.eof:
         raise zlib.error("the compressed body ends early")
 
@@ -147,7 +182,24 @@ def _checked_url(uri: str) -> httpcore.URL:
     except ValueError as error:
         raise PoisonError(ReasonCode.INVALID_URL, f"{uri!r}: {error}") from error
     bad = any(ord(char) <= 0x20 or ord(char) == 0x7F for char in uri)
-    if bad or not host or "@" in parts.netloc or port == 0:
+    if bad or not _is_host(host.decode("ascii")) or "@" in parts.netloc or port == 0:
         raise PoisonError(ReasonCode.INVALID_URL, f"{uri!r} is no plain http(s) URL")
     target = f"{path}?{query}" if query else path
     return httpcore.URL(scheme=parts.scheme.lower(), host=host, port=port, target=target)
+
+
+def _is_host(host: str) -> bool:
+    """Whether it may be a host's name or address; what can't be is not looked up again and again.
+
+    A name whose last part is a number is an IPv4 address, as browsers have it.
+    """
+    try:
+        if ":" in host:
+            ipaddress.IPv6Address(host)
+        elif _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+            socket.inet_aton(host)
+        else:
+            return _NAME.fullmatch(host) is not None and len(host) <= _LONGEST_NAME
+    except (OSError, ValueError):
+        return False
+    return True

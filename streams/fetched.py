@@ -10,6 +10,7 @@ class Fetched:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._chunks = bytearray()
+        self._counted = 0
 
     def expect(self, size: int) -> None:
         """Hear how many bytes are announced. Raises PoisonError TOO_LARGE."""
@@ -17,6 +18,11 @@ class Fetched:
             raise PoisonError(
                 ReasonCode.TOO_LARGE, f"the picture has more than {self._max_bytes} bytes"
             )
+
+    def count(self, chunk: bytes) -> None:
+        """Count what has come without keeping it. Raises PoisonError TOO_LARGE."""
+        self._counted += len(chunk)
+        self.expect(self._counted)
 
     def add(self, chunk: bytes) -> None:
         """Take what has come. Raises PoisonError TOO_LARGE."""

@@ -4,14 +4,21 @@ The key of an original is `<uuid5 of image id>/<sha256>.<ext>`, so that erasing 
 exact and two pictures never share a file.
 """
 
+import errno
 import hashlib
+import re
 from collections import OrderedDict
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
+from obstore.exceptions import (
+    BaseError,
+    InvalidPathError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from schemas.errors import PoisonError, ReasonCode, TransientError, UsageError
@@ -23,6 +30,15 @@ def said(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
+#: The key of an original as `put` writes it.
+_ORIGINAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{64}\.[0-9a-z]{1,16}")
+_NO_EXTENSION = re.compile(r"[^0-9a-z]")
+#: What an operating system says of a path that no file can be at, now or later.
+NEVER_A_FILE = frozenset(
+    {errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
+)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_PROBE = "probe"
 #: How many originals' times are remembered; see `remove`.
 _REMEMBERED = 100_000
 
@@ -80,18 +96,33 @@ class ImageStore:
 
     def uri_of(self, image_id: str, data: bytes, extension: str) -> str:
         """Where that original lies or would lie."""
+        extension = _NO_EXTENSION.sub("", extension.lower())[:16] or "bin"
         key = original_key(image_id, hashlib.sha256(data).hexdigest(), extension)
         return f"{self._url}/{key}"
 
     def owns(self, uri: str) -> bool:
-        """Whether a URI names something in this store."""
-        return uri.startswith(self._url + "/") and ".." not in uri
+        """Whether a URI names an original in this store, as `put` returns it.
+
+        What else begins with the store's URL was never written by us: it is a file or an object
+        like any other.
+        """
+        return uri.startswith(self._url + "/") and _ORIGINAL.fullmatch(self._key(uri)) is not None
+
+    def answers(self) -> bool:
+        """Whether the store says anything, be it that it has no such object."""
+        try:
+            obstore.head(self._store, _PROBE)
+        except (NotFoundError, FileNotFoundError):
+            return True
+        except (BaseError, OSError):
+            return False
+        return True
 
     def get(self, uri: str, max_bytes: int) -> bytes | None:
         """Read an original; None where it is gone.
 
         Raises:
-            PoisonError: TOO_LARGE, or SOURCE_FORBIDDEN.
+            PoisonError: TOO_LARGE, SOURCE_FORBIDDEN, or INVALID_URL for what can't be a key.
             TransientError: the store can't be reached.
         """
         return self.get_raw(self._key(uri), max_bytes)
@@ -111,7 +142,11 @@ class ImageStore:
             return None
         except PermissionDeniedError as error:
             raise PoisonError(ReasonCode.SOURCE_FORBIDDEN, said(error)) from error
+        except (InvalidPathError, ValueError) as error:
+            raise PoisonError(ReasonCode.INVALID_URL, f"{key!r}: {said(error)}") from error
         except (BaseError, OSError) as error:
+            if _never_heals(error):
+                raise PoisonError(ReasonCode.INVALID_URL, f"{key!r}: {said(error)}") from error
             raise TransientError(f"the image store {self._url}: {said(error)}") from error
 
     def remove(self, uri: str, obsolete_since: datetime) -> None:
@@ -156,3 +191,14 @@ class ImageStore:
         self._seen.move_to_end(uri)
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
+
+
+def _never_heals(error: Exception) -> bool:
+    """Whether an object store's error is about the key and not about the store.
+
+    Of a folder's errors obstore gives but the text, with the operating system's number in it.
+    """
+    number = _OS_ERROR.search(str(error))
+    return (number is not None and int(number[1]) in NEVER_A_FILE) or "Filenames containing" in str(
+        error
+    )

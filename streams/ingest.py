@@ -12,11 +12,13 @@
 7. commit   each partition's lowest unfinished offset
 
 The main thread does 1 and 7 and never waits for the others, so a slow model, picture or
-server never costs the group membership. A few threads do 2 and a few do 4; 3 and 6 have one thread
+server never costs the group membership. A few threads read events, a few others fetch, so many at
+most from one host, and a few do 4; 3 and 6 have one thread
 each. 5 has two on a GPU, which computes for one at a time, and a few on a CPU, where each encodes a
 batch on its share of the cores. So pictures are decoded, encoded and written side by side. Whatever
 goes wrong has one verdict (see schemas/errors.py): transient is tried again with the record kept,
-poison becomes a dead letter and goes on, fatal ends the worker.
+poison becomes a dead letter and goes on, fatal ends the worker. What nobody expects is poison to
+the record that it was raised for; of a batch, its records are taken one by one to find out which.
 
 A record of `images.uploaded.retry` is a dead letter that is tried again. It takes the same way
 under the version of its source, so that it heals its row or comes too late.
@@ -28,9 +30,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +44,7 @@ from encoders.images import Picture
 from encoders.isolation import encode_each
 from encoders.port import Encoder
 from encoders.reserve import Reserve
-from schemas.errors import PoisonError, ReasonCode
+from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
 from schemas.events import ImageUploaded, InlinePicture
 from schemas.identity import Partitioner
 from schemas.outcomes import OutcomeKind
@@ -49,7 +52,7 @@ from search.generations import LogIdentity
 from search.port import StoredImage, VectorIndex, Written
 from streams.assignment import Assignment
 from streams.breaker import Breaker
-from streams.fetch import Fetcher, OriginalGoneError
+from streams.fetch import OUR_DISKS, OUR_STORE, Fetcher, OriginalGoneError
 from streams.host_lanes import HostLanes
 from streams.ingest_watch import IngestWatch
 from streams.log_guard import LogGuard
@@ -61,6 +64,7 @@ from streams.reading import RecordReader
 from streams.reporter import Reporter
 from streams.sibling import Sibling
 from streams.standstill import Standstill
+from streams.unexpected import is_unexpected, poison_of
 from streams.work import Work, timed
 
 logger = logging.getLogger(__name__)
@@ -71,6 +75,8 @@ _BATCH_LINGER_S = 0.03
 GRACE_S = 20.0
 #: Of the bytes in flight, the part that records may fill; the rest is for their pictures.
 _RECORDS_PART = 4
+#: Threads that read events, and take pictures out of them.
+_READERS = 4
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,14 @@ class IngestWorker:
         self._pace = Pace(limits.max_rate)
         self._standstill = Standstill(limits.session_s)
         # apart, since fetching may wait for memory that only decoding frees
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._fetchers = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="fetch")
-        self._lanes = HostLanes(self._fetchers, limits.fetchers_per_host)
+        most = max(1, limits.fetchers - 1)  # nobody has all of them
+        self._lanes = HostLanes(
+            self._fetchers,
+            min(limits.fetchers_per_host, most),
+            wide={OUR_STORE: most, OUR_DISKS: most},
+        )
         # as many, since they also store; the processes are waited for apart from their work
         self._decoders = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="decode")
         self._free_decoders = threading.Semaphore(limits.decoders)
@@ -202,7 +214,7 @@ class IngestWorker:
         self._memory.close()
         for source, *_ in self._steps:
             source.put(_END)
-        for pool in (self._fetchers, self._decoders):
+        for pool in (self._readers, self._fetchers, self._decoders):
             pool.shutdown(wait=False, cancel_futures=True)
         until = time.monotonic() + GRACE_S
         for thread in threads:
@@ -217,6 +229,48 @@ class IngestWorker:
             pass
         except BaseException as error:  # noqa: BLE001  # not lost: the main thread raises it
             self._broken = self._broken or error
+
+    @contextlib.contextmanager
+    def _costing(self, work: Work, stage: str) -> Iterator[None]:
+        """Around what is done for one record: what is wrong with it costs it, and no other."""
+        try:
+            yield
+        except PoisonError as error:
+            work.fail(stage, error)
+        except BaseException as error:
+            if not is_unexpected(error):
+                raise
+            self._fail_unexpectedly(work, stage, error)
+
+    def _fail_unexpectedly(
+        self, work: Work, stage: str, error: BaseException, code: ReasonCode = ReasonCode.UNEXPECTED
+    ) -> None:
+        with self._parts.watch.about(work):
+            logger.error(
+                "unexpected at %s of %s %d@%d: it becomes a dead letter",
+                *(stage, work.topic, work.partition, work.offset),
+                exc_info=error,
+            )
+        work.fail(stage, poison_of(error, code))
+
+    def _together(
+        self, stage: str, batch: Sequence[Work], step: Callable[[Sequence[Work]], None]
+    ) -> None:
+        """A step for all at once; where that raises what nobody expects, for each by itself."""
+        if not batch:
+            return
+        if len(batch) == 1:
+            with self._costing(batch[0], stage):
+                step(batch)
+            return
+        try:
+            step(batch)
+        except BaseException as error:
+            if not is_unexpected(error):
+                raise
+            logger.warning("%s fails for %d records: one by one now: %r", stage, len(batch), error)
+            for work in batch:
+                self._together(stage, [work], step)
 
     def _batches(
         self,
@@ -247,7 +301,8 @@ class IngestWorker:
         if record is not None:
             work = self._reader.begin(record)
             if self._flight.admit(work):
-                self._fetchers.submit(self._guarded, self._take_up, work)
+                self._readers.submit(self._guarded, self._take_up, work)
+        self._lanes.wake()
         self._finish_done()
 
     def _finish_done(self) -> None:
@@ -258,7 +313,7 @@ class IngestWorker:
                 self._breaker.count(work.failure.code if work.failure else None)
             following = self._flight.finish(work)
             if following is not None and not self._patiently.is_over:
-                self._fetchers.submit(self._guarded, self._take_up, following)
+                self._readers.submit(self._guarded, self._take_up, following)
 
     def _is_full(self) -> bool:
         """Full to the brim, or after that not yet half empty: a pause drops what was prefetched."""
@@ -272,19 +327,24 @@ class IngestWorker:
     # 2. fetch
 
     def _take_up(self, work: Work) -> None:
-        """Read it, and fetch its picture where its host has room, else when it has."""
+        """Read it, and fetch its picture: here from the event, else where its host has room."""
         self._patiently.rest(self._pace.wait_s())
         host = None
-        try:
+        with self._costing(work, "read"):
             if self._flight.holds(work):
                 with self._parts.watch.about(work):
                     self._reader.read(work)
                     self._copy_known(work)
                 if work.upload is not None:
                     host = self._parts.fetcher.host_of(work.upload.picture)
-        except PoisonError as error:
-            work.fail("read", error)
-        self._lanes.run(host, lambda: self._guarded(self._fetch, work))
+        if host is None:
+            self._fetch(work, "")
+            return
+        with contextlib.suppress(RuntimeError):  # the pool is shut down: all ends here
+            self._fetchers.submit(self._lanes.run, host, self._fetching(work, host))
+
+    def _fetching(self, work: Work, host: str) -> Callable[[], None]:
+        return partial(self._guarded, self._fetch, work, host)
 
     def _copy_known(self, work: Work) -> None:
         """Take over the live row of this very record from a generation of the same model."""
@@ -295,19 +355,24 @@ class IngestWorker:
         if row is not None:
             work.ask_same(row)
 
-    def _fetch(self, work: Work) -> None:
-        try:
-            if work.upload is not None and work.failure is None and self._flight.holds(work):
-                with self._parts.watch.about(work):
-                    self._fetch_picture(work, work.upload)
-        except OriginalGoneError as error:
-            if self.limits.only_latest:
-                work.fail("fetch", PoisonError(ReasonCode.SOURCE_GONE, str(error)))
-            else:
+    def _fetch(self, work: Work, host: str) -> None:
+        pause_s: float | None = None
+        with self._costing(work, "fetch"):
+            try:
+                if work.upload is not None and work.failure is None and self._flight.holds(work):
+                    with self._parts.watch.about(work):
+                        self._fetch_picture(work, work.upload)
+            except OriginalGoneError as error:
+                if self.limits.only_latest:
+                    raise PoisonError(ReasonCode.SOURCE_GONE, str(error)) from error
                 work.supersede()
-        except PoisonError as error:
-            work.fail("fetch", error)
+            except TransientError as error:
+                pause_s = self._pause_after(work, error)
         self._free(work)
+        if pause_s is not None:  # neither a thread nor memory is kept meanwhile
+            self._lanes.run_later(host, self._fetching(work, host), pause_s)
+            return
+        self._end_trouble(work)
         self._fetched.put(work)
 
     def _fetch_picture(self, work: Work, upload: ImageUploaded) -> None:
@@ -315,11 +380,38 @@ class IngestWorker:
         known = len(picture.data) if isinstance(picture, InlinePicture) else most
         work.reserved = max(min(known, most), self._crop_bytes)
         self._memory.take(work.reserved)
+        work.trial = work.trial or self._parts.fetcher.trial(picture)
         with timed("fetch", work):
-            data = self._patiently("fetch", lambda: self._parts.fetcher.fetch(picture))
+            data = self._parts.fetcher.attempt(picture, work.trial)
         work.data, work.sha256 = data, hashlib.sha256(data).hexdigest()
         if upload.sha256 not in (None, work.sha256):
             raise PoisonError(ReasonCode.DIGEST_MISMATCH, f"the picture's sha256 is {work.sha256}")
+
+    def _pause_after(self, work: Work, error: TransientError) -> float:
+        """How long to rest until the next attempt at its picture.
+
+        While our own store answers nothing, no record is to blame, and none is given up.
+
+        Raises:
+            PoisonError: SOURCE_UNAVAILABLE, where it was tried for long enough.
+        """
+        if work.upload is None or work.trial is None:
+            raise error
+        if not self._parts.fetcher.is_away(work.upload.picture):
+            self._end_trouble(work)
+            pause_s = work.trial.next_pause(error)
+            logger.info("%s; trying again in %.1f s", error, pause_s)
+            return pause_s
+        if work.tell is None:
+            work.tell = work.trouble.enter_context(self._parts.watch.trying("fetch"))
+        work.tell(error)
+        pause_s = work.trial.next_pause_while_away()
+        logger.warning("%s; trying again in %.1f s", error, pause_s)
+        return pause_s
+
+    def _end_trouble(self, work: Work) -> None:
+        work.trouble.close()
+        work.tell = None
 
     def _free(self, work: Work) -> None:
         """Give back the memory that was set aside for what it doesn't hold, or no longer."""
@@ -334,8 +426,17 @@ class IngestWorker:
     # 3. look up
 
     def _look_up(self, batch: Sequence[Work]) -> None:
+        asking = [work for work in batch if work.image_id and work.wants_row]
+        self._together("look_up", asking, self._ask_index)
+        for work in batch:
+            if work.upload is not None and work.data is not None:
+                self._decoders.submit(self._guarded, self._decode, work, work.upload, work.data)
+            else:
+                self._ready.put(work)
+
+    def _ask_index(self, batch: Sequence[Work]) -> None:
         index = self._parts.index
-        asking = {work: work.image_id for work in batch if work.image_id and work.wants_row}
+        asking = {work: work.image_id for work in batch if work.image_id}
         with timed("look_up", *asking):
             known = self._patiently("look_up", lambda: index.get(set(asking.values())))
             new = {w.sha256 for w in asking if w.data and not w.has_content(known.get(asking[w]))}
@@ -347,16 +448,11 @@ class IngestWorker:
                 self._free(work)
             else:
                 work.twin = stored if work.has_content(stored) else twins.get(work.sha256)
-        for work in batch:
-            if work.upload is not None and work.data is not None:
-                self._decoders.submit(self._guarded, self._decode, work, work.upload, work.data)
-            else:
-                self._ready.put(work)
 
     # 4. decode
 
     def _decode(self, work: Work, upload: ImageUploaded, data: bytes) -> None:
-        try:
+        with self._costing(work, "decode"):
             if self._flight.holds(work):
                 seen: Picture | StoredImage | None = work.twin
                 if seen is None:
@@ -370,8 +466,6 @@ class IngestWorker:
                         "store", lambda: self._parts.originals.keep(upload, kind, data)
                     )
                 work.ask_live(upload, seen, uri)
-        except PoisonError as error:
-            work.fail("decode", error)
         self._free(work)
         self._ready.put(work)
 
@@ -379,24 +473,40 @@ class IngestWorker:
 
     def _encode(self, batch: Sequence[Work]) -> None:
         wanted = [work for work in batch if work.pixels is not None]
+        self._together("encode", wanted, self._encode_pictures)
+        for work in batch:
+            self._encoded.put(work)
+
+    def _encode_pictures(self, wanted: Sequence[Work]) -> None:
         pictures = {work.sha256: work.pixels for work in wanted if work.pixels is not None}
-        if pictures:
-            with timed("encode", *wanted):
-                pixels = np.stack(list(pictures.values()))
+        with timed("encode", *wanted):
+            pixels = np.stack(list(pictures.values()))
+            try:
                 vectors = self._patiently(
                     "encode", lambda: encode_each(self._parts.encoder, pixels)
                 )
-            self._parts.watch.encoded(len(pictures))
-            by_content = dict(zip(pictures, vectors, strict=True))
-            for work in wanted:
-                vector = by_content[work.sha256]
-                if np.isfinite(vector).all():
-                    work.give_vector(vector)
-                else:
-                    message = "the model fails on it, or its vector is not finite or has no length"
-                    work.fail("encode", PoisonError(ReasonCode.INVALID_VECTOR, message))
-        for work in batch:
-            self._encoded.put(work)
+            except BaseException as error:
+                if is_unexpected(error) and len(pictures) == 1:
+                    self._require_encoder()
+                raise
+        self._parts.watch.encoded(len(pictures))
+        by_content = dict(zip(pictures, vectors, strict=True))
+        for work in wanted:
+            vector = by_content[work.sha256]
+            if np.isfinite(vector).all():
+                work.give_vector(vector)
+            else:
+                message = "the model fails on it, or its vector is not finite or has no length"
+                work.fail("encode", PoisonError(ReasonCode.INVALID_VECTOR, message))
+
+    def _require_encoder(self) -> None:
+        """Raises FatalError where it is the model that fails, whatever the picture."""
+        try:
+            self._parts.encoder.warm_up()
+        except BaseException as error:
+            if not is_unexpected(error):
+                raise
+            raise FatalError(f"the model fails: {type(error).__name__}: {error}") from error
 
     # 6. write
 
@@ -404,17 +514,68 @@ class IngestWorker:
         read_at = max(work.read_at for work in batch)
         self._patiently("write", lambda: self._parts.guard.vouch(read_at))
         with timed("write", *batch):
-            results = self._patiently("write", lambda: self._write_ours(batch))
-            refused = [(work, result.error) for work, result in results.items() if result.error]
-            for work, message in refused:
-                work.fail("write", PoisonError(ReasonCode.REJECTED_BY_INDEX, message))
-            if refused:
-                again = [work for work, _ in refused]
-                results |= self._patiently("write", lambda: self._write_ours(again))
-            self._patiently("store", lambda: self._parts.originals.remove_obsolete(results))
+            results = self._written(batch)
+            for work, result in results.items():
+                if result.error:
+                    error = PoisonError(ReasonCode.REJECTED_BY_INDEX, result.error)
+                    work.fail("write", error)
+            refused = [work for work in batch if work.failure and self._is_refused(work, results)]
+            results |= self._written(refused)
+            for work in refused:
+                if self._is_refused(work, results):  # also as a row that says so
+                    work.fail_without_row()
+            self._remove_obsolete(results)
         self._report(batch, results)
         for work in batch:
             self._done.put(work)
+
+    def _is_refused(self, work: Work, results: dict[Work, Written]) -> bool:
+        """Whether its row is wanted and the index has taken none."""
+        if work.row is None or not self._flight.holds(work):
+            return False
+        result = results.get(work)
+        return result is None or result.error is not None
+
+    def _written(self, batch: Sequence[Work]) -> dict[Work, Written]:
+        """What the index says of each row; of one that it can't be asked about, nothing."""
+        if not batch:
+            return {}
+        try:
+            return self._patiently("write", lambda: self._write_ours(batch))
+        except BaseException as error:
+            if not is_unexpected(error):
+                raise
+            if len(batch) == 1:
+                wrong_row = isinstance(error, ValueError)
+                code = ReasonCode.REJECTED_BY_INDEX if wrong_row else ReasonCode.UNEXPECTED
+                self._fail_unexpectedly(batch[0], "write", error, code)
+                return {}
+            logger.warning("writing fails for %d rows: one by one now: %r", len(batch), error)
+        results: dict[Work, Written] = {}
+        for work in batch:
+            results |= self._written([work])
+        return results
+
+    def _remove_obsolete(self, results: dict[Work, Written]) -> None:
+        """Remove what the rows written have replaced; they stand, whatever that meets with."""
+
+        def remove(some: dict[Work, Written]) -> None:
+            self._patiently("store", lambda: self._parts.originals.remove_obsolete(some))
+
+        try:
+            remove(results)
+        except BaseException as error:
+            if not is_unexpected(error):
+                raise
+            for work, result in results.items():
+                try:
+                    remove({work: result})
+                except BaseException as again:
+                    if not is_unexpected(again):
+                        raise
+                    logger.error(
+                        "an original of %s may be left over", work.image_id, exc_info=again
+                    )
 
     def _write_ours(self, batch: Iterable[Work]) -> dict[Work, Written]:
         with self._assignment.lock:  # no partition is let go while its rows are being written
@@ -428,18 +589,34 @@ class IngestWorker:
     def _report(self, batch: Sequence[Work], results: dict[Work, Written]) -> None:
         kinds = {w: w.outcome(results.get(w)) for w in batch if self._flight.holds(w)}
         with timed("report", *kinds):
-            for work, kind in kinds.items():
-                if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
-                    where = f"{work.source.partition}@{work.source.offset} {work.image_id or ''}"
-                    with self._parts.watch.about(work):
-                        logger.warning(
-                            "dead letter %s: %s: %s", where, work.failure.code, work.failure.message
-                        )
-                    self._parts.reporter.dead_letter(work, work.failure)
-                self._parts.reporter.outcome(work, kind)
+            for work in kinds:
+                try:
+                    self._tell(work, kinds[work])
+                except BaseException as error:
+                    if not is_unexpected(error):
+                        raise
+                    self._fail_unexpectedly(work, "report", error)
+                    kinds[work] = OutcomeKind.DEAD_LETTERED
+                    self._tell(work, kinds[work], without_headers=True)
             self._patiently("report", self._parts.reporter.deliver)
         for work, kind in kinds.items():
-            self._parts.watch.finished(work, kind)
+            try:
+                self._parts.watch.finished(work, kind)
+            except BaseException as error:
+                if not is_unexpected(error):
+                    raise
+                logger.error("what became of %s is not counted", work.image_id, exc_info=error)
+
+    def _tell(self, work: Work, kind: OutcomeKind, *, without_headers: bool = False) -> None:
+        reporter = self._parts.reporter
+        if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
+            where = f"{work.source.partition}@{work.source.offset} {work.image_id or ''}"
+            with self._parts.watch.about(work):
+                logger.warning(
+                    "dead letter %s: %s: %s", where, work.failure.code, work.failure.message
+                )
+            reporter.dead_letter(work, work.failure, without_headers=without_headers)
+        reporter.outcome(work, kind)
 
 
 _END: Any = object()

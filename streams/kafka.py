@@ -1,9 +1,10 @@
 """Kafka through confluent-kafka: how every client here is configured, and the log's identity."""
 
 import contextlib
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import (
@@ -50,7 +51,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A consumed record. Two are equal only if they are the same object."""
+    """A consumed record. Two are equal only if they are the same object.
+
+    `unreadable` says which parts of it can't be read, and why, such as headers with a name that is
+    not UTF-8; such a part is empty, as if it had not been sent.
+    """
 
     topic: str
     partition: int
@@ -59,6 +64,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -72,16 +78,38 @@ class Record:
 
 
 def record_of(message: Message) -> Record:
-    """Our view of a message without error."""
+    """Our view of a message without error. Never raises, whatever a producer has sent."""
+    unreadable: dict[str, str] = {}
+
+    def part(name: str, read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except Exception as error:  # noqa: BLE001  # librdkafka's binding raises what it likes
+            cause = error.__cause__ or error
+            unreadable[name] = f"{type(cause).__name__}: {cause}"
+            return otherwise
+
     return Record(
         topic=message.topic() or "",
         partition=message.partition() or 0,
         offset=message.offset() or 0,
-        timestamp_ms=message.timestamp()[1],
-        key=_bytes(message.key()),
-        value=_bytes(message.value()),
-        headers=[(str(header[0]), _bytes(header[1])) for header in message.headers() or []],
+        timestamp_ms=part("timestamp", lambda: message.timestamp()[1], 0),
+        key=part("key", lambda: _bytes(message.key()), None),
+        value=part("value", lambda: _bytes(message.value()), None),
+        headers=part("headers", lambda: _headers(_ask_headers(message) or []), []),
+        unreadable=unreadable,
     )
+
+
+#: `message.headers()`, and never so written: of a name that is not UTF-8 it returns a list with a
+#: hole in it and an exception beside. Called from C that is a SystemError; called from bytecode
+#: that Python (3.11 to 3.13) has specialised nobody looks for the exception, and the hole ends the
+#: process. For the same reason a message is asked once only.
+_ask_headers: Callable[[Message], Iterable[Any] | None] = operator.methodcaller("headers")
+
+
+def _headers(found: Iterable[Any]) -> Headers:
+    return [(str(header[0]), _bytes(header[1])) for header in found]
 
 
 def _bytes(value: object) -> bytes | None:

@@ -6,6 +6,7 @@ line says how many there are, so that one can tell whether that is all.
 """
 
 import base64
+import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
 
@@ -18,6 +19,8 @@ from schemas.errors import TransientError, UsageError
 from streams import kafka
 from streams.settings import Settings
 from streams.topic_reading import records_of
+
+logger = logging.getLogger(__name__)
 
 _LINGER_MS = 50
 _DELIVER_S = 60.0
@@ -44,10 +47,17 @@ class End(Contract):
 def dump(settings: Settings) -> Iterator[str]:
     """Everything in the log up to its end at the call, each partition in order.
 
+    Headers that can't be read are left out of their line; which record's, the log tells.
+
     Raises as `records_of`.
     """
     count = 0
     for record in records_of(settings.kafka_connection(), settings.named(topics.UPLOADED)):
+        for part, problem in record.unreadable.items():
+            logger.warning(
+                "the %s of %d@%d can't be read, and are left out: %s",
+                *(part, record.partition, record.offset, problem),
+            )
         line = LoggedRecord(
             key=_encoded(record.key),
             value=_encoded(record.value),

@@ -1,6 +1,7 @@
 """Publishing pictures: folders walked, each picture sent inline, by its path, or by our store."""
 
 import hashlib
+import logging
 import mimetypes
 import time
 import uuid
@@ -12,9 +13,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from confluent_kafka import KafkaError, Message, Producer, TopicPartition
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from schemas import topics
+from schemas.base import explain
 from schemas.codec import encode_event
 from schemas.errors import TransientError, UsageError
 from schemas.events import ImageUploaded, InlinePicture, PictureAt
@@ -24,6 +26,8 @@ from streams import kafka
 from streams.image_store import ImageStore
 from streams.settings import Settings
 from streams.tracing import Span, begin
+
+logger = logging.getLogger(__name__)
 
 SOURCE = "/pixtide/publish"
 _SUFFIXES = frozenset(
@@ -256,6 +260,10 @@ class OutcomeWatch:
                     "is in the log, and is indexed once everything runs again"
                 )
             if error is None and message.value() is not None:
-                outcome = Outcome.from_json(bytes(message.value() or b""))
+                try:
+                    outcome = Outcome.from_json(bytes(message.value() or b""))
+                except ValidationError as wrong:  # of a later version, say, or somebody else's
+                    logger.warning("an outcome is not understood: %s", explain(wrong))
+                    continue
                 if outcome.generation == self._generation:
                     yield outcome

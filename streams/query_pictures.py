@@ -23,10 +23,9 @@ logger = logging.getLogger(__name__)
 #: Pictures that are decoded, and encoded, at once; many more may be fetched.
 _DECODED, _ENCODED = 1, 2
 #: What a searcher is told of a picture's address, and no more: what is behind it, who was asked
-#: for it and where it redirected to may be private.
+#: for it, where it redirected to, and what this machine says of its files, may be private.
 _OF_ADDRESSES = {
     ReasonCode.SCHEME_NOT_ALLOWED: "such addresses are not fetched",
-    ReasonCode.ADDRESS_BLOCKED: "that address may not be fetched from",
     ReasonCode.REDIRECT_LIMIT: "the address redirects too often",
     ReasonCode.INVALID_URL: "the address is no plain http(s) URL",
     ReasonCode.SOURCE_GONE: "there is nothing at that address",
@@ -65,8 +64,7 @@ class QueryPictures:
                 [vector] = encoder.encode_pictures(picture.pixels[np.newaxis])
         except PoisonError as error:
             logger.info("a searched picture can't be had: %s", shortened(str(error)))
-            told = _OF_ADDRESSES.get(error.code, shortened(error.message))
-            raise RequestError(QueryCode.BAD_PICTURE, f"{error.code}: {told}") from error
+            raise RequestError(QueryCode.BAD_PICTURE, _told(error)) from error
         except OriginalGoneError as error:
             raise RequestError(QueryCode.BAD_PICTURE, f"{ReasonCode.SOURCE_GONE}") from error
         except TransientError as error:
@@ -75,6 +73,14 @@ class QueryPictures:
         if not np.isfinite(vector).all():
             raise RequestError(QueryCode.BAD_PICTURE, f"{ReasonCode.INVALID_VECTOR}")
         return np.asarray(vector, np.float32)
+
+
+def _told(error: PoisonError) -> str:
+    code = error.code
+    if code is ReasonCode.ADDRESS_BLOCKED:
+        # or it would tell which names exist within our network
+        code = ReasonCode.SOURCE_UNAVAILABLE
+    return f"{code}: {_OF_ADDRESSES.get(code, shortened(error.message))}"
 
 
 @contextlib.contextmanager

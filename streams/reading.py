@@ -1,6 +1,6 @@
 """What a record says: which record of the log it stands for, of which picture, and what to do."""
 
-from schemas.codec import decode_event, image_id_of
+from schemas.codec import image_id_of
 from schemas.dead_letters import LATEST_MS, SourceRecord
 from schemas.errors import PoisonError, ReasonCode
 from schemas.events import ImageDeleted
@@ -10,6 +10,7 @@ from search.generations import LogIdentity
 from streams.kafka import Record
 from streams.log_guard import LogGuard
 from streams.patience import Patience
+from streams.record_event import event_of
 from streams.tracing import begin
 from streams.work import Work
 
@@ -63,7 +64,7 @@ class RecordReader:
                 f"the key belongs to partition {wanted}; set the producer's partitioner "
                 f"to {self._partitioner} (in librdkafka: murmur2_random)",
             )
-        event = decode_event(record.key, record.value, record.headers, work.source.timestamp_ms)
+        event = event_of(record, work.source.timestamp_ms)
         if isinstance(event, ImageDeleted):
             work.ask_delete(event.image_id)
         else:

@@ -119,11 +119,11 @@ class Replies:
         for message in messages:
             if message.error() is not None or message.value() is None:
                 continue
-            headers = {str(header[0]): header[1] for header in message.headers() or []}
-            correlation_id = headers.get(CORRELATION_ID)
-            if isinstance(correlation_id, bytes):
+            record = kafka.record_of(message)
+            correlation_id = dict(record.headers).get(CORRELATION_ID)
+            if correlation_id is not None:
                 self._asked.pop(correlation_id, (0, NO_SPAN))[1].end()
-                yield correlation_id, bytes(message.value() or b"")
+                yield correlation_id, record.value or b""
 
     def _give_up_before(self, now_ms: int) -> None:
         """The spans of those that no reply has come to in time; the oldest were asked first."""

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from schemas.dead_letters import VALUE_URI, dead_letter_headers
+from schemas.dead_letters import VALUE_URI, dead_letter_headers, headers_of_ours
 from schemas.errors import TransientError
+from schemas.identity import MAX_IMAGE_ID_BYTES
 from schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
 from search.generations import Generation
 from streams.image_store import ImageStore
@@ -43,8 +44,9 @@ class Reporter:
         """Queue the outcome of one record, in its trace; that of a retry names its source."""
         record, source = work.record, work.source
         failure = work.failure if kind is OutcomeKind.DEAD_LETTERED else None
+        key = None if record.key is None else record.key[:MAX_IMAGE_ID_BYTES]
         outcome = Outcome(
-            image_id=(record.key or b"").decode(errors="replace"),
+            image_id=(key or b"").decode(errors="replace"),
             outcome=kind,
             generation=self._generation.name,
             topic=source.topic,
@@ -58,15 +60,23 @@ class Reporter:
         )
         now_ms = int(time.time() * 1000)
         headers: Headers = [work.trace.header()] if work.trace else []
-        self._produce(_Outgoing(self._outcomes, record.key, outcome.to_json(), headers, now_ms))
+        self._produce(_Outgoing(self._outcomes, key, outcome.to_json(), headers, now_ms))
 
-    def dead_letter(self, work: Work, reason: DeadLetterReason) -> None:
+    def dead_letter(
+        self, work: Work, reason: DeadLetterReason, *, without_headers: bool = False
+    ) -> None:
         """Queue the record as it came, with its source and the reason in its headers.
 
-        One that the topic refuses as too large leaves its value in the image store.
+        One that the topic refuses as too large leaves its value in the image store, and what it
+        must of its own headers and key: a record that came compressed may be larger than a topic
+        takes as it is.
+
+        Args:
+            without_headers: leave out those that the record came with.
         """
         record, source = work.record, work.source
-        headers = dead_letter_headers(source, reason, self._generation.name, record.headers)
+        original = () if without_headers else record.headers
+        headers = dead_letter_headers(source, reason, self._generation.name, original)
         self._produce(
             _Outgoing(self._dead_letters, record.key, record.value, headers, source.timestamp_ms)
         )
@@ -85,13 +95,27 @@ class Reporter:
                 return
             refused = None
             for error, outgoing in failed:
-                if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and outgoing.value:
-                    self._produce(self._without_value(outgoing))
+                too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+                if too_large and (smaller := self._smaller(outgoing)) is not None:
+                    self._produce(smaller)
                 else:
                     refused = error
                     self._produce(outgoing)
             if refused is not None:
                 raise TransientError(f"outcomes or dead letters are refused: {refused.str()}")
+
+    def _smaller(self, outgoing: "_Outgoing") -> "_Outgoing | None":
+        """What of it a topic may take that refuses it as too large; None where nothing is left."""
+        if outgoing.topic != self._dead_letters:
+            return None
+        if outgoing.value:
+            return self._without_value(outgoing)
+        ours = headers_of_ours(outgoing.headers)
+        if len(ours) < len(outgoing.headers):
+            return replace(outgoing, headers=ours)
+        if len(outgoing.key or b"") > MAX_IMAGE_ID_BYTES:
+            return replace(outgoing, key=(outgoing.key or b"")[:MAX_IMAGE_ID_BYTES])
+        return None
 
     def _without_value(self, letter: "_Outgoing") -> "_Outgoing":
         value = letter.value or b""
@@ -115,6 +139,8 @@ class Reporter:
             )
         except KafkaException as error:
             self._failed.append((error.args[0], outgoing))
+        except BufferError:  # the client's queue is full until some are delivered
+            self._failed.append((KafkaError(KafkaError._QUEUE_FULL), outgoing))
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,18 @@ class Settings(BaseSettings):
     max_picture_bytes: int = Field(64 * MiB, ge=1)
     max_pixels: int = Field(89_000_000, ge=1)
     fetch_timeout_s: float = Field(30.0, gt=0, description="for one picture, retries included")
+    fetch_give_up_s: float = Field(
+        300.0,
+        gt=0,
+        description="after which a file, or an original in our own store, that can't be read "
+        "becomes a dead letter; while the store answers nothing, no time passes",
+    )
     fetchers: int = Field(8, ge=1, description="pictures fetched side by side")
     fetchers_per_host: int = Field(
-        4, ge=1, description="of these from one host or bucket, so that a slow one doesn't take all"
+        4,
+        ge=1,
+        description="of these from one host or bucket, so that a slow one doesn't take all; "
+        "always fewer than PIXTIDE_FETCHERS, where that is more than 1",
     )
     decode_timeout_s: float = Field(20.0, gt=0)
     decoders: int = Field(2, ge=1, description="decoding processes")

@@ -189,6 +189,7 @@ def picture_fetcher(settings: Settings, store: ImageStore) -> "Fetcher":
         roots=settings.roots,
         allowed_hosts=frozenset(settings.allowed_hosts),
         allowed_buckets=frozenset(settings.allowed_buckets),
+        give_up_s=settings.fetch_give_up_s,
     )
     return Fetcher(store, limits)
 

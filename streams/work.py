@@ -2,21 +2,24 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from encoders.images import Picture
 from encoders.port import Pixels
 from schemas.dead_letters import SourceRecord
-from schemas.errors import PoisonError, ReasonCode
+from schemas.errors import PoisonError, ReasonCode, TransientError
 from schemas.events import ImageUploaded, PictureAt
 from schemas.identity import Version
 from schemas.outcomes import DeadLetterReason, OutcomeKind
 from schemas.trace import Trace, trace_of
 from search.port import RowState, StoredImage, Vector, Written
+from streams.fetch import Trial
 from streams.kafka import Record
 from streams.tracing import Span
 
+#: Of a failure's message; a stranger's text may be in it.
+_MOST_CHARACTERS = 2000
 #: What is wrong with a record that no row of its picture may say.
 _NO_ROW = (ReasonCode.WRONG_PARTITION, ReasonCode.INVALID_RETRY)
 
@@ -30,7 +33,8 @@ class Work:
     is, and `twin` where the index holds the same content already. `row` is None where the record
     names no picture of this partition, or nothing is to be written. `pixels` are there while a
     vector is wanted. `reserved` is the memory set aside for it, in bytes.
-    `read_at` is by the monotonic clock.
+    `trial` is of the attempts to fetch its picture; `tell` is told of those that fail because our
+    own store is away, and `trouble` ends that. `read_at` is by the monotonic clock.
     """
 
     record: Record
@@ -47,6 +51,9 @@ class Work:
     failure: DeadLetterReason | None = None
     superseded: bool = False
     reserved: int = 0
+    trial: Trial | None = None
+    tell: Callable[[TransientError], None] | None = None
+    trouble: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     span: Span | None = None
     took_ms: dict[str, float] = field(default_factory=dict)
     read_at: float = field(default_factory=time.monotonic)
@@ -164,13 +171,17 @@ class Work:
             code=error.code,
             stage=stage,
             exception=f"{cause.__module__}.{cause.__qualname__}",
-            message=error.message,
+            message=error.message[:_MOST_CHARACTERS].encode(errors="replace").decode(),
         )
         self.data = self.pixels = self.row = None
         if self.image_id is not None and error.code not in _NO_ROW:
             self.row = StoredImage(
                 self.image_id, RowState.DEAD_LETTERED, self.version, reason=error.code
             )
+
+    def fail_without_row(self) -> None:
+        """The index takes no row for it, not even one that says so: the dead letter is all."""
+        self.row = None
 
     def outcome(self, written: Written | None) -> OutcomeKind:
         """What became of the record, given what the index said of its row."""

@@ -124,6 +124,28 @@ def _raw(text: bytes) -> "Callable[[_Handler, str], None]":
     return lambda handler, _: handler.request.sendall(text)
 
 
+def _gzip_tail(handler: "_Handler", _: str) -> None:
+    """A short body, and then no end of bytes that are not of it."""
+    handler.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")
+    handler.request.sendall(_compressed(PICTURE))
+    while not handler.server.closing.is_set():
+        handler.request.sendall(bytes(65536))
+
+
+def _gzip_hollow(handler: "_Handler", _: str) -> None:
+    """No end of members that hold nothing."""
+    handler.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")
+    while not handler.server.closing.is_set():
+        handler.request.sendall(_compressed(b"") * 1000)
+
+
+def _gzip_nothing(handler: "_Handler", _: str) -> None:
+    """No end of blocks that hold nothing."""
+    handler.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\n\r\n\x78\x9c")
+    while not handler.server.closing.is_set():
+        handler.request.sendall(b"\x00\x00\x00\xff\xff" * 10000)  # stored blocks of no bytes
+
+
 def _compressed(data: bytes) -> bytes:
     return gzip.compress(data, compresslevel=9)
 
@@ -154,6 +176,15 @@ _BEHAVIOURS: "dict[str, Callable[[_Handler, str], Any]]" = {
     "gzip-cut": lambda handler, _: handler.answer(
         200, _compressed(PICTURE)[:-9], Content_Encoding="gzip"
     ),
+    "gzip-members": lambda handler, number: handler.answer(
+        200, _compressed(b"x") * int(number), Content_Encoding="gzip"
+    ),
+    "gzip-hollow": _gzip_hollow,
+    "gzip-padded": lambda handler, _: handler.answer(
+        200, _compressed(PICTURE) + bytes(1000), Content_Encoding="gzip"
+    ),
+    "gzip-tail": _gzip_tail,
+    "gzip-nothing": _gzip_nothing,
     "gzip-no": lambda handler, _: handler.answer(200, PICTURE, Content_Encoding="gzip"),
     "brotli": lambda handler, _: handler.answer(200, PICTURE, Content_Encoding="br"),
 }

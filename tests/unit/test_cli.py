@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from schemas.errors import UsageError
+from streams.cli_index import _attributes
+
 PIXTIDE = (sys.executable, "-m", "streams.cli")
 COMMANDS = (
     *("", "demo", "up", "publish", "delete", "search", "ingest", "query"),
@@ -126,3 +129,9 @@ def test_quiet_is_silent_but_for_what_goes_wrong() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("asked\n", "wrong\n")
+
+
+@pytest.mark.parametrize("declared", ["takenAt:date", "camera.model:text", "price", "price:money"])
+def test_an_attribute_that_can_not_be_is_named(declared: str) -> None:
+    with pytest.raises(UsageError, match="--attribute"):
+        _attributes((declared,))

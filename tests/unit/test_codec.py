@@ -3,8 +3,11 @@
 import base64
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from schemas.codec import decode_event, encode_event
 from schemas.errors import PoisonError, ReasonCode
@@ -39,6 +42,9 @@ def structured(**changes: object) -> bytes:
 
 
 STRUCTURED: list[tuple[str, bytes | None]] = [("content-type", b"application/cloudevents+json")]
+
+
+NUMBER = structured().replace(b'{"uri"', b'{"attributes": {"x": 1e400}, "uri"')
 
 
 def code_of(key: bytes | None, value: bytes, named: list[tuple[str, bytes | None]]) -> ReasonCode:
@@ -132,6 +138,23 @@ def test_equal_headers_may_repeat() -> None:
         ("MALFORMED_EVENT", b"a", URI, [*headers(), ("ce_caption", b"\xff")]),
         ("MALFORMED_EVENT", b"a", b"x", headers(content_type="image/png", ce_tags="x")),
         ("INVALID_DATA", b"a", b"x", headers(content_type="image/png", ce_tags="[1]")),
+        ("MALFORMED_EVENT", b"a", b'{"uri": "http://x/", "caption": "\\ud83c"}', headers()),
+        (
+            "MALFORMED_EVENT",
+            b"a",
+            b'{"attributes": {"x":' + b"[" * 70 + b"]" * 70 + b"}}",
+            headers(),
+        ),
+        ("INVALID_NUMBER", b"a", b'{"uri": "http://x/", "attributes": {"x": 1e400}}', headers()),
+        ("INVALID_NUMBER", b"a", b'{"attributes": {"x": [{"y": -1e999}]}}', headers()),
+        ("INVALID_NUMBER", b"a", b'{"attributes": {"x": ' + b"9" * 400 + b"}}", headers()),
+        (
+            "INVALID_NUMBER",
+            b"a",
+            b"x",
+            headers(content_type="image/png", ce_attributes='{"x":1e400}'),
+        ),
+        ("INVALID_NUMBER", b"a", NUMBER, STRUCTURED),
         ("NO_SOURCE", b"a", b"{}", headers()),
         ("NO_SOURCE", b"a", b'{"uri": ""}', headers()),
         ("AMBIGUOUS_SOURCE", b"a", b'{"uri": "http://x/", "data_base64": ""}', headers()),
@@ -166,3 +189,90 @@ def test_what_is_written_is_read(picture: InlinePicture | PictureAt) -> None:
     )
     key, value, written = encode_event(event)
     assert decode_event(key, value, list(written), 0) == event
+
+
+def test_a_time_beyond_the_calendar_is_its_end() -> None:
+    event = decode_event(b"a", URI, headers(), 2**63 - 1)
+    assert isinstance(event, ImageUploaded)
+    assert event.uploaded_at.year == 9999
+
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.integers(10**300, 10**320),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+_NAMES = st.sampled_from(
+    [
+        "specversion",
+        "id",
+        "source",
+        "type",
+        "subject",
+        "time",
+        "datacontenttype",
+        "caption",
+        "tags",
+        "attributes",
+        "sha256",
+        "data",
+        "data_base64",
+        "uri",
+        "etag",
+    ]
+)
+_FIELDS = st.dictionaries(
+    _NAMES, _JSON | st.sampled_from(["1.0", "image/png", "application/json", "", "NaN"]), max_size=5
+)
+
+
+def _dumped(value: object) -> bytes:
+    return json.dumps(value).encode("utf-8", "surrogatepass")
+
+
+def _enveloped(fields: dict[str, Any], data: dict[str, Any]) -> bytes:
+    named = {"specversion": "1.0", "id": "1", "source": "s", "type": "pixtide.image.uploaded.v1"}
+    return _dumped({**named, **fields, "data": data})
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    key=st.just(b"a") | st.binary(max_size=8) | st.none(),
+    value=st.none()
+    | st.binary(max_size=40)
+    | _FIELDS.map(_dumped)
+    | st.builds(_enveloped, _FIELDS, _FIELDS),
+    more=st.lists(
+        st.tuples(
+            _NAMES.map("ce_{}".format) | st.just("content-type") | st.text(max_size=5),
+            st.none()
+            | st.binary(max_size=10)
+            | _JSON.map(_dumped)
+            | st.sampled_from([b"image/png", b"application/cloudevents+json", b"1e400"]),
+        ),
+        max_size=5,
+    ),
+    usual=st.booleans(),
+    timestamp_ms=st.integers(-(2**63), 2**63 - 1),
+)
+def test_whatever_comes_is_an_event_or_poison(
+    key: bytes | None,
+    value: bytes | None,
+    more: list[tuple[str, bytes | None]],
+    usual: bool,
+    timestamp_ms: int,
+) -> None:
+    try:
+        event = decode_event(key, value, (headers() if usual else []) + more, timestamp_ms)
+    except PoisonError as error:
+        assert error.message.encode()
+        return
+    if isinstance(event, ImageUploaded):
+        json.dumps(event.attributes, allow_nan=False).encode()

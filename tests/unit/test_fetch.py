@@ -1,12 +1,13 @@
 """Inline pictures, files, our own store, and what is fetched from nowhere."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from schemas.errors import PoisonError
+from schemas.errors import PoisonError, TransientError
 from schemas.events import InlinePicture, PictureAt
 from streams.fetch import Fetcher, FetchLimits, OriginalGoneError
 from streams.image_store import ImageStore
@@ -23,6 +24,51 @@ def fetcher(tmp_path: Path) -> Iterator[Fetcher]:
     made = Fetcher(store, limits)
     yield made
     made.close()
+
+
+def test_only_what_put_returns_is_of_our_store(fetcher: Fetcher, tmp_path: Path) -> None:
+    """All else that begins with the store's address is a file like any other, and none of ours."""
+    base = (tmp_path / "originals").as_uri()
+    store = ImageStore(base)
+    uri = store.put("a", PICTURE, "x#1")
+    assert store.owns(uri) and store.get(uri, LIMIT) == PICTURE
+    for path in ("/x/./y.jpg", "//x", "/", "/a\0b", "/a\nb", "/a#1", "/" + "a" * 300, "/x/../y"):
+        assert not store.owns(base + path), path
+        assert code_of(fetcher, base + path) == "PATH_NOT_ALLOWED", path
+    for odd in (f"{uri}/", f"{uri}#1", f"{uri}?x", uri.upper(), f"{base}/dead-letters/{'0' * 64}"):
+        assert not store.owns(odd), odd
+
+
+def test_what_no_key_can_be_is_poison(tmp_path: Path) -> None:
+    store = ImageStore((tmp_path / "originals").as_uri())
+    (tmp_path / "originals" / "file").write_bytes(b"")
+    (tmp_path / "originals" / "loop").symlink_to("loop")
+    for key in ("x/./y", "a//b", "a\0b", "a" * 300, "a#1", "file/x", "loop", "..", "\udcff"):
+        with pytest.raises(PoisonError, match="INVALID_URL"):
+            store.get_raw(key, LIMIT)
+
+
+def test_a_disk_that_fails_is_given_up_in_the_end(
+    fetcher: Fetcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "root" / "a.jpg").write_bytes(PICTURE)
+    picture = PictureAt(uri=(tmp_path / "root" / "a.jpg").as_uri())
+
+    def failing(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "open", failing)
+    trial = fetcher.trial(picture)
+    attempts = 0
+    with pytest.raises(PoisonError, match="SOURCE_UNAVAILABLE") as caught:
+        while attempts < 1000:
+            attempts += 1
+            try:
+                fetcher.attempt(picture, trial)
+            except TransientError as error:
+                trial.next_pause(error)
+    assert 20 < attempts < 100, "pauses grow up to some seconds"
+    assert "given up after 300 s" in caught.value.message
 
 
 def code_of(fetcher: Fetcher, uri: str) -> str:

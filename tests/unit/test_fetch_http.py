@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import PixtideError, PoisonError
+from schemas.errors import PoisonError
 from schemas.events import PictureAt
-from streams.fetch import Fetcher, FetchLimits
+from schemas.identity import original_key
+from streams.fetch import Fetcher, FetchLimits, OriginalGoneError
 from streams.image_store import ImageStore
 from tests.hostile import PICTURE, HostileServer, hostile_server
 
@@ -61,6 +62,9 @@ def test_an_allowed_host_is_fetched_and_followed(fetcher: Fetcher, server: Hosti
     for path in ("/ok", f"/redirect/{base}/ok", "/redirect//ok", "/ok/ä b?q=ü#fragment", "/gzip/9"):
         data = fetcher.fetch(PictureAt(uri=(base + path).replace(" ", "%20")))
         assert data == (b"x" * 9 if path == "/gzip/9" else PICTURE), path
+    assert fetcher.fetch(PictureAt(uri=f"{base}/gzip-members/9")) == b"x" * 9
+    for path in ("/gzip-padded", "/gzip-tail"):  # what follows the end is not waited for
+        assert fetcher.fetch(PictureAt(uri=base + path)) == PICTURE
     assert server.asked["/ok/%C3%A4%20b?q=%C3%BC"] == 1
 
 
@@ -76,6 +80,8 @@ def test_a_server_that_recovers_is_waited_for(fetcher: Fetcher, server: HostileS
         ("/endless", "TOO_LARGE"),
         ("/announced/999999999", "TOO_LARGE"),
         ("/gzip/10000000", "TOO_LARGE"),
+        ("/gzip-nothing", "TOO_LARGE"),
+        ("/gzip-hollow", "SOURCE_UNAVAILABLE"),
         ("/announced/5000", "SOURCE_UNAVAILABLE"),
         ("/two-lengths", "SOURCE_UNAVAILABLE"),
         ("/gzip-cut", "SOURCE_UNAVAILABLE"),
@@ -182,6 +188,23 @@ def test_a_pinned_etag_must_still_be_there(fetcher: Fetcher, server: HostileServ
         "[64:ff9b:1::7f00:1]",
         "[2002:7f00:1::]",
         "[fe80::1]",
+        "168.63.129.16",
+        "192.88.99.1",
+        "192.0.0.8",
+        "198.18.0.1",
+        "240.0.0.1",
+        "[::ffff:168.63.129.16]",
+        "[64:ff9b::a83f:8110]",
+        "[2002:a83f:8110::1]",
+        "[::7f00:1]",
+        "[100::1]",
+        "[2001::1]",
+        "[2001:2::1]",
+        "[2001:20::1]",
+        "[2001:db8::1]",
+        "[3fff::1]",
+        "[5f00::1]",
+        "[ff02::1]",
         "[fec0::1]",
         "[fd00::1]",
         "224.0.0.1",
@@ -255,6 +278,12 @@ def test_a_proxy_of_the_environment_is_not_used(
         "http://[::1",
         "http://a..b/",
         f"http://{'a' * 64}.example/",
+        f"http://{'a.' * 127}example/",
+        "http://1.2.3.4.5/",
+        "http://256.1.1.1/",
+        "http://a%41.example/",
+        'http://a".example/',
+        "http://[::1.2]/",
     ],
 )
 def test_urls_that_no_honest_publisher_writes(fetcher: Fetcher, uri: str) -> None:
@@ -270,13 +299,21 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetcher]:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    scheme=st.sampled_from(["", "http://", "https://", "http://h/", "s3://", "file:", "file://"]),
-    rest=st.text(max_size=40),
+    scheme=st.sampled_from(
+        [
+            *("", "http://", "https://", "http://h/", "s3://", "s3://b/", "gs://", "az://c/"),
+            *("file:", "file://", "file:///", "STORE/"),
+            f"STORE/{original_key('a', '0' * 64, 'jpg')}",
+        ]
+    ),
+    rest=st.text(max_size=40) | st.text("./\\%#?\0\n:@[]1a", max_size=40),
 )
 def test_no_text_breaks_the_worker(impatient: Fetcher, scheme: str, rest: str) -> None:
-    picture = PictureAt(uri=scheme + rest)
+    """Poison, or an original that is gone; nothing that would be tried for ever."""
+    store = impatient._store.uri_of("a", b"", "jpg").rpartition("/")[0].rpartition("/")[0]
+    picture = PictureAt(uri=scheme.replace("STORE", store) + rest)
     with pytest.MonkeyPatch.context() as patch:
         answering(patch, ["10.0.0.1"])
         impatient.host_of(picture)
-        with pytest.raises(PixtideError):
+        with pytest.raises((PoisonError, OriginalGoneError)):
             impatient.fetch(picture)

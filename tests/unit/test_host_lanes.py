@@ -90,3 +90,59 @@ def test_nobody_waits_for_a_pool_that_is_shut_down() -> None:
     go.set()
     running.result()
     assert not ran.is_set()
+
+
+def test_who_rests_holds_no_thread_and_no_place(threads: ThreadPoolExecutor) -> None:
+    now = 0.0
+    lanes = HostLanes(threads, per_host=1, clock=lambda: now)
+    order, done = [], threading.Event()
+
+    def attempt(name: str) -> None:
+        order.append(name)
+        done.set()
+
+    for number in range(20):  # more than there are threads
+        lanes.run_later("host", partial(attempt, f"again-{number}"), pause_s=10 + number)
+    lanes.wake()
+    lanes.run("host", partial(attempt, "new"))
+    assert order == ["new"], "neither a thread nor the host's only place is taken"
+    done.clear()
+    now = 10.5
+    lanes.wake()
+    assert done.wait(WAIT_S)
+    assert order == ["new", "again-0"]
+
+
+def test_who_was_there_before_goes_first(threads: ThreadPoolExecutor) -> None:
+    lanes = HostLanes(threads, per_host=1)
+    begun, go, order = threading.Event(), threading.Event(), []
+    last = threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert go.wait(WAIT_S)
+
+    running = threads.submit(lanes.run, "host", slow)
+    assert begun.wait(WAIT_S)
+    lanes.run("host", lambda: order.append("new"))
+    lanes.run("host", last.set)
+    lanes.run("host", lambda: order.append("again"), again=True)
+    go.set()
+    running.result()
+    assert last.wait(WAIT_S)
+    assert order == ["again", "new"]
+
+
+def test_some_hosts_may_have_more(threads: ThreadPoolExecutor) -> None:
+    lanes = HostLanes(threads, per_host=1, wide={"ours": 3})
+    inside, go = threading.Semaphore(0), threading.Event()
+
+    def slow() -> None:
+        inside.release()
+        assert go.wait(WAIT_S)
+
+    tasks = [threads.submit(lanes.run, "ours", slow) for _ in range(3)]
+    assert all(inside.acquire(timeout=WAIT_S) for _ in range(3))
+    go.set()
+    for task in tasks:
+        task.result()

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -96,3 +98,37 @@ def test_what_is_behind_an_address_is_not_told(error: Exception) -> None:
         pictures.read(Term(uri="http://pictures.example/1.jpg"), ENCODER)
     assert "10.0.0.7" not in caught.value.message
     assert "internal" not in caught.value.message
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Iterator[QueryPictures]:
+    limits = FetchLimits(max_bytes=1000, timeout_s=30.0, roots=(tmp_path / "root",))
+    fetcher = Fetcher(ImageStore((tmp_path / "originals").as_uri()), limits)
+    nothing = cast(Any, None)  # no picture comes so far
+    yield QueryPictures(fetcher, nothing)
+    fetcher.close()
+
+
+def told(pictures: QueryPictures, uri: str) -> str:
+    with pytest.raises(RequestError) as caught:
+        pictures.read(Term(uri=uri), cast(Any, None))
+    assert caught.value.code is QueryCode.BAD_PICTURE
+    return caught.value.message
+
+
+def test_a_private_name_is_told_like_one_that_there_is_not(pictures: QueryPictures) -> None:
+    private = told(pictures, "http://localhost:9/")
+    assert private == told(pictures, "http://127.0.0.1:9/")
+    assert private == told(pictures, "http://no-such-host.invalid/")
+    assert "127.0.0.1" not in private and "private" not in private
+
+
+def test_files_that_may_not_be_read_are_all_told_alike(
+    pictures: QueryPictures, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(b"")
+    (tmp_path / "loop").symlink_to("loop")
+    messages = {
+        told(pictures, (tmp_path / name).as_uri()) for name in ("secret", "missing", "loop")
+    }
+    assert len(messages) == 1

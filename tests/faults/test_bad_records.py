@@ -1,0 +1,401 @@
+"""One bad record costs one record: what can't be read, fetched or foreseen, beside good neighbours.
+
+One worker for all, in this process, so that its parts can be made to fail at a certain record.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from encoders.decoding import DecoderPool
+from encoders.open_clip_encoder import OpenClipEncoder
+from schemas import topics
+from schemas.errors import TransientError
+from schemas.identity import original_key, partition_of
+from schemas.outcomes import Outcome, OutcomeKind
+from search.port import RowState, StoredImage, Written
+from search.weaviate_index import WeaviateIndex
+from streams import kafka as kafka_clients
+from streams.fetch import Fetcher
+from streams.health import Health
+from streams.image_store import ImageStore
+from streams.ingest import IngestWorker
+from streams.originals import Originals
+from streams.reading import RecordReader
+from streams.replies import Addresses, Replies
+from streams.reporter import Reporter
+from streams.vitals import Vitals
+from streams.workers import ingest_worker
+from tests.deployments import OnServers, on_servers
+from tests.faults.oracle import outcomes_by_record, read_topic, topic
+from tests.faults.unreadable import RawRecord, send
+from tests.pictures import jpeg
+from tests.servers import KafkaServer, WeaviateServer
+
+PARTITIONS = topics.topics(embedded=False)[0].partitions
+UPLOADED = (
+    (b"ce_specversion", b"1.0"),
+    (b"ce_id", b"1"),
+    (b"ce_source", b"/test"),
+    (b"ce_type", b"pixtide.image.uploaded.v1"),
+)
+GIVE_UP_S = 2.0
+
+
+class Running:
+    """A deployment whose only worker runs in a thread; what was wrong with it, if it has ended."""
+
+    def __init__(self, stack: OnServers) -> None:
+        self.stack = stack
+        self.health = Health({})
+        self.worker: IngestWorker = ingest_worker(stack.settings(), None, Vitals(self.health))
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except BaseException as error:  # noqa: BLE001  # the tests tell it
+            self.error = error
+
+    def outcomes(self, ids: Collection[str]) -> dict[str, Outcome]:
+        """The latest outcome of each of these ids, once all have one."""
+        deadline = time.monotonic() + 120
+        while True:
+            assert self.thread.is_alive(), f"the worker has ended: {self.error!r}"
+            found = {o[-1].image_id: o[-1] for o in outcomes_by_record(self.stack).values()}
+            if found.keys() >= set(ids):
+                return {each: found[each] for each in ids}
+            assert time.monotonic() < deadline, f"no outcome: {set(ids) - found.keys()}"
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, kafka: KafkaServer, weaviate: WeaviateServer
+) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("bad-records")
+    settings = {
+        "PIXTIDE_BREAKER_WINDOW": "0",
+        "PIXTIDE_FETCH_GIVE_UP_S": str(GIVE_UP_S),
+        "PIXTIDE_FETCH_TIMEOUT_S": str(GIVE_UP_S),
+        "PIXTIDE_FILE_ROOTS": str(folder),
+    }
+    stack = on_servers(folder, kafka, weaviate, **settings)
+    stack.create()
+    made = Running(stack)
+    yield made
+    made.worker.stop()
+    made.thread.join(60)
+    assert made.error is None
+
+
+def records(stack: OnServers, events: dict[str, dict[str, str] | bytes]) -> list[RawRecord]:
+    """Upload events by id: their data, or the picture itself."""
+    return [
+        RawRecord(
+            topic(stack),
+            partition_of(image_id.encode(), PARTITIONS, "murmur2") or 0,
+            image_id.encode(),
+            event if isinstance(event, bytes) else json.dumps(event).encode(),
+            (*UPLOADED, (b"content-type", _type(event))),
+        )
+        for image_id, event in events.items()
+    ]
+
+
+def _type(event: object) -> bytes:
+    return b"image/jpeg" if isinstance(event, bytes) else b"application/json"
+
+
+def publish(running: Running, events: dict[str, dict[str, str] | bytes]) -> None:
+    stack = running.stack
+    producer = kafka_clients.producer(stack.settings().kafka_connection(), linger_ms=0)
+    for record in records(stack, events):
+        named: Any = [(name.decode(), value) for name, value in record.headers]
+        producer.produce(record.topic, record.value, record.key, record.partition, headers=named)
+    assert producer.flush(30) == 0
+
+
+def reasons(outcomes: dict[str, Outcome]) -> dict[str, str]:
+    return {image_id: str(each.reason or each.outcome) for image_id, each in outcomes.items()}
+
+
+@pytest.mark.fault("a header's name is not UTF-8")
+def test_a_header_name_that_is_not_utf_8_costs_its_record(running: Running) -> None:
+    stack = running.stack
+    publish(running, {"named-gone": jpeg(1)})
+    running.outcomes(["named-gone"])
+    [first, bad, gone, last] = records(
+        stack,
+        {"named-1": jpeg(2), "named-bad": jpeg(3), "named-gone": b"", "named-2": jpeg(4)},
+    )
+    wrong = (b"\xff\xfe", b"x")
+    bad = replace(bad, headers=(*bad.headers, wrong))
+    gone = replace(gone, value=None, headers=(wrong,))
+    # many, since only code that Python has specialised meets with the worst of it
+    send(stack.settings().bootstrap(), [first, *[bad] * 64, gone, last])
+    found = running.outcomes(["named-1", "named-bad", "named-2"])
+    assert reasons(found) == {
+        "named-1": "indexed",
+        "named-bad": "UNREADABLE_RECORD",
+        "named-2": "indexed",
+    }
+    deadline = time.monotonic() + 60
+    while stack.rows()["named-gone"].state is not RowState.DELETED:
+        assert time.monotonic() < deadline, "a delete needs no headers"
+    letters = [r for r in read_topic(stack, topics.DEAD_LETTERS) if r.key == b"named-bad"]
+    assert [letter.value for letter in letters] == [jpeg(3)] * 64
+    verified = json.loads(stack.run_here("index", "verify", "v1", "--json"))
+    assert verified["clean"], verified
+
+
+def test_a_client_passes_over_replies_that_it_can_not_read(running: Running) -> None:
+    settings = running.stack.settings()
+    reply_topic = settings.named(topics.REPLIES)
+    wire = Replies(
+        Addresses(settings.kafka_connection(), settings.named(topics.REQUESTS), reply_topic)
+    )
+    where = range(topics.topics(embedded=False)[-1].partitions)  # it listens to one of these
+    good = [
+        RawRecord(reply_topic, p, None, b"{}", ((b"kafka_correlationId", b"1"),)) for p in where
+    ]
+    bad = [replace(each, headers=((b"\xff", b""), *each.headers)) for each in good]
+    send(settings.bootstrap(), [*bad * 10, *good])
+    deadline = time.monotonic() + 60
+    heard: list[tuple[bytes, bytes]] = []
+    while not heard:
+        assert time.monotonic() < deadline
+        heard += wire.heard(0.1)
+    assert heard == [(b"1", b"{}")]
+    wire.close()
+
+
+@pytest.mark.fault("a URI that nothing can be at")
+def test_an_address_that_nothing_can_be_at_is_poison(running: Running) -> None:
+    """More of each kind than there are threads, and a good one behind them."""
+    stack = running.stack
+    store, root = stack.settings().image_store_url, stack.folder.as_uri()
+    (stack.folder / "loop").symlink_to(stack.folder / "loop")
+    (stack.folder / "file").write_bytes(jpeg(5))
+    paths = ["x/./y.jpg", "x//y.jpg", "", "/", ".", "a\0b", "a\nb", "a" * 300, "a/" * 3000 + "x"]
+    paths += ["x/../y", "../../x", "%2e%2e/x", "a\\b", "a#1", "a%23", "in/", "\x7f", "a?b", "%ff"]
+    paths += ["a" * 200 + "/" + "b" * 300, "file/x", "loop", "loop/x", "café.jpg"]
+    urls = ["http://", "http:///x", "http://a..b/", f"http://{'a' * 64}.example/", "http://a b/"]
+    urls += ["http://[::1/", "http://999.1.1.1/", "http://1.2.3.4.5/", "http://a:99999/"]
+    urls += [f"http://{'a.' * 127}example/", "s3://", "gs:///x", f"az://b/{'k' * 1025}", "ftp://x/"]
+    urls += ["http://x/\0", "https://u@x/", "s3://b/x/../y", "file://", "file:", "no scheme", ":"]
+    uris = [f"{base}/{path}" for base in (store, root) for path in paths] + urls
+    events: dict[str, dict[str, str] | bytes] = {
+        f"address-{n}": {"uri": uri} for n, uri in enumerate(uris)
+    }
+    publish(running, events)
+    publish(running, {"address-good": jpeg(6)})
+    found = reasons(running.outcomes([*events, "address-good"]))
+    assert found.pop("address-good") == "indexed"
+    codes = {uris[int(name.removeprefix("address-"))]: code for name, code in found.items()}
+    allowed = {"PATH_NOT_ALLOWED", "INVALID_URL", "SOURCE_GONE", "SCHEME_NOT_ALLOWED"}
+    allowed |= {"BUCKET_NOT_ALLOWED"}
+    assert not {uri: code for uri, code in codes.items() if code not in allowed}
+    assert running.health.problems == {}
+
+
+@pytest.mark.fault("a file or an original can't be read, for long")
+def test_what_can_not_be_read_for_long_is_given_up_and_holds_up_nobody(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our store answers, but for certain originals; a whole store that is away is waited for."""
+    stack = running.stack
+    store = ImageStore(stack.settings().image_store_url)
+    stuck = [f"stuck-{number}" for number in range(20)]
+    keys = {each: original_key(each, "0" * 64, "jpg") for each in stuck}
+    uris = {
+        each: {"uri": f"{stack.settings().image_store_url}/{key}"} for each, key in keys.items()
+    }
+    get, answers = ImageStore.get, ImageStore.answers
+    away, healed = threading.Event(), threading.Event()
+
+    def failing_get(self: ImageStore, uri: str, max_bytes: int) -> bytes | None:
+        if "0" * 64 in uri and not healed.is_set():
+            raise TransientError("the image store: an error (simulated)")
+        return get(self, uri, max_bytes)
+
+    def answers_or_not(self: ImageStore) -> bool:
+        return not away.is_set() and answers(self)
+
+    monkeypatch.setattr(ImageStore, "get", failing_get)
+    monkeypatch.setattr(ImageStore, "answers", answers_or_not)
+    publish(running, dict(uris))
+    publish(running, {"beside-inline": jpeg(7)})
+    publish(running, {"beside-stored": {"uri": store.put("beside-stored", jpeg(8), "jpg")}})
+    beside = running.outcomes(["beside-inline", "beside-stored"])
+    assert reasons(beside) == {"beside-inline": "indexed", "beside-stored": "indexed"}
+    assert set(reasons(running.outcomes(stuck)).values()) == {"SOURCE_UNAVAILABLE"}
+
+    away.set()
+    publish(running, {"waits": {"uri": f"{stack.settings().image_store_url}/{keys['stuck-0']}"}})
+    time.sleep(2 * GIVE_UP_S)  # longer than one that is to blame gets
+    told = {o[-1].image_id for o in outcomes_by_record(stack).values()}
+    assert "waits" not in told
+    assert "fetch" in running.health.problems
+    healed.set()
+    away.clear()
+    assert running.outcomes(["waits"])["waits"].outcome is OutcomeKind.SUPERSEDED
+
+
+class PanicException(BaseException):
+    """As a library in Rust raises it: no `Exception`."""
+
+
+class _Sabotage:
+    """Makes a method raise for calls that are about a certain record."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def __call__(
+        self, owner: type, name: str, is_meant: Callable[..., bool], error: BaseException
+    ) -> None:
+        original = getattr(owner, name)
+
+        def failing(*arguments: Any, **named: Any) -> Any:
+            if is_meant(*arguments):
+                raise error
+            return original(*arguments, **named)
+
+        self._monkeypatch.setattr(owner, name, failing)
+
+
+@pytest.mark.fault("a step raises what nobody expects")
+def test_what_nobody_expects_costs_its_record_at_every_step(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sabotage = _Sabotage(monkeypatch)
+    pictures = {
+        f"{step}-{kind}": jpeg(100 + number)
+        for number, (step, kind) in enumerate(
+            (step, kind)
+            for step in ("read", "fetch", "look", "decode", "store", "encode", "write", "report")
+            for kind in ("bad", "good", "better")
+        )
+    }
+    sabotage(RecordReader, "read", lambda _, w: w.key == b"read-bad", RuntimeError("at read"))
+    sabotage(
+        Fetcher, "attempt", lambda _, p, *__: p.data == pictures["fetch-bad"], KeyError("at fetch")
+    )
+    sabotage(WeaviateIndex, "get", lambda _, ids: "look-bad" in ids, TypeError("at look up"))
+    sabotage(
+        DecoderPool, "decode", lambda _, d, *__: d == pictures["decode-bad"], EOFError("at decode")
+    )
+    sabotage(
+        Originals, "keep", lambda _, u, *__: u.image_id == "store-bad", PanicException("at store")
+    )
+    decode = DecoderPool.decode
+    unlucky: list[bytes] = []
+
+    def decode_and_note(self: DecoderPool, data: bytes, *arguments: Any) -> Any:
+        seen = decode(self, data, *arguments)
+        if data == pictures["encode-bad"]:
+            unlucky.append(seen.pixels.tobytes())
+        return seen
+
+    monkeypatch.setattr(DecoderPool, "decode", decode_and_note)
+    sabotage(
+        OpenClipEncoder,
+        "encode_pictures",
+        lambda _, pixels: any(each.tobytes() in unlucky for each in pixels),
+        IndexError("at encode"),
+    )
+    live = RowState.LIVE
+    sabotage(
+        WeaviateIndex,
+        "write",
+        lambda _, rows: any(r.image_id == "write-bad" and r.state is live for r in rows),
+        ValueError("at write"),
+    )
+    sabotage(
+        Reporter,
+        "outcome",
+        lambda _, w, kind: w.image_id == "report-bad" and kind is OutcomeKind.INDEXED,
+        UnicodeError("at report"),
+    )
+    publish(running, dict(pictures))
+    found = running.outcomes(pictures)
+    good = {name for name in pictures if not name.endswith("bad")}
+    assert {name for name, each in found.items() if each.outcome is OutcomeKind.INDEXED} == good
+    messages = {name: each.message or "" for name, each in found.items() if name not in good}
+    assert {name: each.partition(":")[0] for name, each in messages.items()} == {
+        "read-bad": "RuntimeError",
+        "fetch-bad": "KeyError",
+        "look-bad": "TypeError",
+        "decode-bad": "EOFError",
+        "store-bad": "PanicException",
+        "encode-bad": "IndexError",
+        "write-bad": "ValueError",
+        "report-bad": "UnicodeError",
+    }
+    codes = {name: str(found[name].reason) for name in messages}
+    assert codes.pop("write-bad") == "REJECTED_BY_INDEX"
+    assert set(codes.values()) == {"UNEXPECTED"}
+    lettered = {r.key for r in read_topic(running.stack, topics.DEAD_LETTERS)}
+    assert lettered >= {name.encode() for name in messages}
+    rows = running.stack.rows()
+    assert {rows[name].state for name in messages if name != "report-bad"} == {
+        RowState.DEAD_LETTERED
+    }
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.fault("a record that was compressed is larger than its dead letter may be")
+def test_a_record_larger_than_a_topic_takes_uncompressed_costs_itself(running: Running) -> None:
+    """A topic's limit is that of compressed batches; a dead letter has another."""
+    connection = running.stack.settings().kafka_connection()
+    producer = Producer(
+        {**connection.librdkafka(), "compression.type": "zstd", "message.max.bytes": 2**26}
+    )
+    large, uploaded = bytes(3 * 2**20), topic(running.stack)
+    [record] = records(running.stack, {"inflated-value": large})
+    named: Any = [(name.decode(), value) for name, value in record.headers]
+    producer.produce(uploaded, large, record.key, record.partition, headers=named)
+    swollen: Any = [("large", large)]
+    headed = b"inflated-headers"
+    producer.produce(uploaded, b"x", headed, headers=swollen)
+    producer.produce(uploaded, b"x", b"k" * 3 * 2**20, 0, headers=named)
+    assert producer.flush(30) == 0
+    publish(running, {"inflated-neighbour": jpeg(60)})
+    found = running.outcomes(
+        ["inflated-value", "inflated-headers", "inflated-neighbour", "k" * 512]
+    )
+    told = reasons(found)
+    assert told.pop("inflated-neighbour") == "indexed"
+    assert set(told.values()) <= {"UNIDENTIFIED_FORMAT", "INVALID_CLOUDEVENT", "WRONG_PARTITION"}
+    letters = {r.key: r for r in read_topic(running.stack, topics.DEAD_LETTERS)}
+    assert {b"inflated-value", headed, b"k" * 512} <= letters.keys()
+    assert "pixtide-value-uri" in dict(letters[b"inflated-value"].headers)
+    assert "pixtide-reason" in dict(letters[headed].headers)
+
+
+@pytest.mark.fault("the index refuses a row, and then the one that says so")
+def test_a_row_that_the_index_refuses_twice_is_a_dead_letter(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = WeaviateIndex.write
+
+    def refuse(self: WeaviateIndex, rows: list[StoredImage]) -> list[Written]:
+        taken = iter(write(self, [row for row in rows if row.image_id != "refused"]))
+        refused = Written(applied=False, error="invalid property (simulated)")
+        return [refused if row.image_id == "refused" else next(taken) for row in rows]
+
+    monkeypatch.setattr(WeaviateIndex, "write", refuse)
+    publish(running, {"refused": jpeg(50), "taken": jpeg(51)})
+    found = running.outcomes(["refused", "taken"])
+    assert reasons(found) == {"refused": "REJECTED_BY_INDEX", "taken": "indexed"}
+    [letter] = [r for r in read_topic(running.stack, topics.DEAD_LETTERS) if r.key == b"refused"]
+    assert letter.value == jpeg(50)
