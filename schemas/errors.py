@@ -80,8 +80,8 @@ class QueryCode(StrEnum):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request may succeed later."""
-        return self in (QueryCode.OVERLOADED, QueryCode.INDEX_UNAVAILABLE, QueryCode.INTERNAL)
+        """Whether the same request may succeed later; what fails within meets the same again."""
+        return self in (QueryCode.OVERLOADED, QueryCode.INDEX_UNAVAILABLE)
 
 
 class PixtideError(Exception):

@@ -1,19 +1,29 @@
 """Search over Kafka: what may be asked, and what is answered."""
 
+import json
 import math
 import unicodedata
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import FailFast, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import from_json
 
-from schemas.base import Contract, explain
+from schemas.base import Contract, FewTexts, explain, shortened, without_surrogates
 from schemas.errors import QueryCode, RequestError
 
 #: How far a search reaches: results beyond this rank can't be asked for, in pages or at once.
 WINDOW = 1000
 MAX_TERMS = 16
-Scalar = bool | int | float | str
+#: Characters of all texts of a request together, and of a word: models take far fewer, and some
+#: need seconds to see that one is longer.
+MAX_TEXT, MAX_WORD = 8192, 300
+#: Of a list that may have fewer; the rest makes it too long.
+_LOOKED_AT = 32
+_PIXELS = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_Word = Annotated[str, Field(max_length=1000)]
+Scalar = bool | int | float | _Word
 
 
 class AttributeFilter(Contract):
@@ -22,13 +32,15 @@ class AttributeFilter(Contract):
     Texts and booleans are compared whole; numbers and dates (ISO 8601) may be given ranges.
     """
 
-    name: str
+    name: _Word
     eq: Scalar | None = None
-    one_of: tuple[Scalar, ...] | None = Field(default=None, min_length=1, max_length=100)
-    gt: int | float | str | None = None
-    gte: int | float | str | None = None
-    lt: int | float | str | None = None
-    lte: int | float | str | None = None
+    one_of: tuple[Scalar, ...] | None = Field(
+        default=None, min_length=1, max_length=100, fail_fast=True
+    )
+    gt: int | float | _Word | None = None
+    gte: int | float | _Word | None = None
+    lt: int | float | _Word | None = None
+    lte: int | float | _Word | None = None
 
     def conditions(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
         """Those that are given, by their names."""
@@ -39,9 +51,18 @@ class AttributeFilter(Contract):
         given = self.conditions()
         if not given:
             raise ValueError("an attribute filter needs eq, one_of, gt, gte, lt or lte")
-        if any(isinstance(value, float) and not math.isfinite(value) for value in given.values()):
-            raise ValueError("an attribute filter's number must be finite")
+        for value in given.values():
+            scalars = value if isinstance(value, tuple) else (value,)
+            if not all(_is_finite(each) for each in scalars):
+                raise ValueError("an attribute filter's number must be finite")
         return self
+
+
+def _is_finite(value: Scalar) -> bool:
+    try:
+        return isinstance(value, str) or math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a double holds
+        return False
 
 
 class Filters(Contract):
@@ -51,33 +72,37 @@ class Filters(Contract):
     Widths and heights are in pixels, as shown.
     """
 
-    tags_all: tuple[str, ...] = ()
-    tags_any: tuple[str, ...] = ()
-    tags_none: tuple[str, ...] = ()
+    tags_all: FewTexts = ()
+    tags_any: FewTexts = ()
+    tags_none: FewTexts = ()
     uploaded_after: datetime | None = None
     uploaded_before: datetime | None = None
-    formats: tuple[str, ...] = ()
-    orientations: tuple[Literal["landscape", "portrait", "square"], ...] = ()
-    min_width: int | None = Field(default=None, ge=1)
-    max_width: int | None = Field(default=None, ge=1)
-    min_height: int | None = Field(default=None, ge=1)
-    max_height: int | None = Field(default=None, ge=1)
-    attributes: tuple[AttributeFilter, ...] = Field(default=(), max_length=20)
+    formats: FewTexts = ()
+    orientations: Annotated[tuple[Literal["landscape", "portrait", "square"], ...], FailFast()] = (
+        Field(default=(), max_length=100)
+    )
+    min_width: _PIXELS | None = None
+    max_width: _PIXELS | None = None
+    min_height: _PIXELS | None = None
+    max_height: _PIXELS | None = None
+    attributes: Annotated[tuple[AttributeFilter, ...], FailFast()] = Field(
+        default=(), max_length=20
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, fields: Any) -> Any:
         """A filter that we don't know must not be ignored: it would widen the results."""
         _refuse_unknown(fields, cls)
-        if isinstance(fields, dict):
-            for condition in fields.get("attributes") or ():
+        if isinstance(fields, dict) and isinstance(fields.get("attributes"), list | tuple):
+            for condition in fields["attributes"][:_LOOKED_AT]:
                 _refuse_unknown(condition, AttributeFilter)
         return fields
 
 
 def _refuse_unknown(fields: Any, model: type[Contract]) -> None:
-    if isinstance(fields, dict) and (unknown := sorted(set(fields) - set(model.model_fields))):
-        raise ValueError(f"unknown filter {', '.join(map(str, unknown))}")
+    if isinstance(fields, dict) and (unknown := set(fields) - set(model.model_fields)):
+        raise ValueError(f"unknown filter {shortened(min(map(str, unknown)))}")
 
 
 class Term(Contract):
@@ -87,9 +112,9 @@ class Term(Contract):
     event), and a picture's bytes.
     """
 
-    text: str | None = None
-    image_id: str | None = None
-    uri: str | None = None
+    text: str | None = Field(default=None, max_length=MAX_TEXT)
+    image_id: _Word | None = None
+    uri: str | None = Field(default=None, max_length=8192)
     data_base64: str | None = None
     weight: float = Field(default=1.0, ge=-10, le=10, allow_inf_nan=False)
 
@@ -122,12 +147,12 @@ class SearchRequest(Contract):
     the automatic cutoff. `collapse_above` is the cosine from which two pictures count as one.
     """
 
-    text: str = ""
-    terms: tuple[Term, ...] = Field(default=(), max_length=MAX_TERMS)
+    text: str = Field(default="", max_length=MAX_TEXT)
+    terms: Annotated[tuple[Term, ...], FailFast()] = Field(default=(), max_length=MAX_TERMS)
     mode: Literal["meaning", "hybrid", "keyword"] = "meaning"
     keyword_weight: float = Field(default=0.5, gt=0, lt=1, allow_inf_nan=False)
     limit: int = Field(default=10, strict=True, ge=1, le=WINDOW)
-    cursor: str | None = None
+    cursor: str | None = Field(default=None, max_length=2000)
     sort: Literal["relevance", "newest"] = "relevance"
     min_similarity: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
     cutoff: Literal["none", "auto"] = "none"
@@ -224,27 +249,68 @@ _CODES = {
 
 
 def read_request(value: bytes | None) -> SearchRequest:
-    """Read and check the value of a request record.
+    """Read and check the value of a request record. A field that is null is as one left out.
 
     Raises:
-        RequestError: with the code of the first thing that is wrong.
+        RequestError: with the code of the first thing that is wrong; nothing else, whatever
+            the value is.
     """
     try:
-        request = SearchRequest.from_json(value or b"")
+        request = SearchRequest.model_validate(_fields(value or b""), extra="ignore")
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]["loc"]
-        code = _CODES.get(str(first[0]) if first else "", QueryCode.MALFORMED_REQUEST)
-        raise RequestError(code, explain(error)) from error
+        raise RequestError(_code(error), explain(error)) from error
     return checked(request)
+
+
+def _fields(value: bytes) -> Any:
+    try:
+        parsed = _parsed(value)
+    except (ValueError, RecursionError) as error:
+        message = f"the request is not JSON: {shortened(str(error))}"
+        raise RequestError(QueryCode.MALFORMED_REQUEST, message) from error
+    fields = _given(parsed)
+    if isinstance(fields, dict):
+        filters = fields["filters"] = _given(fields.get("filters", {}))
+        of_each = [(fields, "terms"), (filters, "attributes")]
+        for holder, name in of_each:
+            if isinstance(holder, dict) and isinstance(held := holder.get(name), list):
+                holder[name] = [_given(each) for each in held[:_LOOKED_AT]] + held[_LOOKED_AT:]
+    return fields
+
+
+def _parsed(value: bytes) -> Any:
+    """JSON to Python. Texts that clients cut within a character keep their other characters."""
+    try:
+        return from_json(value)
+    except ValueError as error:
+        if "hex escape" not in str(error) and "surrogate" not in str(error):
+            raise
+        return without_surrogates(json.loads(value.decode()))
+
+
+def _given(fields: Any) -> Any:
+    """The fields that are not null."""
+    if not isinstance(fields, dict):
+        return fields
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _code(error: ValidationError) -> QueryCode:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = first["loc"]
+    if first["type"] == "string_too_long" and where and where[-1] == "text":
+        return QueryCode.QUERY_TOO_LONG
+    return _CODES.get(str(where[0]) if where else "", QueryCode.MALFORMED_REQUEST)
 
 
 def checked(request: SearchRequest) -> SearchRequest:
     """The request with its texts normalised, so that requests that ask the same are equal.
 
     Raises:
-        RequestError: EMPTY_QUERY where there is nothing to look for, MALFORMED_REQUEST for
-            terms that the mode doesn't take.
+        RequestError: EMPTY_QUERY where there is nothing to look for, QUERY_TOO_LONG for more
+            than any model takes, MALFORMED_REQUEST for terms that the mode doesn't take.
     """
+    _check_lengths([request.text, *(term.text for term in request.terms if term.text)])
     text = normalise(request.text)
     terms = tuple(
         term if term.text is None else term.model_copy(update={"text": normalise(term.text)})
@@ -258,6 +324,15 @@ def checked(request: SearchRequest) -> SearchRequest:
         message = "a keyword search takes `text` alone; mode hybrid takes terms too"
         raise RequestError(QueryCode.MALFORMED_REQUEST, message)
     return request.model_copy(update={"text": text, "terms": terms})
+
+
+def _check_lengths(texts: Sequence[str]) -> None:
+    if sum(map(len, texts)) > MAX_TEXT:
+        message = f"its texts have more than {MAX_TEXT} characters"
+        raise RequestError(QueryCode.QUERY_TOO_LONG, message)
+    if any(len(word) > MAX_WORD for text in texts for word in text.split()):
+        message = f"a word has more than {MAX_WORD} characters"
+        raise RequestError(QueryCode.QUERY_TOO_LONG, message)
 
 
 def normalise(text: str) -> str:

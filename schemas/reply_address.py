@@ -21,6 +21,10 @@ SMALLRYE_REPLY_PARTITION = "REPLY_PARTITION"
 SMALLRYE_CORRELATION_ID = "REPLY_CORRELATION_ID"
 
 MAX_CORRELATION_ID_BYTES = 256
+#: What Kafka takes as a topic's name, whatever the allow-list says.
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+#: Of what isn't allowed, so much is told.
+_SHOWN = 100
 #: After its record's timestamp a request without a deadline expires.
 DEFAULT_DEADLINE_MS = 30_000
 #: How long our clients wait by default: until others do what a broker or a consumer did that died.
@@ -62,8 +66,8 @@ def reply_address(headers: Sequence[tuple[str, bytes]], allowed: re.Pattern[str]
         else (REPLY_TOPIC, REPLY_PARTITION, CORRELATION_ID)
     )
     topic = named.get(names[0], b"").decode(errors="replace")
-    if not allowed.fullmatch(topic):
-        raise PermissionError(f"reply topic {topic!r} is not allowed")
+    if not (_TOPIC.fullmatch(topic) and allowed.fullmatch(topic)):
+        raise PermissionError(f"reply topic {topic[:_SHOWN]!r} is not allowed")
     return ReplyAddress(
         topic=topic,
         partition=_partition(named.get(names[1])),
@@ -81,6 +85,19 @@ def check_correlation(address: ReplyAddress) -> None:
             QueryCode.BAD_CORRELATION_ID,
             f"the correlation id has {size} bytes; it needs 1 to {MAX_CORRELATION_ID_BYTES}",
         )
+
+
+def check_names(headers: Sequence[tuple[str, bytes]]) -> None:
+    """Raises RequestError MALFORMED_REQUEST where a header's name isn't UTF-8.
+
+    Such names are read with `surrogateescape`, so that the request can be answered.
+    """
+    for name, _ in headers:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            message = "the name of a header is not UTF-8"
+            raise RequestError(QueryCode.MALFORMED_REQUEST, message) from error
 
 
 def deadline_ms(headers: Sequence[tuple[str, bytes]], default_ms: int) -> int:

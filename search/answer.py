@@ -8,6 +8,7 @@
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from search.background import Background
 from search.conditions import conditions
 from search.cursor import cursor_to, offset_of
 from search.directions import (
+    INDEX_UNWELL,
     PictureReader,
     TextEncoder,
     direction_of,
@@ -37,6 +39,8 @@ from search.directions import (
 from search.generations import Generation
 from search.port import Hit, Query, Vector, VectorIndex, WordHit, WordQuery
 from search.ranking import Ranked, rank
+
+logger = logging.getLogger(__name__)
 
 Q = TypeVar("Q")
 H = TypeVar("H")
@@ -208,12 +212,14 @@ def _ask(
         return [_unavailable(error)] * len(queries)
     except ValueError as error:
         if len(queries) == 1:
-            return [RequestError(QueryCode.INTERNAL, f"the index can't search this: {error}")]
+            logger.warning("the index refuses a search: %s", error)
+            return [RequestError(QueryCode.MALFORMED_REQUEST, "the index can't search for this")]
         return [_ask([query], ask)[0] for query in queries]
 
 
 def _unavailable(error: TransientError) -> RequestError:
-    return RequestError(QueryCode.INDEX_UNAVAILABLE, f"the index is unwell: {error}")
+    logger.warning("the index is unwell: %s", error)
+    return RequestError(QueryCode.INDEX_UNAVAILABLE, INDEX_UNWELL)
 
 
 def _cutoff(asked: _Asked, background: Background) -> float | None:

@@ -1,5 +1,6 @@
 """What a request means, as the one direction in the model's space that is searched in."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -9,6 +10,11 @@ from numpy.typing import NDArray
 from schemas.errors import QueryCode, RequestError, TransientError
 from schemas.queries import SearchRequest, Term
 from search.port import Vector, VectorIndex
+
+logger = logging.getLogger(__name__)
+
+#: What searchers are told of an index that does not answer; its addresses are for the log.
+INDEX_UNWELL = "the index does not answer now"
 
 Vectors = NDArray[np.float32]
 #: What an image id, a text or a picture came to: its vector, or why there is none.
@@ -62,7 +68,8 @@ def encode_texts(texts: Iterable[str], encoder: TextEncoder) -> Found:
     try:
         encoded = encoder.encode_texts(readable)
     except TransientError as error:
-        busy = RequestError(QueryCode.OVERLOADED, f"the text encoder is busy: {error}")
+        logger.warning("the text encoder is busy: %s", error)
+        busy = RequestError(QueryCode.OVERLOADED, "the text encoder is busy")
         return vectors | dict.fromkeys(readable, busy)
     for text, vector in zip(readable, encoded, strict=True):
         useless = RequestError(QueryCode.INTERNAL, "the model gave no usable vector for the text")
@@ -78,7 +85,8 @@ def look_up(requests: Iterable[SearchRequest], index: VectorIndex) -> Found:
     try:
         rows = index.get(ids)
     except TransientError as error:
-        unwell = RequestError(QueryCode.INDEX_UNAVAILABLE, f"the index is unwell: {error}")
+        logger.warning("the index is unwell: %s", error)
+        unwell = RequestError(QueryCode.INDEX_UNAVAILABLE, INDEX_UNWELL)
         return dict.fromkeys(ids, unwell)
     found: dict[str, Vector | RequestError] = {}
     for image_id in ids:

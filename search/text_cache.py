@@ -1,5 +1,6 @@
 """Remembers the vectors of texts, for most searches have been made before."""
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 from search.directions import TextEncoder
 from search.port import Vector
 
-#: At 512 dimensions 32 MiB.
-_SIZE = 16_384
+#: At 512 dimensions and a few words each 20,000 texts.
+MOST_BYTES = 48 * 1024 * 1024
+#: What an entry takes besides its text and its vector's numbers.
+_EACH = 256
 
 
 class CachedTexts:
@@ -21,9 +24,10 @@ class CachedTexts:
     finds what the first has had encoded.
     """
 
-    def __init__(self, encoder: TextEncoder, size: int = _SIZE) -> None:
+    def __init__(self, encoder: TextEncoder, max_bytes: int = MOST_BYTES) -> None:
         self._encoder = encoder
-        self._size = size
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -44,14 +48,21 @@ class CachedTexts:
             if new:
                 known |= zip(new, self._encoder.encode_texts(new), strict=True)
             for text, vector in known.items():
-                if np.isfinite(vector).all():
-                    self._vectors[text] = vector
+                if text in self._vectors:
                     self._vectors.move_to_end(text)
-            while len(self._vectors) > self._size:
-                self._vectors.popitem(last=False)
+                elif np.isfinite(vector).all():
+                    # a copy: a row of a batch would keep all of it in memory
+                    self._vectors[text] = np.array(vector)
+                    self._bytes += _size_of(text, vector)
+            while self._bytes > self._max_bytes:
+                self._bytes -= _size_of(*self._vectors.popitem(last=False))
         return np.stack([known[text] for text in texts])
 
     def check_text(self, text: str) -> None:
         """Raises RequestError QUERY_TOO_LONG for a text that the model would truncate."""
         if text not in self._vectors:
             self._encoder.check_text(text)
+
+
+def _size_of(text: str, vector: Vector) -> int:
+    return sys.getsizeof(text) + vector.nbytes + _EACH

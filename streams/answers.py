@@ -4,9 +4,10 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from schemas.errors import QueryCode, RequestError, TransientError
+from schemas.errors import FatalError, QueryCode, RequestError, TransientError
 from schemas.queries import SearchReply, SearchRequest
 from search.answer import Snapshot, answer
+from search.directions import INDEX_UNWELL
 from search.port import CollectionGoneError
 from streams.metrics import QueryMetrics
 from streams.query_pictures import QueryPictures
@@ -31,39 +32,55 @@ class Answers:
         self._cache = cache
         self._metrics = metrics
 
-    def to(self, asked: Sequence[SearchRequest | RequestError]) -> list[Encoded]:
-        """One reply for each, in order, whatever happens; an error is its own reply."""
+    def to(
+        self, asked: Sequence[SearchRequest | RequestError], until: float | None = None
+    ) -> list[Encoded]:
+        """One reply for each, in order, whatever happens; an error is its own reply.
+
+        Args:
+            until: when pictures must have been read, by the monotonic clock.
+
+        Raises:
+            FatalError: the device is lost, or going on would answer wrongly.
+        """
         requests = [each for each in asked if isinstance(each, SearchRequest)]
-        found = iter(self._found(requests) if requests else ())
+        found = iter(self._found(requests, until) if requests else ())
         return [_failed(each) if isinstance(each, RequestError) else next(found) for each in asked]
 
-    def _found(self, requests: Sequence[SearchRequest]) -> list[Encoded]:
+    def _found(self, requests: Sequence[SearchRequest], until: float | None) -> list[Encoded]:
         snapshot = self._snapshots.current
         if snapshot is None:
             problem = RequestError(QueryCode.INDEX_UNAVAILABLE, NONE_LIVE)
             return [_failed(problem)] * len(requests)
 
         try:
-            return self._answered(requests, snapshot)
+            return self._answered(requests, snapshot, until)
         except TransientError as error:
-            problem = RequestError(QueryCode.INDEX_UNAVAILABLE, f"the index is unwell: {error}")
+            logger.warning("the index is unwell: %s", error)
+            problem = RequestError(QueryCode.INDEX_UNAVAILABLE, INDEX_UNWELL)
+        except FatalError:
+            raise
         except Exception:
             # Faust acknowledges what its agent fails at, so that nobody would ever hear of it.
             logger.exception("a batch of %d requests failed", len(requests))
+            if len(requests) > 1:  # the one that does it must not cost the others theirs
+                return [reply for each in requests for reply in self._found([each], until)]
             problem = RequestError(QueryCode.INTERNAL, "the search failed; its log says why")
         return [_failed(problem)] * len(requests)
 
-    def _answered(self, requests: Sequence[SearchRequest], snapshot: Snapshot) -> list[Encoded]:
+    def _answered(
+        self, requests: Sequence[SearchRequest], snapshot: Snapshot, until: float | None
+    ) -> list[Encoded]:
         try:
-            return self._answered_from(snapshot, requests)
+            return self._answered_from(snapshot, requests, until)
         except CollectionGoneError:
             renewed = self._snapshots.renewed(snapshot)
             if renewed is None:
                 raise TransientError("its generation was taken down") from None
-            return self._answered_from(renewed, requests)
+            return self._answered_from(renewed, requests, until)
 
     def _answered_from(
-        self, snapshot: Snapshot, requests: Sequence[SearchRequest]
+        self, snapshot: Snapshot, requests: Sequence[SearchRequest], until: float | None
     ) -> list[Encoded]:
         new = 0
         encoder = self._snapshots.encoder(snapshot.generation.fingerprint)
@@ -71,7 +88,8 @@ class Answers:
         def ask(some: Sequence[SearchRequest]) -> list[SearchReply]:
             nonlocal new
             new = len(some)
-            replies = answer(some, snapshot, partial(self._pictures.read, encoder=encoder))
+            read = partial(self._pictures.read, encoder=encoder, until=until)
+            replies = answer(some, snapshot, read)
             self._note_times(replies, snapshot)
             return replies
 

@@ -5,6 +5,7 @@ async with AsyncSearchClient("localhost:9092") as client:
 """
 
 import asyncio
+import logging
 import threading
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,9 @@ from schemas.queries import SearchReply, SearchRequest
 from schemas.reply_address import CLIENT_TIMEOUT_S
 from schemas.topics import REPLIES, REQUESTS
 from streams.kafka_connection import KafkaConnection, connection_to
-from streams.replies import Addresses, Replies, pause_s, worth_repeating
+from streams.replies import Addresses, Replies, pause_s, reply_of, worth_repeating
+
+logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.05
 
@@ -113,10 +116,17 @@ class AsyncSearchClient:
             if self._rests and self._rest():
                 self._awake.wait(_WAIT_S)
                 continue
-            for correlation_id, value in self._wire.heard(_WAIT_S):
-                if correlation_id in self._waiting:  # else another client's, late or repeated
-                    reply = SearchReply.from_json(value)
-                    self._loop.call_soon_threadsafe(self._arrived, correlation_id, reply)
+            try:
+                self._hear()
+            except Exception:  # of one record or one poll; those that wait hear the next
+                logger.exception("the reply topic could not be read")
+                self._closing.wait(_WAIT_S)
+
+    def _hear(self) -> None:
+        for correlation_id, value in self._wire.heard(_WAIT_S):
+            # else another client's, late or repeated
+            if correlation_id in self._waiting and (reply := reply_of(value)) is not None:
+                self._loop.call_soon_threadsafe(self._arrived, correlation_id, reply)
 
     def _rest(self) -> bool:
         """Fall asleep where nothing is under way; whether we are asleep."""

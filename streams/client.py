@@ -16,7 +16,7 @@ from schemas.queries import SearchReply, SearchRequest
 from schemas.reply_address import CLIENT_TIMEOUT_S
 from schemas.topics import REPLIES, REQUESTS
 from streams.kafka_connection import KafkaConnection, connection_to
-from streams.replies import Addresses, Replies, pause_s, worth_repeating
+from streams.replies import Addresses, Replies, pause_s, reply_of, worth_repeating
 
 #: How many requests `search_many` keeps under way.
 WINDOW = 64
@@ -106,7 +106,8 @@ class SearchClient:
                     f"no reply within {self._timeout_s:g} s: is a query consumer running?"
                 )
             for heard, value in self._wire.heard(_WAIT_S):
-                if heard in self._waiting:  # else another client's, late or repeated
+                # else another client's, late or repeated
+                if heard in self._waiting and (reply := reply_of(value)) is not None:
                     self._waiting.discard(heard)
-                    self._replies[heard] = SearchReply.from_json(value)
+                    self._replies[heard] = reply
         return self._replies.pop(correlation_id)

@@ -1,35 +1,46 @@
-"""A bounded queue that is fair to those who share it."""
+"""A bounded queue, and a bounded set of places, that are fair to those who share them."""
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Items wait in a line for each owner; lines are served in turn. For one thread."""
+    """Items wait in a line for each owner; lines are served in turn. For one thread.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        size: how many items may wait.
+        max_bytes: what they may weigh together.
+    """
+
+    def __init__(self, size: int, max_bytes: int) -> None:
         self._size = size
-        self._lines: dict[str, deque[T]] = {}
+        self._max_bytes = max_bytes
+        self._lines: dict[str, deque[tuple[T, int]]] = {}
+        self._shares: Counter[str] = Counter()  # of the queue, by line, in `_share`'s unit
         self._waiting = 0
+        self._bytes = 0
 
     def __len__(self) -> int:
         return self._waiting
 
-    def put(self, owner: str, item: T) -> T | None:
-        """Add an item; when the queue is full, give back what must be refused for it.
+    def put(self, owner: str, item: T, weight: int = 0) -> list[T]:
+        """Add an item of so many bytes; give back what must be refused for it.
 
-        That is the newest item of the longest line, which may be this one.
+        Those are the newest items of the line that takes most of the queue, which may be this one.
         """
-        self._lines.setdefault(owner, deque()).append(item)
-        if self._waiting < self._size:
-            self._waiting += 1
-            return None
-        longest = max(self._lines, key=lambda name: (len(self._lines[name]), name == owner))
-        refused = self._lines[longest].pop()
-        if not self._lines[longest]:
-            del self._lines[longest]
+        self._lines.setdefault(owner, deque()).append((item, weight))
+        self._count(owner, 1, weight)
+        refused = []
+        while self._waiting > self._size or self._bytes > self._max_bytes:
+            longest = max(self._lines, key=lambda name: (self._shares[name], name == owner))
+            last, weighed = self._lines[longest].pop()
+            self._count(longest, -1, weighed)
+            self._tidy(longest)
+            refused.append(last)
         return refused
 
     def take(self, most: int) -> list[T]:
@@ -37,9 +48,97 @@ class FairQueue(Generic[T]):
         taken: list[T] = []
         while self._lines and len(taken) < most:
             for owner in list(self._lines)[: most - len(taken)]:
-                line = self._lines.pop(owner)
-                taken.append(line.popleft())
+                item, weight = self._lines[owner].popleft()
+                self._count(owner, -1, weight)
+                taken.append(item)
+                self._lines[owner] = self._lines.pop(owner)  # to the end of the round
+                self._tidy(owner)
+        return taken
+
+    def _count(self, owner: str, items: int, weight: int) -> None:
+        self._waiting += items
+        self._bytes += items * weight
+        self._shares[owner] += items * (self._max_bytes + weight * self._size)
+
+    def _tidy(self, owner: str) -> None:
+        if not self._lines[owner]:
+            del self._lines[owner], self._shares[owner]
+
+
+@dataclass(frozen=True)
+class _Waits(Generic[T]):
+    item: T
+    of: Mapping[str, str]
+
+
+class FairPlaces(Generic[T]):
+    """So many items at work; of one owner, one host and so on fewer. For one thread.
+
+    Args:
+        places: at work at once.
+        most: how many of these one may have, by kind, as `{"owner": 12}`.
+        waiting: how many more may wait; the newest of the owner with most of them is refused.
+    """
+
+    def __init__(self, places: int, most: Mapping[str, int], waiting: int) -> None:
+        self._places = places
+        self._most = dict(most)
+        self._waiting = waiting
+        self._lines: dict[str, deque[_Waits[T]]] = {}
+        self._working: Counter[tuple[str, str]] = Counter()
+        self._at_work = 0
+
+    def put(self, owner: str, item: T, **others: str) -> list[T]:
+        """Have it wait for a place; give back what must be refused for it.
+
+        `others` name what else shares places, as `host="example.org"`.
+        """
+        line = self._lines.setdefault(owner, deque())
+        line.append(_Waits(item, {"owner": owner, **others}))
+        free = self._places - self._at_work
+        if sum(map(len, self._lines.values())) <= self._waiting + free:
+            return []
+        longest = max(self._lines, key=lambda name: (len(self._lines[name]), name == owner))
+        refused = self._lines[longest].pop()
+        if not self._lines[longest]:
+            del self._lines[longest]
+        return [refused.item]
+
+    def take(self) -> tuple[T, Mapping[str, str]] | None:
+        """The next that has a place, or None; hand its second half to `leave` when it is done."""
+        if self._at_work >= self._places:
+            return None
+        for owner, line in self._lines.items():
+            waits = next((each for each in line if self._has_room(each.of.items())), None)
+            if waits is not None:
+                line.remove(waits)
+                del self._lines[owner]
                 if line:
                     self._lines[owner] = line  # to the end of the round
-        self._waiting -= len(taken)
-        return taken
+                self._at_work += 1
+                self._working.update(waits.of.items())
+                return waits.item, waits.of
+        return None
+
+    def drop(self, wanted: Callable[[T], bool]) -> list[T]:
+        """Take those out of the lines of which this is true."""
+        dropped = []
+        for owner, line in list(self._lines.items()):
+            dropped += [waits.item for waits in line if wanted(waits.item)]
+            self._lines[owner] = deque(waits for waits in line if not wanted(waits.item))
+            if not self._lines[owner]:
+                del self._lines[owner]
+        return dropped
+
+    def leave(self, of: Mapping[str, str]) -> None:
+        """One is done."""
+        self._at_work -= 1
+        for share in of.items():
+            self._working[share] -= 1
+            if not self._working[share]:
+                del self._working[share]
+
+    def _has_room(self, shares: Iterable[tuple[str, str]]) -> bool:
+        return all(
+            self._working[share] < self._most.get(share[0], self._places) for share in shares
+        )

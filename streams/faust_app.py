@@ -5,6 +5,7 @@ from typing import Any
 
 import faust
 
+from streams import record_batches
 from streams.kafka_connection import KafkaConnection
 from streams.kafka_tokens import TokenProvider
 
@@ -20,6 +21,7 @@ def faust_app(connection: KafkaConnection, group: str, *, buffered: int) -> Any:
     Raises:
         UsageError: one of the connection's PEM files can't be used.
     """
+    record_batches.install()
     return faust.App(
         group,
         broker=[f"kafka://{address}" for address in connection.bootstrap.split(",")],
@@ -36,6 +38,23 @@ def faust_app(connection: KafkaConnection, group: str, *, buffered: int) -> Any:
         stream_buffer_maxsize=buffered,
         datadir=_datadir.name,
     )
+
+
+def died_of(app: Any) -> str | None:
+    """What ended a started app's consumer, if anything did; of itself it would not say so.
+
+    aiokafka fetches and keeps its place in the group in tasks that nobody awaits.
+    """
+    if app.crashed:
+        return f"it crashed: {app.crash_reason!r}"
+    consumer = app.consumer._thread._consumer
+    tasks = {"fetcher": consumer._fetcher._fetch_task}
+    tasks["group member"] = getattr(consumer._coordinator, "_coordination_task", None)
+    for name, task in tasks.items():
+        if task is not None and task.done():
+            error = None if task.cancelled() else task.exception()
+            return f"its {name} ended: {error!r}"
+    return None
 
 
 def _credentials(connection: KafkaConnection) -> Any:

@@ -131,6 +131,10 @@ class QueryMetrics:
         self.undelivered = make.counter(
             "pixtide_query_undelivered_replies", "replies that the broker did not take"
         )
+        self.unreadable = make.counter(
+            "pixtide_query_unreadable_records",
+            "records passed because they can't be read as such: an unknown codec, a wrong checksum",
+        )
         self.forbidden = make.counter(
             "pixtide_query_forbidden_reply_topics",
             "requests dropped because their reply topic is missing or not allowed",

@@ -10,7 +10,9 @@ than the queue takes is refused, at once and retryably. Requests that bring pict
 answered aside, so that a slow picture holds nobody up.
 
 Faust gives the group membership and commits; the rest is ours. Its stream acknowledges a record
-even where the agent raised, so every failure becomes a reply, here.
+even where the agent raised, so every failure becomes a reply, here: one bad request costs one
+request. What can't be read as a record at all is told by its place, counted, and passed. Where
+going on would answer wrongly, or nothing comes any more, the consumer ends.
 """
 
 import asyncio
@@ -20,30 +22,34 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from schemas.errors import QueryCode, RequestError
+from schemas.errors import FatalError, QueryCode, RequestError
 from schemas.queries import SearchReply, SearchRequest, read_request
 from schemas.reply_address import (
     DEFAULT_DEADLINE_MS,
     ReplyAddress,
     check_correlation,
+    check_names,
     deadline_ms,
     reply_address,
 )
 from schemas.trace import Trace, trace_of
 from streams.acknowledgements import InOrder
 from streams.answers import Answers
-from streams.fair_queue import FairQueue
-from streams.faust_app import faust_app
+from streams.fair_queue import FairPlaces, FairQueue
+from streams.faust_app import died_of, faust_app
 from streams.kafka_connection import KafkaConnection
 from streams.logs import about
 from streams.query_watch import QueryWatch
+from streams.record_batches import NoRecord
 from streams.reply_cache import Encoded
 from streams.snapshots import Snapshots
 from streams.tracing import Span, begin
@@ -53,8 +59,16 @@ logger = logging.getLogger(__name__)
 MAX_BATCH = 256
 #: Answering threads: while one waits for the broker or the index, another encodes.
 _ANSWERERS = 2
-#: Requests with pictures that are in work, and more of them that wait.
-_PICTURES, _PICTURES_WAITING = 4, 32
+#: What waits may weigh so much, as it came.
+_QUEUE_BYTES = 64 * 1024 * 1024
+#: Requests with pictures that are in work, of one reply topic and with pictures of one host, and
+#: more of them that wait: most of their time they wait for somebody's server.
+_PICTURES, _PICTURES_WAITING = 16, 32
+_PICTURES_OF_ONE = {"owner": 12, "host": 10}
+#: So long before its deadline a request with pictures is told that it won't be served.
+_BEFORE_S = 0.5
+#: How long nothing may have come from Faust's consumer, dead by its own account.
+_DEAD_S = 10.0
 _REFRESH_S = 1.0
 _BEAT_S = 1.0
 #: How long a stopping consumer waits for deliveries.
@@ -71,7 +85,7 @@ class Pending:
     """A request that can be replied to: what it asks, or why it can't be served.
 
     `names` are what log lines call it; the trace of `address` is that of `span`. What is `asked` is
-    let go of once it is answered, since it may hold pictures.
+    let go of once it is answered, since it may hold pictures; `weight` is its bytes as it came.
     """
 
     address: ReplyAddress
@@ -81,6 +95,7 @@ class Pending:
     acknowledge: Callable[[], None]
     names: dict[str, object]
     span: Span
+    weight: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +123,7 @@ class QueryConsumer:
     def __init__(self, parts: QueryParts) -> None:
         self._parts = parts
         self._allowed = re.compile(parts.reply_topics)
-        self._queue: FairQueue[Pending] = FairQueue(parts.queue)
+        self._queue: FairQueue[Pending] = FairQueue(parts.queue, _QUEUE_BYTES)
         self._arrived = asyncio.Event()
         self._unacknowledged = InOrder()
         self._settled: deque[Pending] = deque()  # filled by whoever hears of a delivery
@@ -116,10 +131,12 @@ class QueryConsumer:
         self._lock = threading.Lock()
         self._answerers = ThreadPoolExecutor(_ANSWERERS, thread_name_prefix="answer")
         self._aside = ThreadPoolExecutor(_PICTURES, thread_name_prefix="picture")
-        self._aside_waiting: set[asyncio.Future[None]] = set()
+        self._places: FairPlaces[Pending] = FairPlaces(
+            _PICTURES, _PICTURES_OF_ONE, _PICTURES_WAITING
+        )
         self._hearing = threading.Thread(target=self._hear, name="deliveries", daemon=True)
         self._watch = parts.watch
-        self._app = faust_app(parts.connection, parts.group, buffered=MAX_BATCH * 4)
+        self._app = faust_app(parts.connection, parts.group, buffered=MAX_BATCH)
         requests = self._app.topic(
             parts.topic,
             key_serializer="raw",
@@ -138,15 +155,21 @@ class QueryConsumer:
         """
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
+        self._broken: asyncio.Future[None] = loop.create_future()  # by what was answered aside
         self._hearing.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         await loop.run_in_executor(self._answerers, self._refresh)
-        working = [asyncio.create_task(self._beat()), asyncio.create_task(self._keep_fresh())]
-        working += [asyncio.create_task(self._answer_forever()) for _ in range(_ANSWERERS)]
+        working: list[asyncio.Future[Any]] = [
+            self._broken,
+            asyncio.create_task(self._beat()),
+            asyncio.create_task(self._keep_fresh()),
+            *(asyncio.create_task(self._answer_forever()) for _ in range(_ANSWERERS)),
+        ]
         await self._app.start()
+        working.append(asyncio.create_task(self._look_after_faust()))
         self._parts.on_started(self._app)
-        stopped = asyncio.create_task(stopping.wait())
+        stopped: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
         await asyncio.wait([stopped, *working], return_when=asyncio.FIRST_COMPLETED)
         self._watch.stopping()
         await asyncio.to_thread(self._parts.producer.flush, _DELIVER_S)
@@ -172,6 +195,24 @@ class QueryConsumer:
         while True:
             self._watch.turned()
             self._acknowledge()  # replies that no batch has waited for
+            soon_ms = (time.time() + _BEAT_S + _BEFORE_S) * 1000
+            for late in self._places.drop(lambda one: one.expires_ms < soon_ms):  # noqa: B023
+                self._refuse(late)
+            await asyncio.sleep(_BEAT_S)
+
+    async def _look_after_faust(self) -> None:
+        """A consumer that has ended would look well from outside, and answer nobody.
+
+        Raises FatalError where it stays so; for a moment Faust does that to itself.
+        """
+        well_at = time.monotonic()
+        while True:
+            why = died_of(self._app)
+            self._watch.consumes(why)
+            if why is None:
+                well_at = time.monotonic()
+            elif time.monotonic() - well_at > _DEAD_S:
+                raise FatalError(f"the consumer of {self._parts.topic} has died: {why}")
             await asyncio.sleep(_BEAT_S)
 
     async def _keep_fresh(self) -> None:
@@ -188,23 +229,36 @@ class QueryConsumer:
 
     async def _take(self, stream: Any) -> None:
         async for event in stream.noack().events():
-            self._watch.took(event.message.partition, event.message.offset)
-            acknowledge = self._unacknowledged.take(event.message.partition, event.ack)
-            pending = self._read(event.message, acknowledge)
-            event.value = event.message.value = None  # one held back keeps no picture in memory
-            if pending is None:
+            message = event.message
+            self._watch.took(message.partition, message.offset)
+            acknowledge = self._unacknowledged.take(message.partition, event.ack)
+            try:
+                self._put(message, acknowledge)
+            except Exception:  # whatever it is, it is this one's
+                with about(**_names(message, None)):
+                    logger.exception("a request was not understood")
                 acknowledge()
-            elif isinstance(pending.asked, SearchRequest) and pending.asked.has_pictures:
-                self._answer_aside(pending)
-            else:
-                refused = self._queue.put(pending.address.topic, pending)
-                self._arrived.set()
-                if refused is not None:
-                    self._refuse(refused)
+            event.value = message.value = None  # one held back keeps no picture in memory
+
+    def _put(self, message: Any, acknowledge: Callable[[], None]) -> None:
+        """Queue it, or be done with it."""
+        pending = self._read(message, acknowledge)
+        if pending is None:
+            acknowledge()
+        elif isinstance(pending.asked, SearchRequest) and pending.asked.has_pictures:
+            self._answer_aside(pending, _host(pending.asked))
+        else:
+            for refused in self._queue.put(pending.address.topic, pending, pending.weight):
+                self._refuse(refused)
+            self._arrived.set()
 
     # 2. read
 
     def _read(self, message: Any, acknowledge: Callable[[], None]) -> Pending | None:
+        """The request, or what is wrong with it; None where nobody can be told."""
+        if isinstance(message.headers, NoRecord):
+            self._pass(message, message.headers)
+            return None
         headers = [(name, value or b"") for name, value in message.headers or ()]
         try:
             address = reply_address(headers, self._allowed)
@@ -213,19 +267,40 @@ class QueryConsumer:
                 logger.warning("request without reply: %s", error)
             self._watch.metrics.forbidden.inc()
             return None
-        asked: SearchRequest | RequestError
-        expires_ms = default_ms = int(message.timestamp * 1000) + DEFAULT_DEADLINE_MS
-        try:
-            check_correlation(address)
-            expires_ms = deadline_ms(headers, default_ms)
-            asked = read_request(message.value)
-        except RequestError as error:
-            asked = error
         of = {"messaging.system": "kafka", "messaging.destination.name": self._parts.topic}
         span = begin(f"answer {self._parts.topic}", "consumer", address.trace, of)
         address = replace(address, trace=span.trace)
         names = _names(message, address.trace)
-        return Pending(address, message.key, expires_ms, asked, acknowledge, names, span)
+        expires_ms, asked = self._asked(message, headers, address)
+        weight = len(message.value or b"")
+        return Pending(address, message.key, expires_ms, asked, acknowledge, names, span, weight)
+
+    def _asked(
+        self, message: Any, headers: Sequence[tuple[str, bytes]], address: ReplyAddress
+    ) -> tuple[int, SearchRequest | RequestError]:
+        """Until when, and what. Whatever is wrong with it becomes a typed reply."""
+        since_ms = message.timestamp * 1000 if message.timestamp >= 0 else time.time() * 1000
+        expires_ms = int(since_ms) + DEFAULT_DEADLINE_MS
+        try:
+            check_correlation(address)
+            expires_ms = deadline_ms(headers, expires_ms)
+            check_names(headers)
+            return expires_ms, read_request(message.value)
+        except RequestError as error:
+            return expires_ms, error
+        except Exception:
+            with about(**_names(message, address.trace)):
+                logger.exception("a request can't be read")
+            return expires_ms, RequestError(QueryCode.INTERNAL, "the request can't be read")
+
+    def _pass(self, message: Any, nothing: NoRecord) -> None:
+        if nothing.reason is not None:
+            self._watch.metrics.unreadable.inc(nothing.offsets)
+            with about(**_names(message, None)):
+                logger.warning(
+                    "passed what can't be read, %d at partition %d, offset %d: %s",
+                    *(nothing.offsets, message.partition, message.offset, nothing.reason),
+                )
 
     # 3. answer
 
@@ -240,28 +315,51 @@ class QueryConsumer:
             else:
                 self._arrived.clear()
 
-    def _answer_aside(self, pending: Pending) -> None:
+    def _answer_aside(self, pending: Pending, host: str) -> None:
         """In a thread of its own kind; its snapshot and its reply are like any other's."""
-        if len(self._aside_waiting) >= _PICTURES + _PICTURES_WAITING:
-            self._refuse(pending)
-            return
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._aside, self._serve, [pending])
-        self._aside_waiting.add(future)
-        future.add_done_callback(self._aside_waiting.discard)
+        for refused in self._places.put(pending.address.topic, pending, host=host):
+            self._refuse(refused)
+        self._fill_places()
 
-    def _serve(self, batch: Sequence[Pending]) -> None:
+    def _fill_places(self) -> None:
+        loop = asyncio.get_running_loop()
+        while (following := self._places.take()) is not None:
+            one, shares = following
+            future = loop.run_in_executor(self._aside, self._serve_aside, one)
+            future.add_done_callback(partial(self._leave_place, shares))
+
+    def _leave_place(self, shares: Mapping[str, str], done: asyncio.Future[None]) -> None:
+        self._places.leave(shares)
+        if done.cancelled():
+            return
+        if (error := done.exception()) is None:
+            self._fill_places()
+        elif not self._broken.done():
+            self._broken.set_exception(error)
+
+    def _serve_aside(self, one: Pending) -> None:
+        """Its pictures may take as long as it waits for its reply, and no longer."""
+        left_s = one.expires_ms / 1000 - time.time() - _BEFORE_S
+        self._serve([one], time.monotonic() + left_s)
+
+    def _serve(self, batch: Sequence[Pending], until: float | None = None) -> None:
         now = time.time() * 1000
         pending = [each for each in batch if each.expires_ms > now]
         for each in batch:
             if each.expires_ms <= now:
-                each.span.end(error="EXPIRED")
-                self._settled.append(each)
-        self._watch.metrics.expired.inc(len(batch) - len(pending))
+                self._expired(each)
         self._watch.metrics.batch_requests.observe(len(pending))
-        replies = self._parts.answers.to([each.asked for each in pending if each.asked])
+        replies = self._parts.answers.to([each.asked for each in pending if each.asked], until)
         for one, reply in zip(pending, replies, strict=True):
-            self._send(one, reply)
+            if until is not None and one.expires_ms <= time.time() * 1000:
+                self._expired(one)
+            else:
+                self._send(one, reply)
+
+    def _expired(self, one: Pending) -> None:
+        self._watch.metrics.expired.inc()
+        one.span.end(error="EXPIRED")
+        self._settled.append(one)
 
     def _refuse(self, pending: Pending) -> None:
         error = RequestError(QueryCode.OVERLOADED, "more requests wait than can be served")
@@ -285,7 +383,11 @@ class QueryConsumer:
                 self._waiting[topic] -= weight
                 if not self._waiting[topic]:
                     del self._waiting[topic]
-            self._delivered(one, reply, error)
+            try:
+                self._delivered(one, reply, error)
+            except Exception:  # or it would never be acknowledged, nor what follows it
+                logger.exception("a delivery was not understood")
+                self._settled.append(one)
 
         try:
             self._parts.producer.produce(
@@ -300,6 +402,9 @@ class QueryConsumer:
             heard(KafkaError(KafkaError._QUEUE_FULL))
         except KafkaException as error:
             heard(error.args[0])
+        except Exception:  # what the client does not take as a topic, a key or a partition
+            logger.exception("a reply could not be sent")
+            heard(KafkaError(KafkaError._INVALID_ARG))
 
     def _delivered(self, one: Pending, reply: Encoded, error: KafkaError | None) -> None:
         """What is too large is found out here, or by the broker, whose topic may take less."""
@@ -333,6 +438,14 @@ class QueryConsumer:
         """What the broker has, or won't get. In the loop's thread, as Faust wants it."""
         while self._settled:
             self._settled.popleft().acknowledge()
+
+
+def _host(request: SearchRequest) -> str:
+    """Whom its first picture is asked of."""
+    try:
+        return next((urlsplit(term.uri).netloc for term in request.terms if term.uri), "")
+    except ValueError:
+        return ""  # which fails at once when it is fetched
 
 
 def _names(message: Any, trace: Trace | None) -> dict[str, object]:

@@ -1,25 +1,39 @@
 """Pictures that search requests bring along: fetched, decoded and encoded like any other."""
 
 import base64
-import binascii
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
 
 import numpy as np
 
 from encoders.decoding import DecoderPool
 from encoders.port import Encoder
+from schemas.base import shortened
 from schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError, TransientError
 from schemas.events import InlinePicture, PictureAt
 from schemas.queries import Term
 from search.port import Vector
 from streams.fetch import Fetcher, OriginalGoneError
 
-#: Whoever searches is not told what a name means within our network, or whether it means anything,
-#: nor what this machine says of its files.
-_VEILED = {
-    ReasonCode.ADDRESS_BLOCKED: ReasonCode.SOURCE_UNAVAILABLE,
-    ReasonCode.SOURCE_UNAVAILABLE: ReasonCode.SOURCE_UNAVAILABLE,
-    ReasonCode.PATH_NOT_ALLOWED: ReasonCode.PATH_NOT_ALLOWED,
-    ReasonCode.BUCKET_NOT_ALLOWED: ReasonCode.BUCKET_NOT_ALLOWED,
+logger = logging.getLogger(__name__)
+
+#: Pictures that are decoded, and encoded, at once; many more may be fetched.
+_DECODED, _ENCODED = 1, 2
+#: What a searcher is told of a picture's address, and no more: what is behind it, who was asked
+#: for it, where it redirected to, and what this machine says of its files, may be private.
+_OF_ADDRESSES = {
+    ReasonCode.SCHEME_NOT_ALLOWED: "such addresses are not fetched",
+    ReasonCode.REDIRECT_LIMIT: "the address redirects too often",
+    ReasonCode.INVALID_URL: "the address is no plain http(s) URL",
+    ReasonCode.SOURCE_GONE: "there is nothing at that address",
+    ReasonCode.SOURCE_CHANGED: "the address holds something else by now",
+    ReasonCode.PATH_NOT_ALLOWED: "that file may not be read",
+    ReasonCode.BUCKET_NOT_ALLOWED: "that bucket may not be read",
+    ReasonCode.SOURCE_FORBIDDEN: "access to that address is refused",
+    ReasonCode.SOURCE_UNAVAILABLE: "the address gave no picture in time",
 }
 
 
@@ -29,22 +43,32 @@ class QueryPictures:
     def __init__(self, fetcher: Fetcher, decoders: DecoderPool) -> None:
         self._fetcher = fetcher
         self._decoders = decoders
+        self._decoding = threading.Semaphore(_DECODED)
+        self._encoding = threading.Semaphore(_ENCODED)
 
-    def read(self, term: Term, encoder: Encoder) -> Vector:
+    def read(self, term: Term, encoder: Encoder, until: float | None = None) -> Vector:
         """Float32 of shape (dimension,) and unit length.
+
+        Args:
+            until: when nobody waits for it any more, by the monotonic clock.
 
         Raises:
             RequestError: BAD_PICTURE with what is wrong, OVERLOADED where it may do later.
+            FatalError: the device is lost.
         """
         try:
-            data = self._fetcher.fetch(_source(term))
-            picture = self._decoders.decode(data, encoder.crop)
-            [vector] = encoder.encode_pictures(picture.pixels[np.newaxis])
+            data = self._fetcher.fetch(_source(term), until)
+            with _turn(self._decoding, until):
+                picture = self._decoders.decode(data, encoder.crop)
+            with _turn(self._encoding, until):
+                [vector] = encoder.encode_pictures(picture.pixels[np.newaxis])
         except PoisonError as error:
+            logger.info("a searched picture can't be had: %s", shortened(str(error)))
             raise RequestError(QueryCode.BAD_PICTURE, _told(error)) from error
         except OriginalGoneError as error:
             raise RequestError(QueryCode.BAD_PICTURE, f"{ReasonCode.SOURCE_GONE}") from error
         except TransientError as error:
+            logger.warning("a searched picture can't be read now: %s", error)
             raise RequestError(QueryCode.OVERLOADED, "the picture can't be read now") from error
         if not np.isfinite(vector).all():
             raise RequestError(QueryCode.BAD_PICTURE, f"{ReasonCode.INVALID_VECTOR}")
@@ -52,8 +76,23 @@ class QueryPictures:
 
 
 def _told(error: PoisonError) -> str:
-    code = _VEILED.get(error.code)
-    return str(error) if code is None else f"{code}: no picture can be had from there"
+    code = error.code
+    if code is ReasonCode.ADDRESS_BLOCKED:
+        # or it would tell which names exist within our network
+        code = ReasonCode.SOURCE_UNAVAILABLE
+    return f"{code}: {_OF_ADDRESSES.get(code, shortened(error.message))}"
+
+
+@contextlib.contextmanager
+def _turn(places: threading.Semaphore, until: float | None) -> Iterator[None]:
+    """One of those places. Raises RequestError OVERLOADED where none is free in time."""
+    left_s = None if until is None else max(0.0, until - time.monotonic())
+    if not places.acquire(timeout=left_s):
+        raise RequestError(QueryCode.OVERLOADED, "more pictures wait than can be read in time")
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _source(term: Term) -> InlinePicture | PictureAt:
@@ -61,6 +100,6 @@ def _source(term: Term) -> InlinePicture | PictureAt:
         return PictureAt(uri=term.uri)
     try:
         data = base64.b64decode(term.data_base64 or "", validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, and what isn't ASCII
         raise PoisonError(ReasonCode.INVALID_DATA, f"data_base64: {error}") from error
     return InlinePicture(data=data)

@@ -60,6 +60,10 @@ class QueryWatch:
             self.metrics.lag.labels(str(partition)).set(lag)
         self._lagging = set(lags)
 
+    def consumes(self, problem: str | None) -> None:
+        """Whether records are fetched, or why not."""
+        self._health.report("fetcher", problem)
+
     def stopping(self) -> None:
         """No more requests are taken."""
         self._health.report("consumer", "is stopping")

@@ -1,5 +1,6 @@
 """The two ends of request/reply over Kafka: requests go out, and replies to them come in."""
 
+import logging
 import random
 import time
 import uuid
@@ -7,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaException, TopicPartition
+from pydantic import ValidationError
 
+from schemas.base import explain
 from schemas.errors import TransientError
 from schemas.queries import SearchReply, SearchRequest
 from schemas.reply_address import (
@@ -21,6 +24,8 @@ from schemas.topics import REPLIES, REQUESTS
 from streams import kafka
 from streams.kafka_connection import KafkaConnection
 from streams.tracing import NO_SPAN, Span, begin
+
+logger = logging.getLogger(__name__)
 
 #: How many replies are read at once.
 _MOST = 256
@@ -157,6 +162,15 @@ def pause_s(attempt: int) -> float:
     """How long to wait before a request is repeated: longer each time, and never in step."""
     share: float = random.uniform(0.5, 1)  # noqa: S311  # no secret
     return min(2.0, 0.05 * 1.5**attempt) * share
+
+
+def reply_of(value: bytes) -> SearchReply | None:
+    """The reply, or None for what a stranger has written to the reply topic in its stead."""
+    try:
+        return SearchReply.from_json(value)
+    except ValidationError as error:
+        logger.warning("passed what is no reply, on the reply topic: %s", explain(error))
+        return None
 
 
 def worth_repeating(reply: SearchReply) -> bool:

@@ -1,5 +1,6 @@
 """Remembers replies for as long as the index they were found in stays as it is."""
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -7,6 +8,9 @@ from typing import NamedTuple
 
 from schemas.queries import SearchReply, SearchRequest
 from search.answer import Snapshot
+
+#: What a remembered reply takes besides its JSON: its key, and its places in memory.
+_EACH = 256
 
 
 class Encoded(NamedTuple):
@@ -24,6 +28,7 @@ class Encoded(NamedTuple):
 class ReplyCache:
     """Replies by request, of one state of one generation's index; newest first to stay.
 
+    A request is known by its digest: it may be a thousand times as large as its reply.
     Where an index can't name its state, nothing is remembered. Safe to share between threads.
     """
 
@@ -31,7 +36,7 @@ class ReplyCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._state: tuple[str, ...] = ()
-        self._replies: OrderedDict[SearchRequest, bytes] = OrderedDict()
+        self._replies: OrderedDict[bytes, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     def answer(
@@ -50,37 +55,40 @@ class ReplyCache:
         """
         version = snapshot.index.data_version() if self._max_bytes else None
         state = (snapshot.generation.name, str(snapshot.generation.created_at), version or "")
-        found = {} if version is None else self._recall(requests, state)
-        new = [request for request in dict.fromkeys(requests) if request not in found]
-        replies = dict(zip(new, ask(new), strict=True)) if new else {}
-        found |= {request: Encoded.of(reply) for request, reply in replies.items()}
+        keys = [_digest(request) for request in requests]
+        found = {} if version is None else self._recall(keys, state)
+        new = {key: each for key, each in zip(keys, requests, strict=True) if key not in found}
+        replies = dict(zip(new, ask(list(new.values())), strict=True)) if new else {}
+        found |= {key: Encoded.of(reply) for key, reply in replies.items()}
         if version is not None:
             self._remember(replies, state)
-        return [found[request] for request in requests]
+        return [found[key] for key in keys]
 
-    def _recall(
-        self, requests: Sequence[SearchRequest], state: tuple[str, ...]
-    ) -> dict[SearchRequest, Encoded]:
+    def _recall(self, keys: Sequence[bytes], state: tuple[str, ...]) -> dict[bytes, Encoded]:
         with self._lock:
             if state != self._state:
                 self._replies.clear()
                 self._bytes, self._state = 0, state
             found = {}
-            for request in requests:
-                if (value := self._replies.get(request)) is not None:
-                    self._replies.move_to_end(request)
-                    found[request] = Encoded("OK", value)
+            for key in keys:
+                if (value := self._replies.get(key)) is not None:
+                    self._replies.move_to_end(key)
+                    found[key] = Encoded("OK", value)
             return found
 
-    def _remember(self, replies: dict[SearchRequest, SearchReply], state: tuple[str, ...]) -> None:
+    def _remember(self, replies: dict[bytes, SearchReply], state: tuple[str, ...]) -> None:
         with self._lock:
             if state != self._state:
                 return
-            for request, reply in replies.items():
-                if reply.error is None and request not in self._replies:
+            for key, reply in replies.items():
+                if reply.error is None and key not in self._replies:
                     # what took its time then takes none now
                     value = reply.model_copy(update={"took_ms": {"cached": 0.0}}).to_json()
-                    self._replies[request] = value
-                    self._bytes += len(value)
+                    self._replies[key] = value
+                    self._bytes += len(value) + _EACH
             while self._bytes > self._max_bytes:
-                self._bytes -= len(self._replies.popitem(last=False)[1])
+                self._bytes -= len(self._replies.popitem(last=False)[1]) + _EACH
+
+
+def _digest(request: SearchRequest) -> bytes:
+    return hashlib.sha256(request.to_json()).digest()

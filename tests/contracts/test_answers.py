@@ -4,6 +4,7 @@ Vectors are directions in a space of eight axes, so that what is near is plain t
 """
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from schemas.errors import QueryCode, RequestError
-from schemas.queries import SearchReply, SearchRequest, Term, checked
+from schemas.queries import SearchReply, SearchRequest, Term, checked, read_request
 from search.answer import Snapshot, answer
 from search.port import Vector, VectorIndex
 from tests.contracts.samples import DIMENSION, NOON, deleted, generation, live, towards
@@ -293,3 +294,35 @@ def test_only_live_rows(snapshot: Snapshot) -> None:
     assert "car" not in ids(ask(snapshot, text="car", limit=100))
     assert ids(ask(snapshot, text="red", mode="keyword")) == []
     assert code(ask(snapshot, terms=[{"image_id": "car"}])) is QueryCode.UNKNOWN_IMAGE
+
+
+#: What clients of all kinds send as a filter.
+EXTREME: list[dict[str, Any]] = [
+    {"min_width": 2**31 - 1, "max_height": 1},
+    {"uploaded_before": "9999-12-31T23:59:59-14:00", "uploaded_after": "0001-01-01T00:00:00+14:00"},
+    {"uploaded_before": "1600-01-01", "uploaded_after": 1e11},
+    {"tags_any": ["", "\x00", "' OR 1=1 --", "\n", "%", "*", "\u2028"], "formats": ["\\"]},
+    {"tags_none": ["x" * 1000] * 100},
+    *(
+        {"attributes": [{"name": "price", comparison: value}]}
+        for comparison in ("eq", "gt", "lte")
+        for value in (2**53 + 1, 2**63, -(2**63) - 1, 10**300, 1.7e308, -1.7e308, 5e-324, -0.0)
+    ),
+    {"attributes": [{"name": "price", "one_of": [1, 2**70, 1e300] * 33}]},
+    *(
+        {"attributes": [{"name": "made", comparison: value}]}
+        for comparison in ("eq", "gte", "lt")
+        for value in ("9999-12-31", "0001-01-01T00:00:00+14:00", "2300-01-01")
+    ),
+    {"attributes": [{"name": "shop", "one_of": ["", "\x00", "'", '"', "x" * 1000]}]},
+]
+
+
+@pytest.mark.parametrize("mode", ["meaning", "keyword"])
+def test_an_extreme_filter_is_a_filter(snapshot: Snapshot, mode: str) -> None:
+    asked = [
+        read_request(json.dumps({"text": "beach", "mode": mode, "filters": each}).encode())
+        for each in EXTREME
+    ]
+    for each, reply in zip(EXTREME, answer(asked, snapshot), strict=True):
+        assert reply.error is None, (each, reply.error)

@@ -10,9 +10,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import cramjam
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # as its docs say
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 from confluent_kafka.cimpl import NewTopic
 
 from schemas import topics
@@ -24,6 +32,8 @@ from streams.publish import Description, Publisher, Source
 from streams.wiring import search_client
 from tests.deployments import OnServers, on_servers
 from tests.pictures import jpeg
+from tests.raw_records import Headers, Raw, batch, packed
+from tests.raw_records import send as send_raw
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
 
@@ -305,3 +315,166 @@ def ask(
     record = kafka_clients.record_of(message)
     assert record.key == b"k", "the reply keeps the request's key"
     return {n: v or b"" for n, v in record.headers}, SearchReply.from_json(record.value or b"")
+
+
+def test_records_that_no_client_writes_cost_themselves(service: OnServers) -> None:
+    """Into each partition, between good requests; all good ones are answered, all is read."""
+    settings = service.settings()
+    requests, replies = (settings.named(name) for name in (topics.REQUESTS, topics.REPLIES))
+    now_ms = int(time.time() * 1000)
+    to = [("kafka_replyTopic", replies.encode()), ("kafka_replyPartition", b"0")]
+
+    def good(name: str, codec: int = 0) -> bytes:
+        headers = [*to, ("kafka_correlationId", name.encode())]
+        value = json.dumps({"text": "a cat", "filters": {"tags_none": ["of the sea"] * 30}})
+        return batch([value.encode()], headers, codec=codec, timestamp_ms=now_ms)
+
+    odd: Headers = [(Raw.of(b"\xff\xfe"), b"1"), *to, ("kafka_correlationId", b"odd name")]
+    hostile = [
+        batch([b'{"text": "a"}'], odd, timestamp_ms=now_ms),
+        batch([None, b"", b"\xff"], timestamp_ms=now_ms),
+        batch([b"{}"], [("kafka_replyTopic", None), ("", None), ("", b"")], timestamp_ms=now_ms),
+        batch([b'{"text": "a"}'], [*to, *to, ("kafka_correlationId", b"old")], timestamp_ms=-1),
+        batch([b"x"], [("kafka_replyTopic", b"search.replies.\0")], timestamp_ms=now_ms),
+        packed(bytes(cramjam.zstd.compress(bytes(100_000_000))), 4),
+        packed(b"no zstd", 4),
+        packed(b"no codec", 7),
+    ]
+    taken = 0
+    wanted = {b"odd name": "MALFORMED_REQUEST", b"old": None}
+    for partition in range(6):
+        for codec in range(5):
+            wanted[f"{partition} {codec}".encode()] = None
+    with contextlib.closing(kafka_clients.tail_consumer(settings.kafka_connection())) as consumer:
+        _, end = consumer.get_watermark_offsets(TopicPartition(replies, 0), timeout=20)
+        consumer.assign([TopicPartition(replies, 0, end)])
+        for partition in range(6):
+            mixed = [each for one in hostile for each in (one, good(f"{partition} 0"))]
+            sent = [*mixed, *(good(f"{partition} {codec}", codec) for codec in range(5))]
+            taken += send_raw(settings.bootstrap(), requests, partition, *sent).count(0)
+        _transaction(settings.bootstrap(), requests)
+        got = _replies(consumer, set(wanted))
+    assert {name: reply.error and str(reply.error.code) for name, reply in got.items()} == wanted
+    assert taken >= 6 * (13 + 5), "the broker took what is read here"
+    _await_read(service)
+
+
+def test_any_json_is_answered(service: OnServers) -> None:
+    attributes: list[Any] = [5, True, 1.5, "x", {}, [[]]]
+    words: list[Any] = [5, [], {}, [[[]]], True, 1e308]
+    terms: list[Any] = [5, "x", {}, [5], [[]], [{"uri": 5}], [{"uri": "http://["}]]
+    values = [
+        *({"text": "a", "filters": {"attributes": odd}} for odd in attributes),
+        *({"text": odd} for odd in words),
+        *({"terms": odd} for odd in terms),
+        {"text": "a", "filters": {"min_width": 2**63}},
+        {"text": "a", "filters": {"tags_all": [0] * 100_000}},
+        {"text": "a", "limit": None, "sort": None, "filters": None, "cursor": None},
+        {"text": "a", "filters": {"tags_all": None, "min_width": None}},
+    ]
+    texts = [json.dumps(value).encode() for value in values]
+    texts += [
+        b"[" * 500,
+        b"5",
+        b'"x"',
+        b'{"text": "a", "limit": 1e999}',
+        b'{"text": "sun \\ud83c"}',
+    ]
+    settings = service.settings()
+    replies = settings.named(topics.REPLIES)
+    with contextlib.closing(kafka_clients.tail_consumer(settings.kafka_connection())) as consumer:
+        _, end = consumer.get_watermark_offsets(TopicPartition(replies, 0), timeout=20)
+        consumer.assign([TopicPartition(replies, 0, end)])
+        for number, value in enumerate(texts):
+            send(service, value, {"kafka_correlationId": str(number).encode()})
+        got = _replies(consumer, {str(number).encode() for number in range(len(texts))})
+    for reply in got.values():
+        assert reply.error is None or (
+            not reply.error.retryable and len(reply.error.message) < 1000
+        )
+    codes = [got[str(number).encode()].error for number in range(len(texts))]
+    assert [code is None for code in codes].count(True) == 3, "nulls, and half a pair"
+    _await_read(service)
+
+
+def test_each_codec_on_both_paths(service: OnServers, client: SearchClient) -> None:
+    """As a producer packs its records, and as a broker does that packs them itself."""
+    settings = service.settings()
+    uploads, requests = (settings.named(name) for name in (topics.UPLOADED, topics.REQUESTS))
+    admin = kafka_clients.admin(settings.kafka_connection())
+
+    def upload(name: str, codec: str) -> None:
+        producer = Producer(
+            {
+                "bootstrap.servers": settings.bootstrap(),
+                "compression.type": codec,
+                "partitioner": "murmur2_random",
+            }
+        )
+        event = {"ce_specversion": "1.0", "ce_id": name, "ce_source": "/t", "ce_tags": '["packed"]'}
+        event |= {"ce_type": "pixtide.image.uploaded.v1", "content-type": "image/jpeg"}
+        picture = jpeg(5) + bytes(5000)
+        producer.produce(uploads, picture, name, headers={k: v.encode() for k, v in event.items()})
+        assert producer.flush(20) == 0
+
+    codecs = ("gzip", "snappy", "lz4", "zstd")
+    for codec in codecs:
+        upload(f"by-producer/{codec}", codec)
+    for codec in codecs:
+        for topic in (uploads, requests):
+            change = ConfigEntry(
+                "compression.type", codec, incremental_operation=AlterConfigOpType.SET
+            )
+            to = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[change])
+            admin.incremental_alter_configs([to])[to].result(20)
+        upload(f"by-topic/{codec}", "none")
+        assert client.search(SearchRequest(text=f"a {codec} " + "cat " * 20)).error is None
+    deadline = time.monotonic() + 60
+    wanted = {f"by-{whom}/{codec}" for whom in ("producer", "topic") for codec in codecs}
+    request = SearchRequest(text="anything", filters=Filters(tags_all=("packed",)))
+    while {found.image_id for found in client.search(request).results or ()} != wanted:
+        assert time.monotonic() < deadline, service.log("ingest")
+        time.sleep(0.2)
+    _await_read(service)
+
+
+def _replies(consumer: Consumer, wanted: set[bytes]) -> dict[bytes, SearchReply]:
+    """The replies to those; each is JSON in the strict sense."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    got: dict[bytes, SearchReply] = {}
+    deadline = time.monotonic() + 60
+    while wanted - got.keys():
+        assert time.monotonic() < deadline, f"no reply to {wanted - got.keys()}"
+        if (message := consumer.poll(1)) is not None and message.error() is None:
+            record = kafka_clients.record_of(message)
+            value = record.value or b""
+            json.loads(value, parse_constant=refuse)
+            got[dict(record.headers)["kafka_correlationId"] or b""] = SearchReply.from_json(value)
+    return {name: reply for name, reply in got.items() if name in wanted}
+
+
+def _transaction(bootstrap: str, topic: str) -> None:
+    """At the end of each partition: what is left of one is a marker."""
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": topic})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    for partition in range(6):
+        producer.produce(topic, b"{}", partition=partition)
+    producer.commit_transaction(20)
+
+
+def _await_read(service: OnServers) -> None:
+    """Until the group has committed the end of each partition."""
+    settings = service.settings()
+    topic, connection = settings.named(topics.REQUESTS), settings.kafka_connection()
+    admin = kafka_clients.admin(connection)
+    ends = kafka_clients.ends(admin, topic, range(6))
+    deadline = time.monotonic() + 60
+    wanted = {partition: end for partition, end in ends.items() if end}
+    group = settings.named("query")
+    while (at := kafka_clients.committed_offsets(connection, group, topic, wanted)) != wanted:
+        assert time.monotonic() < deadline, (at, wanted)
+        time.sleep(0.2)

@@ -23,10 +23,13 @@ from encoders.open_clip_encoder import OpenClipEncoder
 from encoders.port import Pixels, Vectors
 from streams.assignment import Assignment
 from streams.cli import main
+from streams.record_batches import FetchedBytes
 from tests.faults.deadly_decoder import DEADLY as DEADLY
 
 #: The most rows that the small device takes at once, and how many the fragile one lives through.
 MOST_ROWS, LAST_ROWS = 2, 8
+#: What the mortal fetcher dies of.
+LAST_WORDS = b"the last words"
 #: The group loses a member that doesn't poll for so long; the slow model takes longer.
 POLL_WITHIN_S, SLOW_S = 6, 8
 
@@ -84,6 +87,18 @@ def bad_pictures() -> None:
     _replace(encoders.decoder_process, "PROGRAM", "tests.faults.deadly_decoder")
 
 
+def fetcher_dies() -> None:
+    """Of a query consumer, by a request that holds `LAST_WORDS`; it dies without a word."""
+    read = FetchedBytes.__init__
+
+    def read_or_die(self: FetchedBytes, data: bytes | None) -> None:
+        if LAST_WORDS in (data or b""):
+            raise RuntimeError("the fetcher dies (simulated)")
+        read(self, data)
+
+    _replace(FetchedBytes, "__init__", read_or_die)
+
+
 def slow_model() -> None:
     """Encoding a batch takes longer than a member of the group may be silent."""
     consumer = streams.kafka.ingest_consumer
@@ -126,6 +141,7 @@ _SABOTAGES = {
         small_device,
         device_lost,
         bad_pictures,
+        fetcher_dies,
         slow_model,
     )
 }

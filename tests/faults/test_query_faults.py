@@ -22,7 +22,8 @@ from search.port import RowState
 from streams import kafka as kafka_clients
 from streams.client import SearchClient
 from streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import OnServers, on_servers
+from tests.deployments import PIXTIDE, OnServers, on_servers
+from tests.faults import sabotage
 from tests.models import tiny_clip
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
@@ -194,6 +195,24 @@ def test_a_client_that_can_not_be_replied_to_harms_no_other(service: OnServers) 
         in_vain.result()
     assert producer.flush(20) == 0
     assert sorted(took)[-3] < 1.0, sorted(took)[-10:]
+
+
+@pytest.mark.fault("a query consumer's device is lost, its fetcher dies")
+@pytest.mark.parametrize("what", ["device_lost", "fetcher_dies"])
+def test_what_ends_a_query_consumer_ends_its_process(service: OnServers, what: str) -> None:
+    """And is not called alive meanwhile; the next one answers all that is left."""
+    service.stop_process("query")
+    service.program = sabotage.program(what)
+    service.start_process("query")
+    service.program = PIXTIDE
+    texts = [f"{sabotage.LAST_WORDS.decode()} {what} {n}" for n in range(12)]
+    with client(service, topics.REPLIES, timeout_s=150) as asking, ThreadPoolExecutor(1) as pool:
+        asked = [SearchRequest(text=text, limit=1) for text in texts]
+        replies = pool.submit(lambda: list(asking.search_many(asked)))
+        assert service.processes.pop("query").wait(120) == 1, service.log("query")
+        assert not (service.home / "query").exists(), "it is not ready"
+        service.start_process("query")
+        assert [reply.error for reply in replies.result(120)] == [None] * len(texts)
 
 
 @pytest.mark.fault("queries while the alias moves")

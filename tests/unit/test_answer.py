@@ -215,7 +215,7 @@ def test_one_request_fails_alone(snapshot: Snapshot) -> None:
     assert code(replies[0]) is QueryCode.QUERY_TOO_LONG
     assert ids(replies[1])[0] == "north"
     assert code(replies[2]) is QueryCode.INTERNAL
-    assert code(replies[3]) is QueryCode.INTERNAL
+    assert code(replies[3]) is QueryCode.MALFORMED_REQUEST
     assert ids(replies[4]) == ["east"]
 
 

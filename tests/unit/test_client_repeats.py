@@ -77,3 +77,40 @@ def test_the_asyncio_client_repeats(
     reply = asyncio.run(ask())
     assert (reply.error.code if reply.error else None) == error
     assert wire.asked == asked
+
+
+class StrangersOnIt(Wire):
+    """Others write to the reply topic what is no reply, under our correlation ids, too."""
+
+    def heard(self, wait_s: float) -> Iterator[tuple[bytes, bytes]]:
+        for stranger in (b"", b"\xff", b"[]", b"{", b'{"results": 5}', b'{"error": {"code": "?"}}'):
+            yield b"%d" % self.asked, stranger
+        yield from super().heard(wait_s)
+
+
+def test_what_is_no_reply_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire: Any = StrangersOnIt([SearchReply(results=())])
+    monkeypatch.setattr(client_module, "Replies", lambda _: wire)
+    assert SearchClient("nowhere:1").search(SearchRequest(text="a")).results == ()
+
+
+def test_the_asyncio_client_passes_it_and_outlives_a_poll_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(StrangersOnIt):
+        polls = 0
+
+        def heard(self, wait_s: float) -> Iterator[tuple[bytes, bytes]]:
+            self.polls += 1
+            if self.polls % 2:
+                raise RuntimeError("the broker has gone away")
+            yield from super().heard(wait_s)
+
+    wire: Any = Failing([SearchReply(results=())])
+    monkeypatch.setattr(async_client_module, "Replies", lambda _: wire)
+
+    async def ask() -> SearchReply:
+        async with AsyncSearchClient("nowhere:1") as client:
+            return await client.search(SearchRequest(text="a"))
+
+    assert asyncio.run(ask()).results == ()

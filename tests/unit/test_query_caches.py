@@ -1,5 +1,6 @@
 """What the query consumer remembers, and for how long."""
 
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from schemas.errors import QueryCode, RequestError, TransientError
-from schemas.queries import SearchReply, SearchRequest
+from schemas.queries import SearchReply, SearchRequest, Term
 from search.answer import Snapshot
 from search.text_cache import CachedTexts
 from streams.reply_cache import ReplyCache
@@ -43,13 +44,20 @@ def test_each_text_is_encoded_once() -> None:
 
 def test_the_least_used_texts_are_forgotten_and_useless_vectors_too() -> None:
     encoder = Encoder()
-    cached = CachedTexts(encoder, size=2)
+    cached = CachedTexts(encoder, max_bytes=2 * 350)
     for text in ("a", "bb", "a", "ccc", "a", "bb"):
         cached.encode_texts([text])
     assert encoder.asked == [["a"], ["bb"], ["ccc"], ["bb"]]
     for _ in range(2):
         assert np.isnan(cached.encode_texts(["bad"])).any()
     assert encoder.asked[4:] == [["bad"], ["bad"]]
+
+
+def test_texts_and_whole_batches_of_vectors_do_not_stay() -> None:
+    cached = CachedTexts(Encoder(), max_bytes=100_000)
+    cached.encode_texts([f"{n} " + "x" * 5000 for n in range(100)])
+    assert 0 < len(cached) < 100_000 // 5000
+    assert all(vector.base is None for vector in cached._vectors.values())
 
 
 def test_what_fails_is_not_remembered() -> None:
@@ -129,11 +137,24 @@ def test_nothing_is_remembered_where_it_is_off_or_there_is_no_version(
 
 
 def test_memory_is_bounded() -> None:
-    cache, ask = ReplyCache(300), Service()
-    one = len(cache.answer(requests("0"), snapshot(Index()), ask)[0].value)
+    size, each = 3000, 256
+    cache, ask = ReplyCache(size), Service()
+    one = len(cache.answer(requests("0"), snapshot(Index()), ask)[0].value) + each
     for n in range(1, 50):
         cache.answer(requests(str(n)), snapshot(Index()), ask)
     ask.asked.clear()
     cache.answer(requests(*map(str, range(50))), snapshot(Index()), ask)
-    assert 50 - 300 // (one - 10) <= len(ask.asked) < 50
+    assert 50 - size // (one - 10) <= len(ask.asked) < 50
     assert "49" not in ask.asked
+
+
+def test_a_request_is_not_kept_for_its_reply() -> None:
+    cache, ask = ReplyCache(1_000_000), Service()
+    tracemalloc.start()
+    for n in range(100):
+        term = Term(data_base64=f"{n}" * 500_000)
+        cache.answer([SearchRequest(terms=(term,))], snapshot(Index()), ask)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(ask.asked) == 100
+    assert kept < 5_000_000

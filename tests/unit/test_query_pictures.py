@@ -1,16 +1,103 @@
-"""Whoever searches by a picture's address hears nothing of our network and our files."""
+"""Pictures that searches bring along: until when they are tried, and what is told of them."""
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from schemas.errors import QueryCode, RequestError
+from encoders.decoding import DecoderPool
+from encoders.images import Picture
+from encoders.port import Crop, Encoder
+from schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError, TransientError
 from schemas.queries import Term
 from streams.fetch import Fetcher, FetchLimits
 from streams.image_store import ImageStore
 from streams.query_pictures import QueryPictures
+from tests.hostile import hostile_server
+
+PICTURE = Term(data_base64="aGVsbG8=")
+
+
+class Decoders:
+    """Decode when they may."""
+
+    def __init__(self) -> None:
+        self.may = threading.Event()
+        self.asked = threading.Event()
+
+    def decode(self, _: bytes, crop: Crop) -> Picture:
+        self.asked.set()
+        assert self.may.wait(60)
+        return cast(Picture, type("Decoded", (), {"pixels": np.zeros((crop.size, crop.size, 3))}))
+
+
+class Towers:
+    crop = Crop(8, 8)
+
+    def encode_pictures(self, pixels: Any) -> Any:
+        return np.ones((len(pixels), 4), np.float32) / 2
+
+
+class Refusing:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def fetch(self, *_: object) -> bytes:
+        raise self.error
+
+
+ENCODER = cast(Encoder, Towers())
+
+
+def fetcher(tmp_path: Any, *hosts: str) -> Fetcher:
+    limits = FetchLimits(max_bytes=10_000, timeout_s=600, allowed_hosts=frozenset(hosts))
+    return Fetcher(ImageStore((tmp_path / "store").as_uri()), limits)
+
+
+def test_a_slow_address_is_given_up_when_nobody_waits_any_more(tmp_path: Any) -> None:
+    with hostile_server() as server:
+        pictures = QueryPictures(fetcher(tmp_path, server.address), cast(Any, Decoders()))
+        began = time.monotonic()
+        with pytest.raises(RequestError) as caught:
+            pictures.read(Term(uri=f"http://{server.address}/trickled-body"), ENCODER, began + 1)
+    assert caught.value.code is QueryCode.BAD_PICTURE
+    assert caught.value.message == "SOURCE_UNAVAILABLE: the address gave no picture in time"
+    assert time.monotonic() - began < 15, "and not after the 600 s of the fetcher"
+
+
+def test_who_waits_for_a_decoder_waits_no_longer_than_its_client(tmp_path: Any) -> None:
+    decoders = Decoders()
+    pictures = QueryPictures(fetcher(tmp_path), cast(DecoderPool, decoders))
+    first = threading.Thread(target=pictures.read, args=[PICTURE, ENCODER])
+    first.start()
+    assert decoders.asked.wait(60)
+    with pytest.raises(RequestError) as caught:
+        pictures.read(PICTURE, ENCODER, time.monotonic() + 0.1)
+    assert caught.value.code is QueryCode.OVERLOADED
+    decoders.may.set()
+    first.join(60)
+    assert pictures.read(PICTURE, ENCODER, time.monotonic() + 60).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PoisonError(ReasonCode.ADDRESS_BLOCKED, "db.internal is the private address 10.0.0.7"),
+        PoisonError(ReasonCode.SOURCE_UNAVAILABLE, "http://10.0.0.7/x: ConnectError"),
+        PoisonError(ReasonCode.SOURCE_GONE, "/mnt/10.0.0.7: no such file"),
+        TransientError("the store at s3://10.0.0.7: refused"),
+    ],
+)
+def test_what_is_behind_an_address_is_not_told(error: Exception) -> None:
+    pictures = QueryPictures(cast(Any, Refusing(error)), cast(Any, Decoders()))
+    with pytest.raises(RequestError) as caught:
+        pictures.read(Term(uri="http://pictures.example/1.jpg"), ENCODER)
+    assert "10.0.0.7" not in caught.value.message
+    assert "internal" not in caught.value.message
 
 
 @pytest.fixture

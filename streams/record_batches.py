@@ -1,0 +1,363 @@
+"""The records of what a broker has sent, read so that one that can't be read costs itself alone.
+
+aiokafka reads a fetched partition whole: where it meets a codec that it doesn't have, a header
+name that isn't UTF-8 or a wrong checksum, its fetcher ends, and the consumer with it, at every
+start again. What is read here instead gives one record for each offset:
+
+- a record that can be read, as it is; header names that aren't UTF-8 with `surrogateescape`
+- `NoRecord` headers where none can be, with the reason; a batch that can't be opened is passed
+- `NoRecord` headers without a reason for a transaction's marker, which takes an offset, too
+
+so that each offset is acknowledged like any other and the group's commits reach the end.
+
+Source of the format: https://kafka.apache.org/documentation/#recordbatch
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import aiokafka.consumer.fetcher
+import cramjam
+import numpy as np
+from aiokafka.record.legacy_records import LegacyRecordBatch
+from aiokafka.record.util import calc_crc32c
+from aiokafka.structs import ConsumerRecord
+
+#: What a batch may grow to when it is unpacked. A broker takes about a MiB of packed ones, and
+#: zstd packs zeros to a thirty-thousandth.
+MOST_UNPACKED = 32 * 1024 * 1024
+
+Headers = list[tuple[str, bytes | None]]
+#: Offset, timestamp in ms, key, value, headers.
+Read = tuple[int, int, bytes | None, bytes | None, "Headers | NoRecord"]
+
+_LENGTH = struct.Struct(">qi")
+_HEADER = struct.Struct(">qiibIhiqqqhii")
+_MAGIC_AT, _LEGACY_ATTRIBUTES_AT, _CRC_FROM = 16, 17, 21
+_CODEC, _LOG_APPEND_TIME, _CONTROL = 0x07, 0x08, 0x20
+_XERIAL = b"\x82SNAPPY\x00"
+_XERIAL_HEADER_BYTES = 16
+_TOO_MUCH = f"it unpacks to more than {MOST_UNPACKED} bytes"
+#: No batch has more records: the smallest one has seven bytes.
+_MOST_RECORDS = MOST_UNPACKED // 7
+#: A varint of 64 bits has at most so many bytes.
+_VARINT_BYTES = 10
+
+
+class NoRecord(tuple[tuple[str, bytes], ...]):
+    """The headers, none, of offsets that hold no record that can be read.
+
+    `reason` is None where there is nothing to be read; `offsets` is how many it stands for.
+    """
+
+    reason: str | None
+    offsets: int
+
+    @classmethod
+    def of(cls, reason: str | None, offsets: int = 1) -> "NoRecord":
+        """One for so many offsets."""
+        self = cls()
+        self.reason, self.offsets = reason, offsets
+        return self
+
+
+class UnreadableError(ValueError):
+    """A batch or a record can't be read; the message says why."""
+
+
+class FetchedBytes:
+    """What a broker has sent of a partition; in place of aiokafka's `MemoryRecords`."""
+
+    def __init__(self, data: bytes | None) -> None:
+        self._data = data or b""
+
+    def has_next(self) -> bool:
+        """Whether there is anything to read, or to pass."""
+        return bool(self._data)
+
+    def size_in_bytes(self) -> int:
+        """All of it."""
+        return len(self._data)
+
+    def batches(self) -> Iterator[memoryview]:
+        """Each batch. A last one that is cut off, as brokers may send it, is left out.
+
+        Raises:
+            UnreadableError: the first one is cut off, or no end of one can be found.
+        """
+        data, at = memoryview(self._data), 0
+        while len(data) - at >= _LENGTH.size:
+            _, length = _LENGTH.unpack_from(data, at)
+            end = at + _LENGTH.size + length
+            if length <= _MAGIC_AT - _LENGTH.size:
+                raise UnreadableError("a batch says that it has no length")
+            if end > len(data):
+                break
+            yield data[at:end]
+            at = end
+        if at == 0:
+            raise UnreadableError("a batch is larger than what was fetched of it")
+
+
+class ReadRecords:
+    """The records of a fetched partition, in order; in place of aiokafka's `PartitionRecords`.
+
+    `next_fetch_offset` is where to go on once what came out so far is done.
+    """
+
+    def __init__(
+        self, tp: Any, records: FetchedBytes, _aborted: Any, fetch_offset: int, *_: Any
+    ) -> None:
+        self._tp = tp
+        self.next_fetch_offset = fetch_offset
+        self._records = self._read(records)
+
+    def __iter__(self) -> "ReadRecords":
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._records)
+
+    def _read(self, records: FetchedBytes) -> Iterator[Any]:
+        try:
+            for batch in records.batches():
+                yield from self._of(batch)
+        except UnreadableError as error:
+            yield from self._nothing(self.next_fetch_offset + 1, str(error))
+
+    def _of(self, batch: memoryview) -> Iterator[Any]:
+        """One batch's, each of its offsets once, whatever is in it."""
+        following = _offset_after(batch)
+        reason: str | None = None
+        try:
+            for offset, timestamp, key, value, headers in _records_of(batch):
+                if self.next_fetch_offset <= offset < following:
+                    self.next_fetch_offset = offset + 1
+                    yield self._record(offset, timestamp, key, value, headers)
+        except Exception as error:  # noqa: BLE001  # told below, by offset, to who consumes it
+            reason = str(error) or type(error).__name__
+        if self.next_fetch_offset < following and reason is None and not _is_control(batch):
+            self.next_fetch_offset = following  # compaction took what was there
+        yield from self._nothing(following, reason)
+
+    def _nothing(self, following: int, reason: str | None) -> Iterator[Any]:
+        """For the offsets up to there: one by one at both ends, for the rest all in one.
+
+        Faust fills a gap between two offsets, but none that begins at the log's first.
+        """
+        left = following - self.next_fetch_offset
+        steps = [1] * left if left <= 2 else [1, 1, left - 2]
+        for count in steps:
+            self.next_fetch_offset += count
+            yield self._record(
+                self.next_fetch_offset - 1, -1, None, None, NoRecord.of(reason, count)
+            )
+
+    def _record(
+        self,
+        offset: int,
+        timestamp: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | NoRecord,
+    ) -> Any:
+        return ConsumerRecord(
+            self._tp.topic,
+            self._tp.partition,
+            offset,
+            timestamp,
+            0,
+            key,
+            value,
+            None,
+            -1 if key is None else len(key),
+            -1 if value is None else len(value),
+            headers if isinstance(headers, NoRecord) else tuple(headers),
+        )
+
+
+def install() -> None:
+    """Have aiokafka's fetchers read so from now on."""
+    aiokafka.consumer.fetcher.MemoryRecords = FetchedBytes
+    aiokafka.consumer.fetcher.PartitionRecords = ReadRecords
+
+
+def _offset_after(batch: memoryview) -> int:
+    """The first offset that is no more in a batch."""
+    base: int
+    if batch[_MAGIC_AT] != 2 or len(batch) < _HEADER.size:
+        base, _ = _LENGTH.unpack_from(batch)  # of an old compressed batch it is the last
+        return base + 1
+    base, *_, last = _HEADER.unpack_from(batch)[:7]
+    return base + (last if 0 <= last < _MOST_RECORDS else 0) + 1
+
+
+def _is_control(batch: memoryview) -> bool:
+    return (
+        batch[_MAGIC_AT] == 2
+        and len(batch) >= _HEADER.size
+        and bool(_HEADER.unpack_from(batch)[5] & _CONTROL)
+    )
+
+
+def _records_of(batch: memoryview) -> Iterator[Read]:
+    """What can be read of a batch; control batches have nothing to read.
+
+    Raises:
+        Exception: it can't be opened, or from somewhere on can't be read.
+    """
+    magic = batch[_MAGIC_AT]
+    if magic < 2:
+        yield from _old(batch, magic)
+        return
+    if magic > 2 or len(batch) < _HEADER.size:
+        raise UnreadableError(f"a batch has the format {magic}, of {len(batch)} bytes")
+    base, _, _, _, crc, attributes, _, first_ms, last_ms, _, _, _, count = _HEADER.unpack_from(
+        batch
+    )
+    if calc_crc32c(bytes(batch[_CRC_FROM:])) != crc:
+        raise UnreadableError("a batch's checksum is wrong")
+    if attributes & _CONTROL:
+        return
+    content, at = _unpacked(bytes(batch[_HEADER.size :]), attributes & _CODEC), 0
+    appended = last_ms if attributes & _LOG_APPEND_TIME else None
+    for number in range(count):
+        length, start = _varint(content, at)
+        at = start + length
+        if length < 0 or at > len(content):
+            raise UnreadableError("a record is longer than its batch")
+        try:
+            offset, after_ms, key, value, headers = _record(content[start:at])
+        except (ValueError, IndexError) as error:
+            nothing = NoRecord.of(f"a record can't be read: {error}")
+            yield base + number, -1, None, None, nothing
+        else:
+            timestamp = first_ms + after_ms if appended is None else appended
+            yield base + offset, timestamp, key, value, headers
+
+
+def _record(content: bytes) -> Read:
+    """One record; its offset and timestamp count from those of its batch."""
+    after_ms, at = _varint(content, 1)
+    offset, at = _varint(content, at)
+    key, at = _bytes(content, at)
+    value, at = _bytes(content, at)
+    count, at = _varint(content, at)
+    if not 0 <= count <= len(content):
+        raise UnreadableError(f"{count} headers")
+    headers: Headers = []
+    for _ in range(count):
+        name, at = _bytes(content, at)
+        if name is None:
+            raise UnreadableError("a header without a name")
+        held, at = _bytes(content, at)
+        headers.append((name.decode(errors="surrogateescape"), held))
+    if at != len(content):
+        raise UnreadableError(f"{len(content) - at} bytes after its end")
+    return offset, after_ms, key, value, headers
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """A zigzag number, and where it ends."""
+    byte = content[at]
+    if byte < 0x80:
+        return (byte >> 1) ^ -(byte & 1), at + 1
+    number = shift = 0
+    for place in range(at, at + _VARINT_BYTES):
+        byte = content[place]
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (number >> 1) ^ -(number & 1), place + 1
+        shift += 7
+    raise UnreadableError(f"a number of more than {_VARINT_BYTES} bytes")
+
+
+def _bytes(content: bytes, at: int) -> tuple[bytes | None, int]:
+    length, at = _varint(content, at)
+    if length < 0:
+        return None, at
+    if at + length > len(content):
+        raise UnreadableError("a field is longer than its record")
+    return content[at : at + length], at + length
+
+
+def _old(batch: memoryview, magic: int) -> Iterator[Read]:
+    """Message formats 0 and 1, of Kafka before 0.11, not compressed."""
+    if batch[_LEGACY_ATTRIBUTES_AT] & _CODEC:
+        raise UnreadableError(f"a compressed batch of the old format {magic}")
+    old = LegacyRecordBatch(bytes(batch), magic)
+    if not old.validate_crc():
+        raise UnreadableError("a message's checksum is wrong")
+    for record in old:
+        yield record.offset, record.timestamp or -1, record.key, record.value, []
+
+
+# Unpacking, each codec into no more than MOST_UNPACKED.
+
+
+def _unpacked(packed: bytes, codec: int) -> bytes:
+    if codec == 0:
+        return packed
+    if codec not in _CODECS:
+        raise UnreadableError(f"codec {codec} is unknown")
+    name, unpack = _CODECS[codec]
+    try:
+        return unpack(packed)
+    except UnreadableError:
+        raise
+    except Exception as error:
+        raise UnreadableError(f"a batch packed with {name} can't be unpacked: {error}") from error
+
+
+def _gzip(packed: bytes) -> bytes:
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS + 16)
+    content = unpacking.decompress(packed, MOST_UNPACKED + 1)
+    if len(content) > MOST_UNPACKED:
+        raise UnreadableError(_TOO_MUCH)
+    if not unpacking.eof:
+        raise UnreadableError("it ends early")
+    return content
+
+
+def _snappy(packed: bytes) -> bytes:
+    if not packed.startswith(_XERIAL):
+        return _snappy_block(packed, MOST_UNPACKED)
+    content, at = bytearray(), _XERIAL_HEADER_BYTES
+    while at < len(packed):
+        (length,) = struct.unpack_from(">i", packed, at)
+        at += 4
+        if length < 0 or at + length > len(packed):
+            raise UnreadableError("a block is longer than its batch")
+        content += _snappy_block(packed[at : at + length], MOST_UNPACKED - len(content))
+        at += length
+    return bytes(content)
+
+
+def _snappy_block(packed: bytes, most: int) -> bytes:
+    if cramjam.snappy.decompress_raw_len(packed) > most:
+        raise UnreadableError(_TOO_MUCH)
+    return bytes(cramjam.snappy.decompress_raw(packed))
+
+
+def _lz4(packed: bytes) -> bytes:
+    return _into(cramjam.lz4.decompress_into, packed)
+
+
+def _zstd(packed: bytes) -> bytes:
+    return _into(cramjam.zstd.decompress_into, packed)
+
+
+def _into(unpack: Callable[[bytes, Any], int], packed: bytes) -> bytes:
+    """Into memory that the system gives only as it is written to."""
+    room = np.empty(MOST_UNPACKED, np.uint8)
+    return room[: unpack(packed, room)].tobytes()
+
+
+_CODECS: dict[int, tuple[str, Callable[[bytes], bytes]]] = {
+    1: ("gzip", _gzip),
+    2: ("snappy", _snappy),
+    3: ("lz4", _lz4),
+    4: ("zstd", _zstd),
+}
