@@ -38,11 +38,12 @@ from search.port import (
 from search.rows import (
     FIELDS,
     WORDS,
-    check_rows,
     check_vector,
     from_record,
-    normalised,
+    is_text,
+    may_stand,
     similarity_of,
+    write_each,
 )
 
 T = TypeVar("T")
@@ -86,33 +87,36 @@ class LanceIndex:
 
     def with_content(self, digests: Collection[str]) -> dict[str, StoredImage]:
         """By sha256, a live row of that content, with its vector."""
-        where = f"sha256 IN ({literals(list(digests))}) AND state = '{RowState.LIVE}'"
+        wanted = list(filter(is_text, digests))
+        where = f"sha256 IN ({literals(wanted)}) AND state = {literals([RowState.LIVE])}"
 
         def fetch() -> list[dict[str, Any]]:
             query = self._table.search().where(where).select([*_COLUMNS, "vector"])
-            records: list[dict[str, Any]] = query.limit(_COPIES * len(digests)).to_list()
+            records: list[dict[str, Any]] = query.limit(_COPIES * len(wanted)).to_list()
             return records
 
-        return {record["sha256"]: _row(record) for record in self._ask(fetch)} if digests else {}
+        return {record["sha256"]: _row(record) for record in self._ask(fetch)} if wanted else {}
 
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write what `may_replace` allows: of each 1,000 rows the changed, then the new, at once.
 
         Raises:
-            ValueError: an id occurs twice, or a vector is wrong.
+            ValueError: an id occurs twice.
             TransientError: also where the write lock isn't free in 30 s.
         """
-        rows = [normalised(row) for row in rows]
-        check_rows(rows, self._generation.dimension)
-        written: list[Written] = []
-        for start in range(0, len(rows), _CHUNK):
-            with self._alone():
-                written += self._write(rows[start : start + _CHUNK])
-        return written
+
+        def write(fit: Sequence[StoredImage]) -> list[Written]:
+            written: list[Written] = []
+            for start in range(0, len(fit), _CHUNK):
+                with self._alone():
+                    written += self._write(fit[start : start + _CHUNK])
+            return written
+
+        return write_each(rows, self._generation.dimension, write)
 
     def remove(self, rows: Mapping[str, Version]) -> None:
         """Remove the rows of these ids that still stand at these versions."""
-        wanted = list(rows.items())
+        wanted = [one for one in rows.items() if may_stand(*one)]
         for start in range(0, len(wanted), _CHUNK):
             each = [_at_version(*one) for one in wanted[start : start + _CHUNK]]
             with self._alone():
@@ -181,7 +185,7 @@ class LanceIndex:
             self._lock.release()
 
     def _rows(self, image_ids: Collection[str], columns: list[str]) -> dict[str, StoredImage]:
-        ids = list(dict.fromkeys(image_ids))
+        ids = list(dict.fromkeys(filter(is_text, image_ids)))
         some: list[str] = []
 
         def fetch() -> list[dict[str, Any]]:
@@ -199,6 +203,15 @@ class LanceIndex:
         return rows
 
     def _write(self, rows: Sequence[StoredImage]) -> list[Written]:
+        """Under the lock; a row that LanceDB won't take fails alone."""
+        try:
+            return self._write_all(rows)
+        except (ValueError, TypeError, OverflowError) as error:  # what Arrow raises, too
+            if len(rows) == 1:
+                return [Written(applied=False, error=f"LanceDB: {error}")]
+            return [written for row in rows for written in self._write([row])]
+
+    def _write_all(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Under the lock: nobody else writes between this read and this merge."""
         stored = self._rows([row.image_id for row in rows], _COLUMNS)
         written = [
@@ -286,7 +299,7 @@ def _row(record: Mapping[str, Any]) -> StoredImage:
 
 
 def _counter(table: Table, state: RowState) -> Callable[[], int]:
-    return lambda: table.count_rows(f"state = '{state}'")
+    return lambda: table.count_rows(f"state = {literals([state])}")
 
 
 def _at_version(image_id: str, version: Version) -> str:

@@ -64,8 +64,8 @@ class StoredImage:
 class Written:
     """What became of one row handed to `write`.
 
-    `applied` is false where a newer row stood in the way, or where `error` says why the index
-    refused this row and no other.
+    `applied` is false where a newer row stood in the way, or where `error` says why this row, as
+    it is, can't be kept: it would be refused whenever it came.
     """
 
     applied: bool
@@ -124,7 +124,8 @@ class VectorIndex(Protocol):
     """One collection.
 
     Every method raises TransientError while the index can't be reached, and CollectionGoneError
-    where it has been dropped.
+    where it has been dropped. No id, digest or row is an error for the others of its call: what
+    no index can hold is found nowhere, and is refused alone.
     """
 
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
@@ -139,7 +140,11 @@ class VectorIndex(Protocol):
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write rows of distinct ids where `may_replace` allows; one `Written` for each, in order.
 
-        Confirmed on return. `previous` comes without its vector.
+        Confirmed on return. `previous` comes without its vector. A row that can't be kept has its
+        `error`: a vector that is none, half a surrogate pair, a number past all bounds.
+
+        Raises:
+            ValueError: an id occurs twice.
         """
 
     def remove(self, rows: Mapping[str, Version]) -> None:
@@ -149,14 +154,14 @@ class VectorIndex(Protocol):
         """The nearest live rows of each query that meet its filters, best first.
 
         Raises:
-            ValueError: a query's vector or attribute filter is wrong.
+            ValueError: a query's vector or filter is wrong.
         """
 
     def search_words(self, queries: Sequence[WordQuery]) -> list[list[WordHit]]:
         """The live rows with any of the words that meet the filters, best first.
 
         Raises:
-            ValueError: an attribute filter is wrong.
+            ValueError: a filter, or the text, is wrong.
         """
 
     def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:

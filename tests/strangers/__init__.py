@@ -1,0 +1,1 @@
+"""What strangers may send, made up at random, against what is running."""
