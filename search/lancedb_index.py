@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from filelock import FileLock, Timeout
 from lancedb.query import MatchQuery
 from lancedb.table import Table
@@ -54,6 +55,8 @@ _CHUNK = 1000
 #: Rows read for each content that is looked for: with more copies of one, another may be missed.
 _COPIES = 4
 _MIN_FRAGMENTS = 24
+#: Rows looked at together for a sample.
+_SAMPLED = 1024
 #: Partitions looked into. There, twice as many rows as asked for are found by their 8-bit numbers
 #: and then compared exactly: of 100,000 rows in 1,000 clusters and 316 partitions, 99.9 % of the
 #: true ten nearest are found. LanceDB's own refining reads the vectors at twice the cost.
@@ -156,6 +159,29 @@ class LanceIndex:
         batches = self._ask(lambda: self._table.search().select(columns).to_batches())
         while (batch := self._ask(lambda: next(batches, None))) is not None:
             yield from map(_row, batch.to_pylist())
+
+    def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Of rows at random places of the table, those that are live, until there are enough."""
+        rows = self._ask(self._table.count_rows)
+        places: list[int] = random.permutation(rows).tolist()
+        some: list[int] = []
+        found: list[NDArray[np.float32]] = []
+
+        def fetch() -> pa.Table:
+            return self._table.take_offsets(some).select(["state", "vector"]).to_arrow()
+
+        wanted = most
+        for start in range(0, rows, _SAMPLED):
+            some = places[start : start + _SAMPLED]
+            taken = self._ask(fetch)
+            live = taken.filter(pa.compute.equal(taken["state"], RowState.LIVE))["vector"]
+            vectors = _stacked(live, self._generation.dimension)
+            # they come in the table's order, whatever that of the places
+            found.append(vectors[random.permutation(len(vectors))[:wanted]])
+            wanted -= len(found[-1])
+            if not wanted:
+                break
+        return np.concatenate([_stacked(None, self._generation.dimension), *found])
 
     def count(self) -> dict[RowState, int]:
         """How many rows there are of each state."""
@@ -296,6 +322,14 @@ def _row(record: Mapping[str, Any]) -> StoredImage:
     """The row of a record that may have a vector."""
     vector = record.get("vector")
     return from_record(record, None if vector is None else np.asarray(vector, dtype=np.float32))
+
+
+def _stacked(vectors: pa.ChunkedArray | None, dimension: int) -> NDArray[np.float32]:
+    """A column of vectors as (n, dimension)."""
+    if vectors is None or not len(vectors):
+        return np.empty((0, dimension), np.float32)
+    flat: NDArray[np.float32] = vectors.combine_chunks().flatten().to_numpy()
+    return flat.reshape(-1, dimension)
 
 
 def _counter(table: Table, state: RowState) -> Callable[[], int]:

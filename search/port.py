@@ -167,6 +167,12 @@ class VectorIndex(Protocol):
     def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
         """Every row, in any order."""
 
+    def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Vectors of live rows, (n, dimension): all, or `most` of them, each as likely as another.
+
+        Which ones, `random` says. It costs about the same whatever the collection's size.
+        """
+
     def count(self) -> dict[RowState, int]:
         """How many rows there are of each state."""
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 from weaviate import WeaviateClient
 from weaviate.classes.aggregate import GroupByAggregate
 from weaviate.classes.config import ConsistencyLevel
@@ -44,6 +45,8 @@ _FEW = 8
 #: Rows read for each content that is looked for: with more copies of one, another may be missed.
 _COPIES = 4
 _COUNTED = 100_000
+#: A sample is so many runs of rows in the order of object ids, and more where few are live.
+_SAMPLE_RUNS, _SAMPLE_RUN, _SAMPLE_ROUNDS = 16, 40, 4
 _MOVED = 16
 #: After so long what stood there before may have been written by somebody else.
 _STALE_S = 2.0
@@ -170,6 +173,49 @@ class WeaviateIndex:
             yield from map(row_found, page)
             after = page[-1].uuid
             limit = _CHUNK
+
+    def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Rows that follow random object ids, which are hashes and so in an order by chance.
+
+        Where few rows are live, those that came first fill up what is missing.
+        """
+        if self.count()[RowState.LIVE] <= most:
+            return self._stacked(self._first_live(most), most)
+        found: dict[str, StoredImage] = {}
+        for _ in range(_SAMPLE_ROUNDS):
+            starts = [UUID(bytes=random.bytes(16)) for _ in range(_SAMPLE_RUNS)]
+            pages = self._connection.side_by_side(self._run_after, starts)
+            rows = [row_found(each) for page in pages for each in page]
+            found |= {row.image_id: row for row in rows if row.vector is not None}
+            if len(found) >= most:
+                break
+        else:
+            found |= {row.image_id: row for row in self._first_live(most)}
+        rows = list(found.values())
+        return self._stacked([rows[place] for place in random.permutation(len(rows))], most)
+
+    def _run_after(self, client: WeaviateClient, after: UUID) -> _Page:
+        query = self._objects(client).query
+        return query.fetch_objects(
+            limit=_SAMPLE_RUN, after=after, include_vector=True, return_properties=READ
+        ).objects
+
+    def _first_live(self, most: int) -> list[StoredImage]:
+        def fetch(client: WeaviateClient) -> _Page:
+            query = self._objects(client).query
+            return query.fetch_objects(
+                limit=most,
+                filters=in_state(RowState.LIVE),
+                include_vector=True,
+                return_properties=READ,
+            ).objects
+
+        rows = map(row_found, self._connection.call(fetch))
+        return [row for row in rows if row.vector is not None]
+
+    def _stacked(self, rows: Sequence[StoredImage], most: int) -> NDArray[np.float32]:
+        vectors = [row.vector for row in rows[:most] if row.vector is not None]
+        return np.stack(vectors) if vectors else np.empty((0, self._generation.dimension), "f4")
 
     def count(self) -> dict[RowState, int]:
         """How many rows there are of each state.
