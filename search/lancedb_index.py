@@ -24,7 +24,8 @@ from schemas.errors import TransientError
 from schemas.identity import Version
 from schemas.queries import Filters
 from search.generations import Generation
-from search.lancedb_indexing import KEEP_OLD_FILES, Indexing
+from search.lancedb_indexing import Indexing
+from search.lancedb_readers import Readers
 from search.lancedb_table import attempt, condition, literals, nearest_exactly, to_arrow
 from search.port import (
     Hit,
@@ -82,7 +83,8 @@ class LanceIndex:
         self._generation = generation
         self._lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
         self._settled = 0
-        self._indexing = Indexing(table, self._lock)
+        self._readers = Readers(lock_file.with_suffix(".readers"))
+        self._indexing = Indexing(table, self._lock, self._readers)
 
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
         """The rows of these ids that exist, with vectors."""
@@ -154,11 +156,15 @@ class LanceIndex:
         ]
 
     def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
-        """Every row as of the start; TransientError if it takes so long that files go."""
+        """Every row as of the start, whose files stay until the last one is read."""
         columns = _COLUMNS + ["vector"] * with_vectors
-        batches = self._ask(lambda: self._table.search().select(columns).to_batches())
-        while (batch := self._ask(lambda: next(batches, None))) is not None:
-            yield from map(_row, batch.to_pylist())
+        with self._readers.reading() as go_on:
+            with self._alone():  # whoever removes files now hasn't heard of this reader
+                batches = self._ask(lambda: self._table.search().select(columns).to_batches())
+            while (batch := self._ask(lambda: next(batches, None))) is not None:
+                for record in batch.to_pylist():
+                    yield _row(record)
+                go_on()
 
     def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
         """Of rows at random places of the table, those that are live, until there are enough."""
@@ -309,7 +315,7 @@ class LanceIndex:
             self._settled = min(self._settled, fragments)
             allowed = max(_MIN_FRAGMENTS, math.isqrt(stats["num_rows"] // 20))
             if fragments - self._settled > allowed:
-                self._table.optimize(cleanup_older_than=KEEP_OLD_FILES)
+                self._table.optimize(cleanup_older_than=self._readers.keep())
                 stats = self._table.stats()
                 self._settled = stats["fragment_stats"]["num_fragments"]
             self._indexing.wrote(stats["num_rows"])

@@ -1,6 +1,6 @@
 """The index ports, in our words: rows, queries, hits, and the rule that the newest wins."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -195,14 +195,25 @@ class GenerationCatalog(Protocol):
     def list(self) -> list[Generation]:
         """All records, oldest first."""
 
-    def update(self, generation: Generation) -> None:
-        """Replace the record of that name. Raises UsageError if unknown."""
+    def change(self, name: str, change: Callable[[Generation], Generation]) -> Generation:
+        """Replace the record of that name by what `change` makes of it, and return that.
+
+        Nobody else changes a record, promotes or drops meanwhile, so that no change is lost;
+        what `change` raises leaves all as it is. It must be quick, and may read the catalog.
+
+        Raises:
+            UsageError: there is no such generation.
+        """
 
     def live(self) -> Generation | None:
         """The generation that the alias points to."""
 
     def promote(self, name: str) -> None:
-        """Point the alias at that generation, atomically. Raises UsageError if unknown."""
+        """Point the alias at that generation, atomically.
+
+        Raises:
+            UsageError: there is no such generation, or it is retired.
+        """
 
     def open(self, generation: Generation) -> VectorIndex:
         """The collection of that generation. Raises CollectionGoneError if it is gone."""
