@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -152,6 +152,14 @@ class LanceCatalog:
             generation=generation,
             lock_file=self._lock_file(generation.collection),
         )
+
+    def read_only(self) -> Sequence[str]:
+        """Nothing: a full disk refuses writes for as long as it is full."""
+        return []
+
+    def make_writable(self) -> Sequence[str]:
+        """Nothing needs it."""
+        return []
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -225,5 +225,14 @@ class GenerationCatalog(Protocol):
             UsageError: that generation is live.
         """
 
+    def read_only(self) -> Sequence[str]:
+        """What refuses writes until it is told otherwise, by names for people; for a look."""
+
+    def make_writable(self) -> Sequence[str]:
+        """Have all of `read_only` take writes again, and say which that was.
+
+        For when there is room again: whoever has closed it may not look a second time.
+        """
+
     def close(self) -> None:
         """Let connections go."""

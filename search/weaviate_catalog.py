@@ -223,6 +223,35 @@ class WeaviateCatalog:
             )
         return WeaviateIndex(connection=self._connection, name=name, generation=generation)
 
+    def read_only(self) -> Sequence[str]:
+        """Shards as `Collection/shard` that Weaviate has closed to writes.
+
+        It does so at 90 % of its disk, or of its memory where that is set, and never opens them
+        again by itself.
+        """
+        return [f"{name}/{shard}" for name, shard in self._closed_shards()]
+
+    def make_writable(self) -> Sequence[str]:
+        """Open them; Weaviate (1.35) looks at its disk again only once it is restarted."""
+        closed = self._closed_shards()
+        for name, shard in closed:
+            self._connection.call(_opener(name, shard))
+        return [f"{name}/{shard}" for name, shard in closed]
+
+    def _closed_shards(self) -> Sequence[tuple[str, str]]:
+        known = [self._records, *(self._named(each.collection) for each in self.list())]
+
+        def ask(client: WeaviateClient) -> Sequence[tuple[str, str]]:
+            return [
+                (name, shard.name)
+                for name in known
+                if client.collections.exists(name)
+                for shard in client.collections.use(name).config.get_shards()
+                if shard.status == "READONLY"
+            ]
+
+        return self._connection.call_ready(ask)
+
     def close(self) -> None:
         """Let the connection go."""
         self._connection.close()
@@ -297,6 +326,10 @@ class WeaviateCatalog:
             uuid=object_id(generation.name),
             properties={"name": generation.name, "record": generation.to_json().decode()},
         )
+
+
+def _opener(name: str, shard: str) -> Callable[[WeaviateClient], object]:
+    return lambda client: client.collections.use(name).config.update_shards("READY", shard)
 
 
 def _create_empty(client: WeaviateClient, name: str, generation: Generation) -> None:

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from weaviate import WeaviateClient
 
-from schemas.errors import FatalError, UsageError
+from schemas.errors import FatalError, TransientError, UsageError
 from search.generations import Generation, GenerationState
 from search.lancedb_catalog import LanceCatalog
 from search.port import CollectionGoneError, GenerationCatalog, Query, WordQuery
@@ -220,6 +221,29 @@ def test_an_index_whose_collection_was_dropped_says_so(catalog: GenerationCatalo
     ):
         with pytest.raises(CollectionGoneError):
             ask()
+
+
+def test_what_was_closed_to_writes_is_opened_again(catalog: GenerationCatalog) -> None:
+    assert catalog.read_only() == []
+    catalog.create(generation())
+    index = catalog.open(generation())
+    assert (catalog.read_only(), catalog.make_writable()) == ([], [])
+    if isinstance(catalog, WeaviateCatalog):  # as it does with all at 90 % of its disk
+        names = (catalog._records, catalog._named(generation().collection))
+        for name in names:
+            catalog._connection.call(_closer(name))
+        with pytest.raises(TransientError, match="read-only"):
+            index.write([live("a", 1)])
+        closed = catalog.read_only()
+        assert [each.split("/")[0] for each in closed] == list(names)
+        assert catalog.make_writable() == closed
+        assert catalog.read_only() == []
+    assert index.write([live("a", 1)])[0].applied
+    assert catalog.change("v1", lambda now: now) == generation()
+
+
+def _closer(name: str) -> Callable[[WeaviateClient], object]:
+    return lambda client: client.collections.use(name).config.update_shards("READONLY")
 
 
 def test_another_process_sees_everything_after_reopening(catalog: GenerationCatalog) -> None:
