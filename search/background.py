@@ -10,7 +10,6 @@ the matches, where there are many, don't reach.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from statistics import NormalDist
 
 import numpy as np
@@ -18,11 +17,14 @@ from numpy.typing import NDArray
 
 from search.port import RowState, Vector, VectorIndex
 
-#: Rows looked at; the standard error of the middle is then a twentieth of the spread.
+#: Rows looked at, each as likely as any other: those that came first may all be of one kind.
+#: The standard error of the middle is then a twentieth of the spread.
 _SAMPLE = 512
 #: Of fewer rows no distribution can be told.
 _FEWEST = 16
 _REFRESH_S = 60.0
+#: One that is seen whole may soon be another.
+_REFRESH_SMALL_S = 5.0
 #: A picture as the query may resemble all others so much that the statistic asks for more.
 _AS_GOOD_AS_EQUAL = 0.98
 #: The lower quartile of a normal distribution is this many standard deviations below its middle.
@@ -35,13 +37,28 @@ class _Sample:
     live: int
     taken_at: float
 
+    @property
+    def lasts_s(self) -> float:
+        """Seconds that it is good for."""
+        return _REFRESH_S if self.live > _SAMPLE else _REFRESH_SMALL_S
+
 
 class Background:
-    """A sample of a collection, taken when first needed and anew each minute."""
+    """A sample of a collection, taken when first needed and anew each minute.
 
-    def __init__(self, index: VectorIndex, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        random: says which rows are looked at.
+    """
+
+    def __init__(
+        self,
+        index: VectorIndex,
+        clock: Callable[[], float] = time.monotonic,
+        random: np.random.Generator | None = None,
+    ) -> None:
         self._index = index
         self._clock = clock
+        self._random = random or np.random.default_rng()
         self._sample: _Sample | None = None
 
     def cutoff(self, direction: Vector) -> float:
@@ -62,10 +79,8 @@ class Background:
 
     def _fresh(self) -> _Sample:
         sample, now = self._sample, self._clock()
-        if sample is None or now - sample.taken_at > _REFRESH_S:
-            rows = islice(self._index.scan(with_vectors=True), _SAMPLE)
-            vectors = [row.vector for row in rows if row.vector is not None]
-            stacked = np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
+        if sample is None or now - sample.taken_at > sample.lasts_s:
+            vectors = self._index.sample(_SAMPLE, self._random)
             live = self._index.count()[RowState.LIVE]
-            sample = self._sample = _Sample(stacked, live, now)
+            sample = self._sample = _Sample(vectors, live, now)
         return sample

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from schemas.queries import AttributeFilter, Filters, Scalar
 from search.generations import AttributeType
-from search.rows import attribute_field, filter_time, typed_value
+from search.rows import attribute_field, filter_time, is_text, typed_value
 
 Value = str | float | bool | datetime
 
@@ -34,6 +34,8 @@ class Condition(NamedTuple):
 
 
 _RANGED = ("number", "date")
+#: No store counts further, so that no row is either beyond.
+_INT64 = 2**63 - 1
 _PLAIN: Mapping[str, tuple[str, Comparison]] = {
     "tags_all": ("tags", Comparison.HAS_ALL),
     "tags_any": ("tags", Comparison.HAS_ANY),
@@ -53,7 +55,8 @@ def conditions(filters: Filters, declared: Mapping[str, AttributeType]) -> list[
     """The filters as conditions, which must all hold.
 
     Raises:
-        ValueError: an attribute isn't declared, or is compared with what it can't be.
+        ValueError: an attribute isn't declared, or is compared with what it can't be; or what
+            a text is compared with is no text.
     """
     wanted = []
     for name, (field, comparison) in _PLAIN.items():
@@ -62,9 +65,14 @@ def conditions(filters: Filters, declared: Mapping[str, AttributeType]) -> list[
             continue
         if isinstance(given, datetime):
             given = filter_time(given)
+        if isinstance(given, int):
+            given = max(-_INT64, min(given, _INT64))
         wanted.append(Condition(field, comparison, given if isinstance(given, tuple) else (given,)))
     for each in filters.attributes:
         wanted += _on_attribute(each, declared)
+    for field, _, values in wanted:
+        if any(isinstance(value, str) and not is_text(value) for value in values):
+            raise ValueError(f"{field}: half of a surrogate pair is no text")
     return wanted
 
 

@@ -18,6 +18,8 @@ Compression = Literal["rq8", "rq1", "pq", "none"]
 NAME = r"[a-z][a-z0-9_]{0,39}"
 #: What a typed attribute may be called.
 ATTRIBUTE = r"[a-z][a-z0-9_]{0,59}"
+#: What its collection may be called: in LanceDB a folder and a lock are called so, too.
+COLLECTION = r"[A-Za-z][A-Za-z0-9_]{0,199}"
 
 
 class LogIdentity(Contract):

@@ -3,6 +3,7 @@
     generations/<name>.json     the record
     tables/<collection>.lance   the table
     locks/<collection>.lock     who writes it
+    locks/<collection>.readers/ who reads it for long
     live                        the name of the live generation
 
 What is replaced is replaced by an atomic rename, so that no reader sees half of it.
@@ -10,8 +11,9 @@ What is replaced is replaced by an atomic rename, so that no reader sees half of
 
 import contextlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from pydantic import ValidationError
 
 from schemas.base import explain
 from schemas.errors import FatalError, TransientError, UsageError
-from search.generations import Generation
+from search.generations import COLLECTION, NAME, Generation, GenerationState
 from search.lancedb_index import LanceIndex
 from search.lancedb_table import attempt, table_schema
 from search.port import CollectionGoneError
@@ -51,8 +53,10 @@ class LanceCatalog:
         """Create the table, then its record; safe to repeat after a crash in between.
 
         Raises:
-            UsageError: the name or the collection is taken.
+            UsageError: the name or the collection is taken, or the collection can't be named so.
         """
+        if not re.fullmatch(COLLECTION, generation.collection):
+            raise UsageError(f"{generation.collection!r} can't name a table")
         with self._alone():
             for other in self.list():
                 if other.name == generation.name:
@@ -66,8 +70,16 @@ class LanceCatalog:
 
     def get(self, name: str) -> Generation | None:
         """The record of that generation."""
+        if not re.fullmatch(NAME, name):
+            return None  # and no path either
         data = self._read(self._record(name))
         return None if data is None else _parsed(data)
+
+    def _known(self, name: str) -> Generation:
+        generation = self.get(name)
+        if generation is None:
+            raise UsageError(f"there is no generation {name!r}")
+        return generation
 
     def list(self) -> list[Generation]:
         """All records, oldest first."""
@@ -78,29 +90,34 @@ class LanceCatalog:
         records = [_parsed(data) for file in files if (data := self._read(file)) is not None]
         return sorted(records, key=lambda generation: generation.created_at)
 
-    def update(self, generation: Generation) -> None:
-        """Replace the record of that name. Raises UsageError if unknown."""
+    def change(self, name: str, change: Callable[[Generation], Generation]) -> Generation:
+        """Replace the record of that name by what `change` makes of it, under the lock.
+
+        Raises:
+            UsageError: there is no such generation.
+        """
         with self._alone():
-            if self.get(generation.name) is None:
-                raise UsageError(f"there is no generation {generation.name!r}")
-            self._replace(self._record(generation.name), generation.to_json())
+            changed = change(self._known(name))
+            self._replace(self._record(name), changed.to_json())
+        return changed
 
     def live(self) -> Generation | None:
         """The generation that the alias points to."""
         name = self._read(self._folder / "live")
-        return None if name is None else self.get(name.decode())
+        return None if name is None else self.get(name.decode(errors="replace"))
 
     def promote(self, name: str) -> None:
         """Point the alias at that generation by one atomic rename.
 
         Raises:
-            UsageError: the generation or its table doesn't exist.
+            UsageError: the generation or its table doesn't exist, or it is retired.
         """
-        generation = self.get(name)
-        if generation is None:
-            raise UsageError(f"there is no generation {name!r}")
-        self.open(generation)
-        self._replace(self._folder / "live", name.encode())
+        with self._alone():
+            generation = self._known(name)
+            if generation.state is GenerationState.RETIRED:
+                raise UsageError(f"the generation {name} is retired")
+            self.open(generation)
+            self._replace(self._folder / "live", name.encode())
 
     def drop(self, generation: Generation) -> None:
         """Drop the table; the record stays. Safe to repeat.
@@ -135,6 +152,14 @@ class LanceCatalog:
             generation=generation,
             lock_file=self._lock_file(generation.collection),
         )
+
+    def read_only(self) -> Sequence[str]:
+        """Nothing: a full disk refuses writes for as long as it is full."""
+        return []
+
+    def make_writable(self) -> Sequence[str]:
+        """Nothing needs it."""
+        return []
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from filelock import FileLock, Timeout
 from lancedb.query import MatchQuery
 from lancedb.table import Table
@@ -23,7 +24,8 @@ from schemas.errors import TransientError
 from schemas.identity import Version
 from schemas.queries import Filters
 from search.generations import Generation
-from search.lancedb_indexing import KEEP_OLD_FILES, Indexing
+from search.lancedb_indexing import Indexing
+from search.lancedb_readers import Readers
 from search.lancedb_table import attempt, condition, literals, nearest_exactly, to_arrow
 from search.port import (
     Hit,
@@ -38,11 +40,12 @@ from search.port import (
 from search.rows import (
     FIELDS,
     WORDS,
-    check_rows,
     check_vector,
     from_record,
-    normalised,
+    is_text,
+    may_stand,
     similarity_of,
+    write_each,
 )
 
 T = TypeVar("T")
@@ -53,6 +56,8 @@ _CHUNK = 1000
 #: Rows read for each content that is looked for: with more copies of one, another may be missed.
 _COPIES = 4
 _MIN_FRAGMENTS = 24
+#: Rows looked at together for a sample.
+_SAMPLED = 1024
 #: Partitions looked into. There, twice as many rows as asked for are found by their 8-bit numbers
 #: and then compared exactly: of 100,000 rows in 1,000 clusters and 316 partitions, 99.9 % of the
 #: true ten nearest are found. LanceDB's own refining reads the vectors at twice the cost.
@@ -78,7 +83,8 @@ class LanceIndex:
         self._generation = generation
         self._lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
         self._settled = 0
-        self._indexing = Indexing(table, self._lock)
+        self._readers = Readers(lock_file.with_suffix(".readers"))
+        self._indexing = Indexing(table, self._lock, self._readers)
 
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
         """The rows of these ids that exist, with vectors."""
@@ -86,33 +92,36 @@ class LanceIndex:
 
     def with_content(self, digests: Collection[str]) -> dict[str, StoredImage]:
         """By sha256, a live row of that content, with its vector."""
-        where = f"sha256 IN ({literals(list(digests))}) AND state = '{RowState.LIVE}'"
+        wanted = list(filter(is_text, digests))
+        where = f"sha256 IN ({literals(wanted)}) AND state = {literals([RowState.LIVE])}"
 
         def fetch() -> list[dict[str, Any]]:
             query = self._table.search().where(where).select([*_COLUMNS, "vector"])
-            records: list[dict[str, Any]] = query.limit(_COPIES * len(digests)).to_list()
+            records: list[dict[str, Any]] = query.limit(_COPIES * len(wanted)).to_list()
             return records
 
-        return {record["sha256"]: _row(record) for record in self._ask(fetch)} if digests else {}
+        return {record["sha256"]: _row(record) for record in self._ask(fetch)} if wanted else {}
 
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write what `may_replace` allows: of each 1,000 rows the changed, then the new, at once.
 
         Raises:
-            ValueError: an id occurs twice, or a vector is wrong.
+            ValueError: an id occurs twice.
             TransientError: also where the write lock isn't free in 30 s.
         """
-        rows = [normalised(row) for row in rows]
-        check_rows(rows, self._generation.dimension)
-        written: list[Written] = []
-        for start in range(0, len(rows), _CHUNK):
-            with self._alone():
-                written += self._write(rows[start : start + _CHUNK])
-        return written
+
+        def write(fit: Sequence[StoredImage]) -> list[Written]:
+            written: list[Written] = []
+            for start in range(0, len(fit), _CHUNK):
+                with self._alone():
+                    written += self._write(fit[start : start + _CHUNK])
+            return written
+
+        return write_each(rows, self._generation.dimension, write)
 
     def remove(self, rows: Mapping[str, Version]) -> None:
         """Remove the rows of these ids that still stand at these versions."""
-        wanted = list(rows.items())
+        wanted = [one for one in rows.items() if may_stand(*one)]
         for start in range(0, len(wanted), _CHUNK):
             each = [_at_version(*one) for one in wanted[start : start + _CHUNK]]
             with self._alone():
@@ -147,11 +156,38 @@ class LanceIndex:
         ]
 
     def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
-        """Every row as of the start; TransientError if it takes so long that files go."""
+        """Every row as of the start, whose files stay until the last one is read."""
         columns = _COLUMNS + ["vector"] * with_vectors
-        batches = self._ask(lambda: self._table.search().select(columns).to_batches())
-        while (batch := self._ask(lambda: next(batches, None))) is not None:
-            yield from map(_row, batch.to_pylist())
+        with self._readers.reading() as go_on:
+            with self._alone():  # whoever removes files now hasn't heard of this reader
+                batches = self._ask(lambda: self._table.search().select(columns).to_batches())
+            while (batch := self._ask(lambda: next(batches, None))) is not None:
+                for record in batch.to_pylist():
+                    yield _row(record)
+                go_on()
+
+    def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Of rows at random places of the table, those that are live, until there are enough."""
+        rows = self._ask(self._table.count_rows)
+        places: list[int] = random.permutation(rows).tolist()
+        some: list[int] = []
+        found: list[NDArray[np.float32]] = []
+
+        def fetch() -> pa.Table:
+            return self._table.take_offsets(some).select(["state", "vector"]).to_arrow()
+
+        wanted = most
+        for start in range(0, rows, _SAMPLED):
+            some = places[start : start + _SAMPLED]
+            taken = self._ask(fetch)
+            live = taken.filter(pa.compute.equal(taken["state"], RowState.LIVE))["vector"]
+            vectors = _stacked(live, self._generation.dimension)
+            # they come in the table's order, whatever that of the places
+            found.append(vectors[random.permutation(len(vectors))[:wanted]])
+            wanted -= len(found[-1])
+            if not wanted:
+                break
+        return np.concatenate([_stacked(None, self._generation.dimension), *found])
 
     def count(self) -> dict[RowState, int]:
         """How many rows there are of each state."""
@@ -181,7 +217,7 @@ class LanceIndex:
             self._lock.release()
 
     def _rows(self, image_ids: Collection[str], columns: list[str]) -> dict[str, StoredImage]:
-        ids = list(dict.fromkeys(image_ids))
+        ids = list(dict.fromkeys(filter(is_text, image_ids)))
         some: list[str] = []
 
         def fetch() -> list[dict[str, Any]]:
@@ -199,6 +235,15 @@ class LanceIndex:
         return rows
 
     def _write(self, rows: Sequence[StoredImage]) -> list[Written]:
+        """Under the lock; a row that LanceDB won't take fails alone."""
+        try:
+            return self._write_all(rows)
+        except (ValueError, TypeError, OverflowError) as error:  # what Arrow raises, too
+            if len(rows) == 1:
+                return [Written(applied=False, error=f"LanceDB: {error}")]
+            return [written for row in rows for written in self._write([row])]
+
+    def _write_all(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Under the lock: nobody else writes between this read and this merge."""
         stored = self._rows([row.image_id for row in rows], _COLUMNS)
         written = [
@@ -270,7 +315,7 @@ class LanceIndex:
             self._settled = min(self._settled, fragments)
             allowed = max(_MIN_FRAGMENTS, math.isqrt(stats["num_rows"] // 20))
             if fragments - self._settled > allowed:
-                self._table.optimize(cleanup_older_than=KEEP_OLD_FILES)
+                self._table.optimize(cleanup_older_than=self._readers.keep())
                 stats = self._table.stats()
                 self._settled = stats["fragment_stats"]["num_fragments"]
             self._indexing.wrote(stats["num_rows"])
@@ -285,8 +330,16 @@ def _row(record: Mapping[str, Any]) -> StoredImage:
     return from_record(record, None if vector is None else np.asarray(vector, dtype=np.float32))
 
 
+def _stacked(vectors: pa.ChunkedArray | None, dimension: int) -> NDArray[np.float32]:
+    """A column of vectors as (n, dimension)."""
+    if vectors is None or not len(vectors):
+        return np.empty((0, dimension), np.float32)
+    flat: NDArray[np.float32] = vectors.combine_chunks().flatten().to_numpy()
+    return flat.reshape(-1, dimension)
+
+
 def _counter(table: Table, state: RowState) -> Callable[[], int]:
-    return lambda: table.count_rows(f"state = '{state}'")
+    return lambda: table.count_rows(f"state = {literals([state])}")
 
 
 def _at_version(image_id: str, version: Version) -> str:

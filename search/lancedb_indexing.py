@@ -4,11 +4,12 @@ import logging
 import math
 import threading
 import time
-from datetime import timedelta
 
 from filelock import FileLock, Timeout
 from lancedb.index import IvfSq
 from lancedb.table import Table
+
+from search.lancedb_readers import Readers
 
 #: With fewer rows, comparing with every vector is as quick.
 _INDEX_FROM = 10_000
@@ -23,8 +24,6 @@ _SHARE_OF_TIME = 0.05
 #: Enough to place the partitions' centres: with the defaults it takes four times as long, and
 #: no more of the nearest are found.
 _SAMPLED_OF_EACH, _ITERATIONS = 32, 10
-#: How long a reader may hold on to a version whose files are replaced.
-KEEP_OLD_FILES = timedelta(seconds=30)
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +36,10 @@ class Indexing:
     begins with the first write to a table that is large enough, and ends with the process.
     """
 
-    def __init__(self, table: Table, lock: FileLock) -> None:
+    def __init__(self, table: Table, lock: FileLock, readers: Readers) -> None:
         self._table = table
         self._lock = lock
+        self._readers = readers
         self._wrote = threading.Event()
         self._started = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -76,7 +76,7 @@ class Indexing:
         left = (known[0].num_unindexed_rows or 0) if known else rows
         if not left or (left <= rows * _SHARE_LEFT and not paused):
             return
-        self._table.optimize(cleanup_older_than=KEEP_OLD_FILES)  # the words' index too
+        self._table.optimize(cleanup_older_than=self._readers.keep())  # the words' index too
         partitions = IvfSq(
             distance_type="cosine",
             num_partitions=math.isqrt(rows),

@@ -1,11 +1,11 @@
 """What a generation's LanceDB table looks like, and how LanceDB is asked and understood."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-from lancedb.expr import lit
 from numpy.typing import NDArray
 
 from schemas.errors import TransientError
@@ -100,7 +100,22 @@ def condition(filters: Filters, generation: Generation) -> str | None:
 
 
 def literals(values: Collection[Value]) -> str:
-    """SQL literals, quoted by LanceDB itself; it writes out all digits of a great number."""
-    return ", ".join(
-        repr(value) if isinstance(value, float) else lit(value).to_sql() for value in values
-    )
+    """The values as SQL literals, with commas."""
+    return ", ".join(map(_literal, values))
+
+
+def _literal(value: Value) -> str:
+    """A value that can't end its literal, whatever is in it.
+
+    In a text of DataFusion's SQL the quote alone means something, and two of them mean one; a
+    backslash is a character like any other. LanceDB's own `lit` takes `\\'` for an escaped
+    quote, which it isn't, and gives times as rounded numbers.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        moment = value.astimezone(UTC).replace(tzinfo=None)
+        return f"CAST('{moment.isoformat(sep=' ')}' AS TIMESTAMP)"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return repr(value)

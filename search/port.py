@@ -1,6 +1,6 @@
 """The index ports, in our words: rows, queries, hits, and the rule that the newest wins."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -64,8 +64,8 @@ class StoredImage:
 class Written:
     """What became of one row handed to `write`.
 
-    `applied` is false where a newer row stood in the way, or where `error` says why the index
-    refused this row and no other.
+    `applied` is false where a newer row stood in the way, or where `error` says why this row, as
+    it is, can't be kept: it would be refused whenever it came.
     """
 
     applied: bool
@@ -124,7 +124,8 @@ class VectorIndex(Protocol):
     """One collection.
 
     Every method raises TransientError while the index can't be reached, and CollectionGoneError
-    where it has been dropped.
+    where it has been dropped. No id, digest or row is an error for the others of its call: what
+    no index can hold is found nowhere, and is refused alone.
     """
 
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
@@ -139,7 +140,11 @@ class VectorIndex(Protocol):
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write rows of distinct ids where `may_replace` allows; one `Written` for each, in order.
 
-        Confirmed on return. `previous` comes without its vector.
+        Confirmed on return. `previous` comes without its vector. A row that can't be kept has its
+        `error`: a vector that is none, half a surrogate pair, a number past all bounds.
+
+        Raises:
+            ValueError: an id occurs twice.
         """
 
     def remove(self, rows: Mapping[str, Version]) -> None:
@@ -149,18 +154,24 @@ class VectorIndex(Protocol):
         """The nearest live rows of each query that meet its filters, best first.
 
         Raises:
-            ValueError: a query's vector or attribute filter is wrong.
+            ValueError: a query's vector or filter is wrong.
         """
 
     def search_words(self, queries: Sequence[WordQuery]) -> list[list[WordHit]]:
         """The live rows with any of the words that meet the filters, best first.
 
         Raises:
-            ValueError: an attribute filter is wrong.
+            ValueError: a filter, or the text, is wrong.
         """
 
     def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
         """Every row, in any order."""
+
+    def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Vectors of live rows, (n, dimension): all, or `most` of them, each as likely as another.
+
+        Which ones, `random` says. It costs about the same whatever the collection's size.
+        """
 
     def count(self) -> dict[RowState, int]:
         """How many rows there are of each state."""
@@ -184,14 +195,25 @@ class GenerationCatalog(Protocol):
     def list(self) -> list[Generation]:
         """All records, oldest first."""
 
-    def update(self, generation: Generation) -> None:
-        """Replace the record of that name. Raises UsageError if unknown."""
+    def change(self, name: str, change: Callable[[Generation], Generation]) -> Generation:
+        """Replace the record of that name by what `change` makes of it, and return that.
+
+        Nobody else changes a record, promotes or drops meanwhile, so that no change is lost;
+        what `change` raises leaves all as it is. It must be quick, and may read the catalog.
+
+        Raises:
+            UsageError: there is no such generation.
+        """
 
     def live(self) -> Generation | None:
         """The generation that the alias points to."""
 
     def promote(self, name: str) -> None:
-        """Point the alias at that generation, atomically. Raises UsageError if unknown."""
+        """Point the alias at that generation, atomically.
+
+        Raises:
+            UsageError: there is no such generation, or it is retired.
+        """
 
     def open(self, generation: Generation) -> VectorIndex:
         """The collection of that generation. Raises CollectionGoneError if it is gone."""
@@ -201,6 +223,15 @@ class GenerationCatalog(Protocol):
 
         Raises:
             UsageError: that generation is live.
+        """
+
+    def read_only(self) -> Sequence[str]:
+        """What refuses writes until it is told otherwise, by names for people; for a look."""
+
+    def make_writable(self) -> Sequence[str]:
+        """Have all of `read_only` take writes again, and say which that was.
+
+        For when there is room again: whoever has closed it may not look a second time.
         """
 
     def close(self) -> None:

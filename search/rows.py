@@ -5,6 +5,7 @@ JSON; those that the generation declares are copied, where the value is of the d
 into a field `attr_<name>` to filter by.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import JsonValue
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from schemas.errors import ReasonCode
 from schemas.identity import Version
 from search.generations import AttributeType
-from search.port import RowState, StoredImage, Vector
+from search.port import RowState, StoredImage, Vector, Written
 
 FieldType = Literal["text", "texts", "integer", "number", "boolean", "date"]
 
@@ -49,6 +50,11 @@ WORDS = "words"
 #: How far a vector's length may be from 1: float32 rounding, and models that normalise in
 #: half precision.
 _NORM_TOLERANCE = 1e-2
+#: Weaviate keeps whole numbers as JSON does, exact up to here.
+_GREATEST = 2**53 - 1
+#: Of a row's texts in UTF-8. A record has at most 1 MiB, but when compressed it may hold more,
+#: and one that no message to an index has room for would be tried for ever.
+_MOST_TEXT = 2 * 2**20
 
 
 def normalised(row: StoredImage) -> StoredImage:
@@ -95,7 +101,7 @@ def to_record(row: StoredImage, declared: Mapping[str, AttributeType]) -> dict[s
         "caption": row.caption,
         "tags": list(row.tags),
         "uploaded_at": row.uploaded_at,
-        "attributes_json": to_json(row.attributes).decode(),
+        "attributes_json": _as_json(row.attributes),
         "reason": None if row.reason is None else str(row.reason),
         WORDS: "\n".join((row.caption, *row.tags)),
     }
@@ -120,7 +126,7 @@ def from_record(record: Mapping[str, Any], vector: Vector | None = None) -> Stor
         bytes=int(record.get("bytes") or 0),
         caption=record.get("caption") or "",
         tags=tuple(record.get("tags") or ()),
-        attributes=from_json(record.get("attributes_json") or "{}"),
+        attributes=_from_json(record.get("attributes_json") or "{}"),
         uploaded_at=record.get("uploaded_at"),
         # A code that only a later version knows must not make the row unreadable.
         reason=ReasonCode(reason) if reason in ReasonCode.__members__ else None,
@@ -138,20 +144,75 @@ def typed_value(value: JsonValue, kind: AttributeType) -> str | float | bool | d
     return _TYPED[kind](value)
 
 
-def check_rows(rows: Sequence[StoredImage], dimension: int) -> None:
-    """Make sure that these rows may be written together.
+def write_each(
+    rows: Sequence[StoredImage],
+    dimension: int,
+    write: Callable[[Sequence[StoredImage]], Sequence[Written]],
+) -> list[Written]:
+    """Write the rows that can be stored, all at once; each of the others fails alone.
 
     Raises:
-        ValueError: an id occurs twice, a live row's vector is missing or wrong, or another
-            row has one.
+        ValueError: an id occurs twice.
     """
     if len({row.image_id for row in rows}) < len(rows):
         raise ValueError("an image id occurs twice in one write; keep its newest row")
-    for row in rows:
-        if row.state is RowState.LIVE:
-            check_vector(row.vector, dimension)
-        elif row.vector is not None:
-            raise ValueError(f"the {row.state} row of {row.image_id!r} has a vector")
+    results: dict[int, Written] = {}
+    fit: dict[int, StoredImage] = {}
+    for place, row in enumerate(rows):
+        try:
+            check_row(row, dimension)
+            fit[place] = normalised(row)
+        except ValueError as error:
+            results[place] = Written(applied=False, error=str(error))
+    results |= dict(zip(fit, write(list(fit.values())) if fit else (), strict=True))
+    return [results[place] for place in range(len(rows))]
+
+
+def check_row(row: StoredImage, dimension: int) -> None:
+    """Make sure that an index can keep this row and give it back as it is.
+
+    Raises:
+        ValueError: a live row's vector is missing or wrong, or another row has one; a text is
+            none or all are too long, a number is too great, or an attribute isn't JSON.
+    """
+    if row.state is RowState.LIVE:
+        check_vector(row.vector, dimension)
+    elif row.vector is not None:
+        raise ValueError(f"the {row.state} row of {row.image_id!r} has a vector")
+    try:
+        size = size_of(row)
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair is no text") from error
+    if size > _MOST_TEXT:
+        raise ValueError(f"its texts have {size} bytes, more than {_MOST_TEXT}")
+    for number in (*row.version, row.width, row.height, row.bytes):
+        if abs(number) > _GREATEST:
+            raise ValueError(f"the number {number} is out of range: {_GREATEST} is the greatest")
+
+
+def may_stand(image_id: str, version: Version) -> bool:
+    """Whether there may be a row of this id at this version."""
+    return is_text(image_id) and all(abs(part) <= _GREATEST for part in version)
+
+
+def size_of(row: StoredImage) -> int:
+    """Bytes of its texts in UTF-8.
+
+    Raises:
+        ValueError: a text is none (UnicodeEncodeError), or an attribute isn't JSON.
+    """
+    names = (row.image_id, row.uri, row.sha256, row.format, row.orientation)
+    texts = (*names, row.caption, *row.tags, _as_json(row.attributes))
+    return sum(len(text.encode()) for text in texts)
+
+
+def is_text(text: str) -> bool:
+    """Whether there is UTF-8 for it: half of a surrogate pair has none, so no row holds it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_vector(vector: Vector | None, dimension: int) -> None:
@@ -169,6 +230,37 @@ def check_vector(vector: Vector | None, dimension: int) -> None:
     length = float(np.linalg.norm(vector))
     if not abs(length - 1) <= _NORM_TOLERANCE:  # so put, NaN fails too
         raise ValueError(f"the vector's length is {length}, not 1")
+
+
+def _as_json(attributes: Mapping[str, JsonValue]) -> str:
+    """JSON in the strict sense, so that a reply can hold it.
+
+    Raises:
+        ValueError: a number in it isn't finite.
+    """
+    try:
+        return json.dumps(attributes, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"the attributes aren't JSON: {error}") from error
+
+
+def _from_json(text: str) -> dict[str, JsonValue]:
+    """The attributes; earlier versions stored infinite numbers, which no reply can hold."""
+    attributes: dict[str, JsonValue] = from_json(text)
+    if "Infinity" in text or "NaN" in text:
+        return {name: _finite(value) for name, value in attributes.items()}
+    return attributes
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    match value:
+        case dict():
+            return {name: _finite(each) for name, each in value.items()}
+        case list():
+            return [_finite(each) for each in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def similarity_of(distance: float) -> float:

@@ -1,11 +1,16 @@
 """The generations in Weaviate: their collections, their records, and the alias that is live.
 
 A generation's collection is named `<namespace><collection>`, the collection of records
-`<namespace>PixtideGenerations` and the alias `<namespace>Images`, each with a capital first.
+`<namespace>PixtideGenerations` and the alias `<namespace>Images`, each with a capital first. The
+alias `<namespace>PixtideTurn` is there while somebody changes one of these.
 """
 
+import contextlib
+import logging
+import random
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +22,17 @@ from weaviate.collections import Collection
 from schemas.base import explain
 from schemas.errors import FatalError, TransientError, UsageError
 from schemas.identity import object_id
-from search.generations import Generation, GenerationState
+from search.generations import COLLECTION, NAME, Generation, GenerationState
 from search.port import CollectionGoneError
 from search.weaviate_collection import create_collection, create_records, train
 from search.weaviate_connection import Connection
 from search.weaviate_index import WeaviateIndex
 
 _MAX_GENERATIONS = 1000
+#: A turn is a few requests long.
+_TURN_S, _ASK_AGAIN_S = 30.0, 0.05
+
+_log = logging.getLogger(__name__)
 
 
 class WeaviateCatalog:
@@ -58,6 +67,7 @@ class WeaviateCatalog:
         self._namespace = namespace
         self._alias = self._named("Images")
         self._records = self._named("PixtideGenerations")
+        self._turn = self._named("PixtideTurn")
         self._connection = Connection(
             http_url=http_url,
             grpc_ports=(grpc_port,) if isinstance(grpc_port, int) else grpc_port,
@@ -71,10 +81,12 @@ class WeaviateCatalog:
         """Create the collection, then its record; safe to repeat after a crash in between.
 
         Raises:
-            UsageError: the name or the collection is taken.
+            UsageError: the name or the collection is taken, or the collection can't be named so.
         """
+        if not re.fullmatch(COLLECTION, generation.collection):
+            raise UsageError(f"{generation.collection!r} can't name a collection")
         name = self._named(generation.collection)
-        if name in (self._alias, self._records):
+        if name in (self._alias, self._records, self._turn):
             raise UsageError(f"a collection can't be named {name}")
         for other in self.list():
             if other.name == generation.name:
@@ -87,7 +99,15 @@ class WeaviateCatalog:
 
     def get(self, name: str) -> Generation | None:
         """The record of that generation."""
+        if not re.fullmatch(NAME, name):
+            return None
         return self._recorded(name) if self._exists(self._records) else None
+
+    def _known(self, name: str) -> Generation:
+        generation = self.get(name)
+        if generation is None:
+            raise UsageError(f"there is no generation {name!r}")
+        return generation
 
     def _recorded(self, name: str) -> Generation | None:
         """The same where the collection of records is known to be there."""
@@ -108,18 +128,23 @@ class WeaviateCatalog:
         )
         return [_parsed(str(found.properties["record"])) for found in page.objects]
 
-    def update(self, generation: Generation) -> None:
-        """Replace the record of that name; what is ready is full enough to train `pq` on.
+    def change(self, name: str, change: Callable[[Generation], Generation]) -> Generation:
+        """Replace the record of that name by what `change` makes of it, when it is our turn.
+
+        What is ready is full enough to train `pq` on.
 
         Raises:
             UsageError: there is no such generation.
+            TransientError: also where it isn't our turn for long.
         """
-        if self.get(generation.name) is None:
-            raise UsageError(f"there is no generation {generation.name!r}")
-        if generation.compression == "pq" and generation.state is GenerationState.READY:
-            name = self._named(generation.collection)
-            self._connection.call(lambda client: train(client, name))
-        self._connection.call(lambda client: self._record_again(client, generation))
+        self._known(name)
+        with self._alone():
+            changed = change(self._known(name))
+            if changed.compression == "pq" and changed.state is GenerationState.READY:
+                collection = self._named(changed.collection)
+                self._connection.call(lambda client: train(client, collection))
+            self._connection.call(lambda client: self._record_again(client, changed))
+        return changed
 
     def live(self) -> Generation | None:
         """The generation that the alias points to.
@@ -150,19 +175,21 @@ class WeaviateCatalog:
         """Point the alias at that generation by one atomic update.
 
         Raises:
-            UsageError: the generation or its collection doesn't exist.
+            UsageError: the generation or its collection doesn't exist, or it is retired.
         """
-        generation = self.get(name)
-        if generation is None:
-            raise UsageError(f"there is no generation {name!r}")
-        self.open(generation)
-        target = self._named(generation.collection)
+        self._known(name)
+        with self._alone():
+            generation = self._known(name)
+            if generation.state is GenerationState.RETIRED:
+                raise UsageError(f"the generation {name} is retired")
+            self.open(generation)
+            target = self._named(generation.collection)
 
-        def point(client: WeaviateClient) -> None:
-            if not client.alias.update(alias_name=self._alias, new_target_collection=target):
-                client.alias.create(alias_name=self._alias, target_collection=target)
+            def point(client: WeaviateClient) -> None:
+                if not client.alias.update(alias_name=self._alias, new_target_collection=target):
+                    client.alias.create(alias_name=self._alias, target_collection=target)
 
-        self._connection.call(point)
+            self._connection.call(point)
 
     def drop(self, generation: Generation) -> None:
         """Drop the collection; the record stays. Safe to repeat.
@@ -170,10 +197,13 @@ class WeaviateCatalog:
         Raises:
             UsageError: that generation is live.
         """
-        if generation.is_same(self.live()):
-            raise UsageError(f"the generation {generation.name} is live")
         name = self._named(generation.collection)
-        self._connection.call(lambda client: client.collections.delete(name))
+        if not self._exists(self._records):
+            return
+        with self._alone():
+            if generation.is_same(self.live()):
+                raise UsageError(f"the generation {generation.name} is live")
+            self._connection.call(lambda client: client.collections.delete(name))
 
     def open(self, generation: Generation) -> WeaviateIndex:
         """The collection of that generation.
@@ -193,9 +223,78 @@ class WeaviateCatalog:
             )
         return WeaviateIndex(connection=self._connection, name=name, generation=generation)
 
+    def read_only(self) -> Sequence[str]:
+        """Shards as `Collection/shard` that Weaviate has closed to writes.
+
+        It does so at 90 % of its disk, or of its memory where that is set, and never opens them
+        again by itself.
+        """
+        return [f"{name}/{shard}" for name, shard in self._closed_shards()]
+
+    def make_writable(self) -> Sequence[str]:
+        """Open them; Weaviate (1.35) looks at its disk again only once it is restarted."""
+        closed = self._closed_shards()
+        for name, shard in closed:
+            self._connection.call(_opener(name, shard))
+        return [f"{name}/{shard}" for name, shard in closed]
+
+    def _closed_shards(self) -> Sequence[tuple[str, str]]:
+        known = [self._records, *(self._named(each.collection) for each in self.list())]
+
+        def ask(client: WeaviateClient) -> Sequence[tuple[str, str]]:
+            return [
+                (name, shard.name)
+                for name in known
+                if client.collections.exists(name)
+                for shard in client.collections.use(name).config.get_shards()
+                if shard.status == "READONLY"
+            ]
+
+        return self._connection.call_ready(ask)
+
     def close(self) -> None:
         """Let the connection go."""
         self._connection.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Change records, the alias or collections while nobody else does.
+
+        Weaviate compares and sets nothing, but an alias is created once only, whoever asks which
+        node: who has created this one has the turn, and then removes it. One that is there for
+        too long is that of a process that has died.
+        """
+        self._take_turn()
+        try:
+            yield
+        finally:
+            try:
+                self._connection.call(lambda client: client.alias.delete(alias_name=self._turn))
+            except TransientError as error:  # the next one waits for it, and then removes it
+                _log.warning("%s stays for now: %s", self._turn, error)
+
+    def _take_turn(self) -> None:
+        # so that of two that wait one is the first
+        waits_s = _TURN_S * random.uniform(1, 1.5)  # noqa: S311
+        over = time.monotonic() + waits_s
+        while not self._is_our_turn():
+            if time.monotonic() > over:
+                self._connection.call(lambda client: client.alias.delete(alias_name=self._turn))
+                over = time.monotonic() + waits_s
+            time.sleep(_ASK_AGAIN_S)
+
+    def _is_our_turn(self) -> bool:
+        try:
+            self._connection.call(
+                lambda client: client.alias.create(
+                    alias_name=self._turn, target_collection=self._records
+                )
+            )
+        except (UsageError, TransientError) as error:
+            if "already exists" not in str(error):
+                raise
+            return False
+        return True
 
     def _named(self, name: str) -> str:
         """A name in this namespace; Weaviate wants the first letter to be a capital."""
@@ -227,6 +326,10 @@ class WeaviateCatalog:
             uuid=object_id(generation.name),
             properties={"name": generation.name, "record": generation.to_json().decode()},
         )
+
+
+def _opener(name: str, shard: str) -> Callable[[WeaviateClient], object]:
+    return lambda client: client.collections.use(name).config.update_shards("READY", shard)
 
 
 def _create_empty(client: WeaviateClient, name: str, generation: Generation) -> None:

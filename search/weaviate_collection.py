@@ -1,7 +1,7 @@
 """What a generation's Weaviate collection looks like, and filters in Weaviate's words."""
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,10 @@ from search.rows import FIELDS, WORDS, FieldType, attribute_field, from_record
 #: Read by scans and replies only: no index pays for them.
 _NOT_INDEXED = {"epoch", "partition", "offset", "uri", "attributes_json", "caption", WORDS}
 _RANGES = {"width", "height", "bytes", "uploaded_at"}
+
+#: Weaviate compares times as nanoseconds in 64 bits, which overflow beyond these.
+_FIRST = datetime(1677, 9, 22, tzinfo=UTC)
+_LAST = datetime(2262, 4, 11, tzinfo=UTC)
 
 _DATA_TYPES: Mapping[FieldType, DataType] = {
     "text": DataType.TEXT,
@@ -156,13 +160,17 @@ def _compared(condition: Condition) -> _Filters:
         case Comparison.ONE_OF:
             return Filter.any_of([field.equal(value) for value in values])
         case Comparison.GT:
-            return field.greater_than(values[0])
+            return field.greater_than(_comparable(values[0]))
         case Comparison.GTE:
-            return field.greater_or_equal(values[0])
+            return field.greater_or_equal(_comparable(values[0]))
         case Comparison.LT:
-            return field.less_than(values[0])
+            return field.less_than(_comparable(values[0]))
         case Comparison.LTE:
-            return field.less_or_equal(values[0])
+            return field.less_or_equal(_comparable(values[0]))
+
+
+def _comparable(value: Any) -> Any:
+    return max(_FIRST, min(value, _LAST)) if isinstance(value, datetime) else value
 
 
 def in_state(state: RowState) -> _Filters:

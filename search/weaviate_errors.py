@@ -14,6 +14,12 @@ from weaviate.exceptions import (
 from schemas.errors import FatalError, PixtideError, TransientError, UsageError
 from search.port import CollectionGoneError
 
+
+class TooMuchError(TransientError):
+    """An answer, or a request, has more bytes than one message may have: ask for less."""
+
+
+_TOO_MUCH = re.compile(r"message larger than max|larger than the maximum", re.I)
 _GONE = re.compile(
     r"could not find (class|index for class)|not (found|present) in schema|non-existing index", re.I
 )
@@ -43,6 +49,8 @@ def verdict_of(error: Exception) -> PixtideError:
     text = f"Weaviate: {error}"
     if _GONE.search(text):
         return CollectionGoneError(text)
+    if _TOO_MUCH.search(text):
+        return TooMuchError(text)
     if _BETWEEN_NODES.search(text):
         return TransientError(text)
     if isinstance(error, InsufficientPermissionsError | AuthenticationFailedError):

@@ -12,13 +12,14 @@ from dataclasses import replace
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 from weaviate import WeaviateClient
 from weaviate.classes.aggregate import GroupByAggregate
 from weaviate.classes.config import ConsistencyLevel
 from weaviate.classes.data import DataObject
 from weaviate.exceptions import WeaviateInsertManyAllFailedError
 
-from schemas.errors import TransientError
+from schemas.errors import FatalError, TransientError
 from schemas.identity import Version, object_id
 from search.generations import Generation
 from search.port import (
@@ -31,18 +32,21 @@ from search.port import (
     Written,
     may_replace,
 )
-from search.rows import check_rows, check_vector, normalised, to_record
+from search.rows import check_vector, is_text, size_of, to_record, write_each
 from search.weaviate_collection import in_state, row_of, with_any
 from search.weaviate_connection import Connection
-from search.weaviate_errors import is_objects_fault
+from search.weaviate_errors import TooMuchError, is_objects_fault
 from search.weaviate_search import READ, Found, Objects, nearest, row_found, worded
 
-#: Objects in one message: keeps those with the longest metadata under gRPC's 100 MB.
-_CHUNK = 100
+#: Objects in one message, and bytes of their texts, which go into it up to twice: gRPC takes
+#: 100 MB.
+_CHUNK, _CHUNK_BYTES = 100, 32 * 2**20
 _FEW = 8
 #: Rows read for each content that is looked for: with more copies of one, another may be missed.
 _COPIES = 4
 _COUNTED = 100_000
+#: A sample is so many runs of rows in the order of object ids, and more where few are live.
+_SAMPLE_RUNS, _SAMPLE_RUN, _SAMPLE_ROUNDS = 16, 40, 4
 _MOVED = 16
 #: After so long what stood there before may have been written by somebody else.
 _STALE_S = 2.0
@@ -79,34 +83,38 @@ class WeaviateIndex:
 
     def with_content(self, digests: Collection[str]) -> dict[str, StoredImage]:
         """By sha256, a live row of that content, with its vector."""
-        if not digests:
+        texts = list(filter(is_text, digests))
+        if not texts:
             return {}
-        wanted = in_state(RowState.LIVE) & with_any("sha256", digests)
+        wanted = in_state(RowState.LIVE) & with_any("sha256", texts)
 
         def fetch(client: WeaviateClient) -> _Page:
             query = self._objects(client).query
             return query.fetch_objects(
                 filters=wanted,
-                limit=_COPIES * len(digests),
+                limit=_COPIES * len(texts),
                 include_vector=True,
                 return_properties=READ,
             ).objects
 
-        rows = map(row_found, self._connection.call(fetch))
-        return {row.sha256: row for row in rows if row.vector is not None}
+        try:
+            rows = map(row_found, self._connection.call(fetch))
+        except TooMuchError:
+            return {}
+        # it compares texts without the white space around them
+        return {row.sha256: row for row in rows if row.vector is not None and row.sha256 in texts}
 
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write what `may_replace` allows; an object that Weaviate refuses fails alone.
 
         Raises:
-            ValueError: an id occurs twice, or a vector is wrong.
+            ValueError: an id occurs twice.
         """
-        rows = [normalised(row) for row in rows]
-        check_rows(rows, self._generation.dimension)
-        written: list[Written] = []
-        for start in range(0, len(rows), _CHUNK):
-            written += self._write(rows[start : start + _CHUNK])
-        return written
+
+        def write(fit: Sequence[StoredImage]) -> list[Written]:
+            return [written for some in _messages(fit) for written in self._write(some)]
+
+        return write_each(rows, self._generation.dimension, write)
 
     def remove(self, rows: Mapping[str, Version]) -> None:
         """Remove the rows of these ids that still stand at these versions.
@@ -144,16 +152,70 @@ class WeaviateIndex:
     def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
         """Every row, in the order of object ids, each page as of when it is read."""
         after: UUID | None = None
+        limit = _CHUNK
 
         def fetch(client: WeaviateClient) -> _Page:
             query = self._objects(client).query
             return query.fetch_objects(
-                limit=_CHUNK, after=after, include_vector=with_vectors, return_properties=READ
+                limit=limit, after=after, include_vector=with_vectors, return_properties=READ
             ).objects
 
-        while page := self._connection.call(fetch):
+        while True:
+            try:
+                page = self._connection.call(fetch)
+            except TooMuchError:
+                if limit == 1:
+                    raise
+                limit //= 2
+                continue
+            if not page:
+                return
             yield from map(row_found, page)
             after = page[-1].uuid
+            limit = _CHUNK
+
+    def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Rows that follow random object ids, which are hashes and so in an order by chance.
+
+        Where few rows are live, those that came first fill up what is missing.
+        """
+        if self.count()[RowState.LIVE] <= most:
+            return self._stacked(self._first_live(most), most)
+        found: dict[str, StoredImage] = {}
+        for _ in range(_SAMPLE_ROUNDS):
+            starts = [UUID(bytes=random.bytes(16)) for _ in range(_SAMPLE_RUNS)]
+            pages = self._connection.side_by_side(self._run_after, starts)
+            rows = [row_found(each) for page in pages for each in page]
+            found |= {row.image_id: row for row in rows if row.vector is not None}
+            if len(found) >= most:
+                break
+        else:
+            found |= {row.image_id: row for row in self._first_live(most)}
+        rows = list(found.values())
+        return self._stacked([rows[place] for place in random.permutation(len(rows))], most)
+
+    def _run_after(self, client: WeaviateClient, after: UUID) -> _Page:
+        query = self._objects(client).query
+        return query.fetch_objects(
+            limit=_SAMPLE_RUN, after=after, include_vector=True, return_properties=READ
+        ).objects
+
+    def _first_live(self, most: int) -> list[StoredImage]:
+        def fetch(client: WeaviateClient) -> _Page:
+            query = self._objects(client).query
+            return query.fetch_objects(
+                limit=most,
+                filters=in_state(RowState.LIVE),
+                include_vector=True,
+                return_properties=READ,
+            ).objects
+
+        rows = map(row_found, self._connection.call(fetch))
+        return [row for row in rows if row.vector is not None]
+
+    def _stacked(self, rows: Sequence[StoredImage], most: int) -> NDArray[np.float32]:
+        vectors = [row.vector for row in rows[:most] if row.vector is not None]
+        return np.stack(vectors) if vectors else np.empty((0, self._generation.dimension), "f4")
 
     def count(self) -> dict[RowState, int]:
         """How many rows there are of each state.
@@ -195,7 +257,7 @@ class WeaviateIndex:
         return objects.with_consistency_level(ConsistencyLevel.QUORUM)
 
     def _rows(self, image_ids: Collection[str], *, with_vectors: bool) -> dict[str, StoredImage]:
-        wanted = {object_id(image_id): image_id for image_id in image_ids}
+        wanted = {object_id(image_id): image_id for image_id in filter(is_text, image_ids)}
         if self._generation.replication > 1:
             # A query asks one replica, which may have been away; by its id, most are asked.
             return self._by_id(list(wanted))
@@ -212,21 +274,32 @@ class WeaviateIndex:
         return {row.image_id: row for row in map(row_of, found)}
 
     def _look_up(self, uuids: Sequence[UUID], *, with_vectors: bool) -> dict[str, StoredImage]:
-        some: Sequence[UUID] = []
-
-        def fetch(client: WeaviateClient) -> _Page:
-            query = self._objects(client).query
-            return query.fetch_objects_by_ids(
-                some, limit=len(some), include_vector=with_vectors, return_properties=READ
-            ).objects
-
         rows: dict[str, StoredImage] = {}
         for start in range(0, len(uuids), _CHUNK):
             some = uuids[start : start + _CHUNK]
-            for found in self._connection.call(fetch):
+            for found in self._fetch_by_ids(some, with_vectors=with_vectors):
                 row = row_found(found)
                 rows[row.image_id] = row
         return rows
+
+    def _fetch_by_ids(self, uuids: Sequence[UUID], *, with_vectors: bool) -> _Page:
+        def fetch(client: WeaviateClient) -> _Page:
+            query = self._objects(client).query
+            return query.fetch_objects_by_ids(
+                uuids, limit=len(uuids), include_vector=with_vectors, return_properties=READ
+            ).objects
+
+        try:
+            return self._connection.call(fetch)
+        except TooMuchError:
+            if len(uuids) == 1:
+                raise
+            half = len(uuids) // 2
+            return [
+                found
+                for some in (uuids[:half], uuids[half:])
+                for found in self._fetch_by_ids(some, with_vectors=with_vectors)
+            ]
 
     def _write(self, rows: Sequence[StoredImage]) -> list[Written]:
         ids = [row.image_id for row in rows]
@@ -274,7 +347,19 @@ class WeaviateIndex:
         return refused
 
     def _insert(self, rows: Sequence[StoredImage]) -> dict[str, str]:
-        """Insert or overwrite; the ids of objects that are at fault, and what is wrong."""
+        """Insert or overwrite; the ids of objects that are at fault, and what is wrong.
+
+        What the client can't put into a message, or Weaviate calls nonsense, is an object's
+        fault too: of several, each is tried alone.
+        """
+        try:
+            return self._insert_all(rows)
+        except (FatalError, TooMuchError, UnicodeError, OverflowError) as error:
+            if len(rows) == 1:
+                return {rows[0].image_id: str(error)}
+            return {key: text for row in rows for key, text in self._insert([row]).items()}
+
+    def _insert_all(self, rows: Sequence[StoredImage]) -> dict[str, str]:
         objects = [
             DataObject(
                 properties=to_record(row, self._generation.attributes),
@@ -302,6 +387,21 @@ class WeaviateIndex:
             if not is_objects_fault(text):
                 raise TransientError(f"Weaviate: {self._name}: {text}")
         return {rows[position].image_id: text for position, text in errors.items()}
+
+
+def _messages(rows: Sequence[StoredImage]) -> Iterator[Sequence[StoredImage]]:
+    """The rows in pieces that one message has room for."""
+    some: list[StoredImage] = []
+    room = _CHUNK_BYTES
+    for row in rows:
+        size = size_of(row)
+        if some and (len(some) == _CHUNK or size > room):
+            yield some
+            some, room = [], _CHUNK_BYTES
+        some.append(row)
+        room -= size
+    if some:
+        yield some
 
 
 def _stands(row: StoredImage, stored: StoredImage | None) -> bool:

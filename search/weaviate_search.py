@@ -52,6 +52,8 @@ def nearest(objects: Objects, query: Query, generation: Generation) -> list[Hit]
 
 def worded(objects: Objects, query: WordQuery, generation: Generation) -> list[WordHit]:
     """The live rows with any of the query's words, best first."""
+    if not query.words:
+        return []  # Weaviate calls it an error
     found = objects.query.bm25(
         query.words,
         query_properties=[WORDS],

@@ -1,6 +1,7 @@
 """The commands that look after generations. Heavy imports wait inside them."""
 
 import contextlib
+import json
 import re
 import sys
 import time
@@ -81,6 +82,26 @@ def index_create(
         console.line(generation.to_json().decode())
     else:
         console.say(f"created {name}: {generation.model}, {generation.dimension} dimensions")
+
+
+@index.command("writable")
+@json_option
+def index_writable(as_json: bool) -> None:
+    """Let Weaviate take writes again that it has closed as its disk was nearly full.
+
+    It never does so by itself. Free some space first: it looks at its disk again only once it is
+    restarted.
+    """
+    from streams import console
+    from streams.settings import load_settings
+    from streams.wiring import open_catalog
+
+    with contextlib.closing(open_catalog(load_settings())) as catalog:
+        opened = catalog.make_writable()
+    for shard in opened:
+        console.line(json.dumps({"opened": shard}) if as_json else f"opened {shard}")
+    if not opened and not as_json:
+        console.say("nothing refuses writes")
 
 
 @index.command("list")

@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 from schemas import topics
 from schemas.errors import TransientError, UsageError
 from search.generations import Generation
+from search.port import GenerationCatalog
 from streams import kafka
 from streams.image_store import ImageStore
 from streams.kafka_connection import KafkaConnection
@@ -108,13 +109,17 @@ class Patient:
         return [Broker(broker.id, str(broker.host), int(broker.port)) for broker in known]
 
     @cached_property
-    def live(self) -> Generation:
-        """The live generation. Raises UsageError where none is."""
+    def catalog(self) -> GenerationCatalog:
+        """Raises UsageError where there is none."""
         home = self.settings.home
         if self.settings.embedded_index and not home.exists():
             raise UsageError(f"nothing has been indexed here: there is no {home}")
-        catalog = self._opened.enter_context(contextlib.closing(open_catalog(self.settings)))
-        if (live := catalog.live()) is None:
+        return self._opened.enter_context(contextlib.closing(open_catalog(self.settings)))
+
+    @cached_property
+    def live(self) -> Generation:
+        """The live generation. Raises UsageError where none is."""
+        if (live := self.catalog.live()) is None:
             raise UsageError("no generation is live")
         return live
 
@@ -200,6 +205,12 @@ def _clock(patient: Patient) -> Finding:
 
 def _index(patient: Patient) -> Finding:
     kind = "LanceDB" if patient.settings.embedded_index else "Weaviate"
+    if closed := patient.catalog.read_only():
+        return Finding(
+            Seen.BAD,
+            f"{kind} takes no writes in {', '.join(closed)}: its disk was nearly full",
+            "free some space or enlarge its disk, then run: pixtide index writable",
+        )
     return _well(f"{kind}; generation {patient.live.name} is live")
 
 

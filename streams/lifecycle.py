@@ -72,15 +72,18 @@ def verify(
             found = repair(settings, generation, index, verifier)
     finally:
         verifier.close()
-    now = generation_to_work_for(
-        catalog, generation.name
-    )  # as it is after what may have been hours
     changes = (
         {"state": GenerationState.READY, "verified_at": datetime.now(UTC)}
         if found.rows_agree
         else {"state": GenerationState.BUILDING, "verified_at": None}
     )
-    catalog.update(now.model_copy(update=changes))
+
+    def judged(now: Generation) -> Generation:  # as it is after what may have been hours
+        if now.state is GenerationState.RETIRED:
+            raise UsageError(f"generation {now.name} is retired")
+        return now.model_copy(update=changes)
+
+    catalog.change(generation.name, judged)
     return found
 
 
@@ -104,23 +107,41 @@ def promote(
     unmet = _unmet(settings, generation, timeout_s, tell)
     if unmet and not force:
         raise RefusedError(f"not promoted: {'; '.join(unmet)}")
+    before = catalog.live()  # as it is after the wait, which may have taken minutes
+    if generation.is_same(before):
+        return unmet
+
+    def still_ready(now: Generation) -> Generation:
+        if now.state is GenerationState.RETIRED:
+            raise UsageError(f"generation {now.name} is retired")
+        if now.state is not GenerationState.READY and not force:
+            raise RefusedError(f"not promoted: {_unverified(now)}")
+        return now if before is None else now.model_copy(update={"previous": before.name})
+
+    # Before the alias moves: a live generation is never retired, whatever is written here.
+    catalog.change(generation.name, still_ready)
     if before is not None:
-        generation = generation_to_work_for(catalog, generation.name)  # as it is after the wait
-        # Before the alias moves: a live generation is never retired, whatever is written here.
-        catalog.update(generation.model_copy(update={"previous": before.name}))
-        catalog.update(before.model_copy(update={"live_until": datetime.now(UTC)}))
+        catalog.change(before.name, _live_until_now)
     catalog.promote(generation.name)
     return unmet
+
+
+def _live_until_now(generation: Generation) -> Generation:
+    return generation.model_copy(update={"live_until": datetime.now(UTC)})
+
+
+def _unverified(generation: Generation) -> str:
+    return (
+        f"no verification of {generation.name} was clean: run `pixtide index verify "
+        f"{generation.name}`"
+    )
 
 
 def _unmet(settings: Settings, generation: Generation, timeout_s: float, tell: Tell) -> list[str]:
     """What a generation lacks to be promoted."""
     unmet = []
     if generation.state is not GenerationState.READY:
-        unmet.append(
-            f"no verification of {generation.name} was clean: run `pixtide index verify "
-            f"{generation.name}`"
-        )
+        unmet.append(_unverified(generation))
     ends = kafka.ends(
         kafka.admin(settings.kafka_connection()),
         generation.log.topic,
@@ -146,7 +167,7 @@ def rollback(catalog: GenerationCatalog) -> tuple[Generation, Generation]:
     if live is None or live.previous is None:
         raise UsageError("no generation was live before this one")
     previous = generation_to_work_for(catalog, live.previous)
-    catalog.update(live.model_copy(update={"live_until": datetime.now(UTC)}))
+    catalog.change(live.name, _live_until_now)
     catalog.promote(previous.name)
     return live, previous
 
@@ -176,7 +197,13 @@ def retire(
             f"generation {generation.name} was live until {generation.live_until:%Y-%m-%d %H:%M} "
             f"UTC: retire it after {over:%Y-%m-%d %H:%M}, or with a shorter --grace"
         )
-    catalog.update(generation.model_copy(update={"state": GenerationState.RETIRED}))
+
+    def retired(now: Generation) -> Generation:
+        if now.is_same(catalog.live()):  # promoted just now
+            raise RefusedError(f"generation {now.name} is live: promote another one first")
+        return now.model_copy(update={"state": GenerationState.RETIRED})
+
+    catalog.change(generation.name, retired)
     client = kafka.admin(settings.kafka_connection())
     deadline = time.monotonic() + timeout_s
     while left := workers_in(client, generation.group):

@@ -162,7 +162,10 @@ class Benchmark:
             for start in range(0, len(self._vectors), _WRITTEN_AT_ONCE):
                 some = self._vectors[start : start + _WRITTEN_AT_ONCE]
                 index.write([row(start + n, vector) for n, vector in enumerate(some)])
-            catalog.update(made.generation.model_copy(update={"state": GenerationState.READY}))
+            catalog.change(
+                made.generation.name,
+                lambda now: now.model_copy(update={"state": GenerationState.READY}),
+            )
             settle(index)
             rate = len(self._vectors) / (time.perf_counter() - started)
         click.echo(f"{made.index}, {made.compression}: {rate:.0f} rows/s", err=True)

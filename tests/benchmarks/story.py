@@ -159,10 +159,8 @@ class _Pictures:
     def __init__(self, vectors: Vectors) -> None:
         self._vectors = vectors
 
-    def scan(self, *, with_vectors: bool) -> Iterator[StoredImage]:
-        assert with_vectors
-        for vector in self._vectors:
-            yield _row("", vector)
+    def sample(self, most: int, random: np.random.Generator) -> Vectors:
+        return self._vectors[random.permutation(len(self._vectors))[:most]]
 
     def count(self) -> dict[RowState, int]:
         return {RowState.LIVE: len(self._vectors)}
@@ -170,7 +168,8 @@ class _Pictures:
 
 def _cut(text: str, collection: Collection, encoder: Encoder) -> dict[str, object]:
     [direction] = encoder.encode_texts([text])
-    least = Background(_Pictures(collection.vectors)).cutoff(direction)  # type: ignore[arg-type]
+    pictures, random = _Pictures(collection.vectors), np.random.default_rng(0)
+    least = Background(pictures, random=random).cutoff(direction)  # type: ignore[arg-type]
     similarities = collection.vectors @ direction
     return {
         "text": text,

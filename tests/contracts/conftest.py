@@ -1,7 +1,8 @@
 """Each test of the index ports runs over both adapters: real Weaviate, and LanceDB."""
 
+import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,26 @@ def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Generati
 
 
 @pytest.fixture
+def another(catalog: GenerationCatalog) -> Iterator[Callable[[], GenerationCatalog]]:
+    """Makes further catalogs of the same index, as other processes have them."""
+    with contextlib.ExitStack() as made:
+
+        def make() -> GenerationCatalog:
+            if isinstance(catalog, LanceCatalog):
+                other: GenerationCatalog = LanceCatalog(folder=catalog._folder)
+            else:
+                assert isinstance(catalog, WeaviateCatalog)
+                [node], namespace = catalog._connection._nodes, catalog._namespace
+                other = WeaviateCatalog(
+                    http_url=node.url, grpc_port=node.grpc_port, namespace=namespace
+                )
+            made.callback(other.close)
+            return other
+
+        yield make
+
+
+@pytest.fixture
 def index(catalog: GenerationCatalog) -> VectorIndex:
     """The empty collection of one generation."""
     catalog.create(generation())
@@ -57,7 +78,8 @@ def weaviate_catalog(server: WeaviateServer) -> Iterator[WeaviateCatalog]:
         grpc_secure=False,
         skip_init_checks=True,
     ) as client:
-        client.alias.delete(alias_name=f"{namespace}Images")
+        for alias in ("Images", "PixtideTurn"):
+            client.alias.delete(alias_name=f"{namespace}{alias}")
         for name in client.collections.list_all():
             if name.startswith(namespace):
                 client.collections.delete(name)

@@ -43,7 +43,9 @@ def test_what_is_ready_is_compressed(in_weaviate: WeaviateCatalog, compression: 
     index, rows = in_weaviate.open(building), scattered(ROWS)
     index.write(rows)
     for _ in range(2):  # safe to repeat
-        in_weaviate.update(building.model_copy(update={"state": GenerationState.READY}))
+        in_weaviate.change(
+            building.name, lambda now: now.model_copy(update={"state": GenerationState.READY})
+        )
     await_compressed(in_weaviate, building)
     write_when_trained(index, live("one more", ROWS, towards(1, 1)))
     asked = [live("", vector=towards(1, 1))]

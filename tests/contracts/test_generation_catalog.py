@@ -1,11 +1,14 @@
 """What every `GenerationCatalog` does."""
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from weaviate import WeaviateClient
 
-from schemas.errors import FatalError, UsageError
+from schemas.errors import FatalError, TransientError, UsageError
 from search.generations import Generation, GenerationState
 from search.lancedb_catalog import LanceCatalog
 from search.port import CollectionGoneError, GenerationCatalog, Query, WordQuery
@@ -83,10 +86,75 @@ def test_a_record_is_replaced_by_its_next_state(catalog: GenerationCatalog) -> N
     catalog.create(generation())
     catalog.promote("v1")
     ready = generation(state=GenerationState.READY, verified_at=NOON, previous="v0")
-    catalog.update(ready)
+    assert catalog.change("v1", lambda now: ready if now == generation() else now) == ready
     assert (catalog.get("v1"), catalog.live(), catalog.list()) == (ready, ready, [ready])
     with pytest.raises(UsageError, match="v2"):
-        catalog.update(generation("v2"))
+        catalog.change("v2", lambda now: now)
+
+    def refuse(_: Generation) -> Generation:
+        raise FatalError("no")
+
+    with pytest.raises(FatalError, match="no"):
+        catalog.change("v1", refuse)
+    assert catalog.change("v1", lambda now: now) == ready
+
+
+def test_of_changes_made_at_once_none_is_lost(
+    catalog: GenerationCatalog, another: Callable[[], GenerationCatalog]
+) -> None:
+    catalog.create(generation())
+    catalog.create(generation("v2"))
+    others = [another() for _ in range(3)]
+
+    def change(turn: int, by: GenerationCatalog) -> None:
+        for n in range(3):
+            by.change(
+                "v1",
+                lambda now, n=n: now.model_copy(  # type: ignore[misc]
+                    update={"attributes": now.attributes | {f"by{turn}_{n}": "text"}}
+                ),
+            )
+            by.promote(("v1", "v2")[n % 2])
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(change, n, by) for n, by in enumerate([catalog, *others])]:
+            done.result()
+    found = catalog.get("v1")
+    assert found is not None
+    assert {f"by{turn}_{n}" for turn in range(4) for n in range(3)} <= found.attributes.keys()
+    assert catalog.live() in (found, generation("v2"))
+
+
+def test_what_is_retired_is_never_promoted(catalog: GenerationCatalog) -> None:
+    catalog.create(generation())
+    catalog.change("v1", lambda now: now.model_copy(update={"state": GenerationState.RETIRED}))
+    with pytest.raises(UsageError, match="retired"):
+        catalog.promote("v1")
+    assert catalog.live() is None
+
+
+@pytest.mark.parametrize("name", ["../v1", "", "v1\x00", "x" * 300, "V1", "\ud800"])
+def test_what_can_name_no_generation_names_none(catalog: GenerationCatalog, name: str) -> None:
+    catalog.create(generation())
+    assert catalog.get(name) is None
+    with pytest.raises(UsageError):
+        catalog.promote(name)
+    for collection in ("../elsewhere", "", "a/b", "a.b"):
+        with pytest.raises(UsageError, match="name"):
+            catalog.create(generation("v2", collection=collection))
+
+
+def test_a_turn_that_somebody_died_in_is_over_in_time(
+    catalog: GenerationCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.create(generation())
+    if isinstance(catalog, WeaviateCatalog):
+        assert catalog._is_our_turn()
+        monkeypatch.setattr("search.weaviate_catalog._TURN_S", 0.2)
+    elif isinstance(catalog, LanceCatalog):
+        catalog._lock_file("generations").touch()  # a file alone holds nobody up
+    catalog.promote("v1")
+    assert catalog.live() == generation()
 
 
 def test_a_record_of_an_earlier_version_is_readable() -> None:
@@ -153,6 +221,29 @@ def test_an_index_whose_collection_was_dropped_says_so(catalog: GenerationCatalo
     ):
         with pytest.raises(CollectionGoneError):
             ask()
+
+
+def test_what_was_closed_to_writes_is_opened_again(catalog: GenerationCatalog) -> None:
+    assert catalog.read_only() == []
+    catalog.create(generation())
+    index = catalog.open(generation())
+    assert (catalog.read_only(), catalog.make_writable()) == ([], [])
+    if isinstance(catalog, WeaviateCatalog):  # as it does with all at 90 % of its disk
+        names = (catalog._records, catalog._named(generation().collection))
+        for name in names:
+            catalog._connection.call(_closer(name))
+        with pytest.raises(TransientError, match="read-only"):
+            index.write([live("a", 1)])
+        closed = catalog.read_only()
+        assert [each.split("/")[0] for each in closed] == list(names)
+        assert catalog.make_writable() == closed
+        assert catalog.read_only() == []
+    assert index.write([live("a", 1)])[0].applied
+    assert catalog.change("v1", lambda now: now) == generation()
+
+
+def _closer(name: str) -> Callable[[WeaviateClient], object]:
+    return lambda client: client.collections.use(name).config.update_shards("READONLY")
 
 
 def test_another_process_sees_everything_after_reopening(catalog: GenerationCatalog) -> None:

@@ -1,8 +1,10 @@
 """What the LanceDB adapter does with several writers, a full disk, and small writes."""
 
 import multiprocessing
+import os
 import resource
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from filelock import FileLock
 
 import search.lancedb_index
 from schemas.errors import TransientError
+from search import lancedb_readers
 from search.lancedb_catalog import LanceCatalog
 from search.lancedb_index import LanceIndex
+from search.lancedb_readers import Readers
 from search.port import RowState
 from tests.contracts.samples import generation, live
 
@@ -113,3 +117,43 @@ def test_a_failed_compaction_fails_no_write(
     for offset in range(40):
         assert index.write([live("same", offset)])[0].applied
     assert index.get(["same"])["same"].version.offset == 39
+
+
+@pytest.mark.fault("an embedded index is written to while it is read for long")
+def test_a_scan_sees_each_row_once_however_long_it_takes(
+    index: LanceIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lancedb_readers, "KEEP_OLD_FILES", timedelta(milliseconds=1))
+    for first in range(40):  # too many files to be read ahead
+        index.write([live(f"i{first}_{n}", n, caption="x" * 200) for n in range(200)])
+    expected = {row.image_id for row in index.scan()}
+    assert len(expected) == 8_000
+    scan = index.scan()
+    seen = [next(scan).image_id]
+    files = set(tmp_path.rglob("*.lance/data/*"))
+    for n in range(40):  # replaces all files by one, again and again
+        index.write([live(f"new{n}", 1)])
+    assert len(set(tmp_path.rglob("*.lance/data/*"))) > len(files)
+    seen += [row.image_id for row in scan]
+    assert (len(seen), set(seen)) == (len(expected), expected)
+    assert not list(tmp_path.rglob("*.readers/*"))
+    for n in range(60):
+        index.write([live(f"later{n}", 1)])
+    assert not files & set(tmp_path.rglob("*.lance/data/*")), "nobody reads them any more"
+
+
+def test_a_reader_that_has_died_holds_no_files(tmp_path: Path) -> None:
+    readers = Readers(tmp_path / "readers")
+    soon = readers.keep()
+    with readers.reading() as go_on:
+        assert readers.keep() > soon
+        [mine] = (tmp_path / "readers").iterdir()
+        os.utime(mine, (1, 1))
+        assert readers.keep() == soon, "it said nothing for long"
+        go_on()
+        assert readers.keep() > soon
+    assert readers.keep() == soon
+    (tmp_path / "readers").rmdir()
+    (tmp_path / "readers").write_text("where no folder can be")
+    with readers.reading():
+        assert readers.keep() == soon, "a disk for reading alone"

@@ -242,7 +242,10 @@ def test_the_alias_moves_under_a_steady_load(service: OnServers) -> None:
         index = catalog.open(generation_to_work_for(catalog, "v2"))
         await_condition(lambda: index.count().get(RowState.LIVE) == PICTURES)
         for generation in catalog.list():  # so that neither's encoder is let go of
-            catalog.update(generation.model_copy(update={"state": GenerationState.READY}))
+            catalog.change(
+                generation.name,
+                lambda now: now.model_copy(update={"state": GenerationState.READY}),
+            )
         before = in_peace(service)
         with ThreadPoolExecutor(1) as pool:
             loading = pool.submit(ask)

@@ -99,6 +99,9 @@ class Index:
     def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
         raise NotImplementedError
 
+    def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
+        raise NotImplementedError
+
     def count(self) -> dict[RowState, int]:
         raise NotImplementedError
 

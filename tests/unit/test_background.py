@@ -1,28 +1,26 @@
 """The automatic cutoff at its edge: what is as good as equal is a match, always."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from schemas.identity import Version
 from search.background import Background
-from search.port import RowState, StoredImage, Vector
+from search.port import RowState, Vector
 
 
 class Alike:
     """An index whose pictures all resemble one direction, some more and some less."""
 
     def __init__(self, direction: Vector, count: int) -> None:
+        self._direction = direction
+        self.grow(count)
+
+    def grow(self, count: int) -> None:
+        direction = self._direction
         spread = np.random.default_rng(0).normal(scale=0.5, size=(count, len(direction)))
         self._rows = (direction + spread / len(direction) ** 0.5).astype(np.float32)
 
-    def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
-        assert with_vectors
-        for number, row in enumerate(self._rows):
-            vector = row / np.linalg.norm(row)
-            yield StoredImage(
-                str(number), RowState.LIVE, Version(1, 0, number), vector=vector.astype(np.float32)
-            )
+    def sample(self, most: int, random: np.random.Generator) -> Vector:
+        rows = self._rows[random.permutation(len(self._rows))[:most]]
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
     def count(self) -> dict[RowState, int]:
         return {RowState.LIVE: 10**9}
@@ -33,3 +31,17 @@ def test_the_same_picture_passes_where_all_are_alike() -> None:
     direction[0] = 1
     cutoff = Background(Alike(direction, 200)).cutoff(direction)  # type: ignore[arg-type]
     assert 0.9 < cutoff < 1
+
+
+def test_a_collection_that_is_seen_whole_is_looked_at_again_soon() -> None:
+    now = [0.0]
+    direction = np.zeros(8, np.float32)
+    direction[0] = 1
+    index = Alike(direction, 10)
+    index.count = lambda: {RowState.LIVE: 10}  # type: ignore[method-assign]
+    background = Background(index, clock=lambda: now[0])  # type: ignore[arg-type]
+    assert background.cutoff(direction) == -1, "too small to tell"
+    index.grow(200)
+    assert background.cutoff(direction) == -1
+    now[0] = 6
+    assert background.cutoff(direction) > 0.5

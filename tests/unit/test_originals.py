@@ -256,7 +256,9 @@ def test_rows_over_another_log_keep_what_they_name(bench: Bench) -> None:
     index.write([live("x", 999, uri=uri)])
     bench.delete("v1", 2)
     assert bench.files() == {uri}
-    bench.catalog.update(old.model_copy(update={"state": GenerationState.RETIRED}))
+    bench.catalog.change(
+        old.name, lambda now: now.model_copy(update={"state": GenerationState.RETIRED})
+    )
     bench.upload("v1", 3, A)
     bench.delete("v1", 4)
     assert bench.files() == set()

@@ -96,7 +96,7 @@ def test_a_verified_generation_is_loaded_ahead_and_served_at_once(catalog: Lance
     snapshots.refresh()
     snapshots.refresh()
     assert load.loaded == ["v1"]
-    catalog.update(numbered(2, state=READY, previous="v1"))
+    catalog.change("v2", lambda _: numbered(2, state=READY, previous="v1"))
     soon(snapshots, lambda: load.loaded == ["v1", "v2"])
     load.may.clear()  # nothing can be loaded from here on
     catalog.promote("v2")
@@ -146,11 +146,11 @@ def test_retired_encoders_are_let_go(catalog: LanceCatalog) -> None:
     load = Loader()
     snapshots = Snapshots(catalog, load)
     snapshots.refresh()
-    catalog.update(numbered(2, state=READY, previous="v1"))
+    catalog.change("v2", lambda _: numbered(2, state=READY, previous="v1"))
     catalog.promote("v2")
     soon(snapshots, lambda: served(snapshots) == "v2")
     assert snapshots.encoder("sha256:1")  # a rollback may return to it
-    catalog.update(numbered(1, state=RETIRED))
+    catalog.change("v1", lambda _: numbered(1, state=RETIRED))
     catalog.drop(numbered(1))
 
     def is_gone() -> bool:
