@@ -75,6 +75,7 @@ class Assignment:
         self._renew_at = 0.0
         self._error: FatalError | None = None
         self._aside = Aside("assignment")
+        self._letting_go = Aside("let-go")  # apart: the group waits for it
         self._unchecked: set[int] = set()  # assigned, and held until the guard has looked at them
         self._leaving: list[TopicPartition] = []
         self._sent: dict[Place, int] = {}
@@ -143,6 +144,7 @@ class Assignment:
     def commit_now_and_then(self) -> None:
         """Commit what can be, once a second; also go on with what is done aside."""
         self._aside.turn()
+        self._letting_go.turn()
         self._look_at_assigned()
         self._let_go()
         now = time.monotonic()
@@ -185,8 +187,9 @@ class Assignment:
     def leave(self) -> None:
         """Commit, let all partitions go, and leave the group, as far as the brokers answer."""
         self._closing = True
-        with contextlib.suppress(PixtideError):
-            self._aside.end(_LEAVE_S)
+        for each in (self._letting_go, self._aside):
+            with contextlib.suppress(PixtideError):
+                each.end(_LEAVE_S)
         if self._leaving:
             self._let_go_now(self._leaving)
         if not within(_LEAVE_S, self._consumer.close):  # commits through _revoked
@@ -249,7 +252,9 @@ class Assignment:
 
         A row of a partition that is another's by now might stand above a newer one of theirs.
         """
-        if not self._leaving or self._aside.is_busy or not self.lock.acquire(blocking=False):
+        if not self._leaving or self._letting_go.is_busy:
+            return
+        if not self.lock.acquire(blocking=False):
             return
         numbers = self._numbers(self._leaving)
         try:
@@ -259,7 +264,7 @@ class Assignment:
         finally:
             self.lock.release()
         leaving = list(self._leaving)
-        self._aside.begin(
+        self._letting_go.begin(
             lambda: within(_COMMIT_S, lambda: self._commit_last(offsets)),
             lambda _: self._unassign(leaving),
         )

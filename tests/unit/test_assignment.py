@@ -41,6 +41,7 @@ def turned(assignment: Assignment, times: int = 3) -> None:
     for _ in range(times):
         assignment.commit_now_and_then()
         assignment._aside.end(IN_TIME_S)
+        assignment._letting_go.end(IN_TIME_S)
 
 
 def test_positions_of_retries_are_renewed_once_they_are_taken() -> None:
