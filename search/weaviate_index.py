@@ -176,6 +176,15 @@ class WeaviateIndex:
     def tidy(self) -> None:
         """Weaviate does it by itself."""
 
+    def read_only_shards(self) -> list[str]:
+        """The shards that take no writes, as Weaviate makes and leaves them at a full disk."""
+
+        def ask(client: WeaviateClient) -> list[str]:
+            shards = client.collections.use(self._name).config.get_shards()
+            return [shard.name for shard in shards if shard.status == "READONLY"]
+
+        return self._connection.call(ask)
+
     def data_version(self) -> None:
         """Weaviate has none."""
         return

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer
 
 from encoders.port import is_eight_bit
 from schemas import topics
-from search.port import GenerationCatalog
+from search.port import GenerationCatalog, VectorIndex
 from streams import kafka
 from streams.answers import Answers
 from streams.consumer_standing import Statistics
@@ -98,7 +98,6 @@ def ingest_worker(
     retry_topic = settings.named(topics.RETRY)
     retries = starting(lambda: kafka.retries_of(client, retry_topic, generation.log))
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
-    vitals.health.check("index", lambda: _look_at(catalog))
     statistics = Statistics(generation.log.topic, retry_topic, on_retry_lag=watch.retry_lag)
     membership = Membership(
         client,
@@ -110,6 +109,7 @@ def ingest_worker(
     vitals.health.check("log", membership.check)
     index = starting(lambda: catalog.open(generation))
     starting(index.tidy)
+    vitals.health.check("index", lambda: _look_at(catalog, index))
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
             connection,
@@ -214,9 +214,15 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
     )
 
 
-def _look_at(catalog: GenerationCatalog) -> str | None:
-    """Whether the index answers; what it doesn't is told by the error."""
+def _look_at(catalog: GenerationCatalog, index: VectorIndex) -> str | None:
+    """Whether the index answers, and takes writes; what it doesn't is told by the error."""
     catalog.live()
+    ask: Callable[[], list[str]] = getattr(index, "read_only_shards", list)  # Weaviate alone has it
+    if shards := ask():
+        return (
+            f"Weaviate has made {', '.join(shards)} read-only and keeps it so, as it does at a "
+            "full disk: free some, then docs/runbooks/ingest.md#weaviate-is-read-only"
+        )
     return None
 
 

@@ -14,6 +14,7 @@ from schemas.errors import TransientError
 from schemas.identity import object_id
 from search.port import Query, RowState
 from search.weaviate_catalog import WeaviateCatalog
+from search.weaviate_index import WeaviateIndex
 from tests.contracts.conftest import weaviate_catalog
 from tests.contracts.samples import DIMENSION, deleted, full_row, generation, live, towards
 from tests.servers import WeaviateServer
@@ -152,11 +153,14 @@ def test_read_only_is_weaviates_trouble_not_the_objects(catalog: WeaviateCatalog
             lambda client: client.collections.use(name).config.update_shards(status)  # type: ignore[arg-type]
         )
 
+    assert isinstance(index, WeaviateIndex) and index.read_only_shards() == []
     shards("READONLY")
+    assert len(index.read_only_shards()) == 1
     for rows in ([live("a", 1)], [live("a", 1), live("b", 1)]):
         with pytest.raises(TransientError, match="read-only"):
             index.write(rows)
     shards("READY")
+    assert index.read_only_shards() == []
     assert index.write([live("a", 1)])[0].applied
 
 
