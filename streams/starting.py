@@ -23,8 +23,12 @@ class Starting:
     process. Whatever else is wrong would be found again by each start.
     """
 
-    def __init__(self, health: Health, rest: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, health: Health, rest: Callable[[float], None] = time.sleep, *, waits: bool = True
+    ) -> None:
+        """Args: `waits` is false in a command, which says at once what is away."""
         self._health = health
+        self._waits = waits
         self._rest = rest
 
     def __call__(self, step: Callable[[], T]) -> T:
@@ -34,6 +38,8 @@ class Starting:
             try:
                 done = step()
             except TransientError as error:
+                if not self._waits:
+                    raise
                 self._health.report("start", f"waits: {error}")
                 logger.warning("waiting to start: %s", error)
             else:

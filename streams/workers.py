@@ -75,7 +75,8 @@ def ingest_worker(
         FatalError: its model or its log isn't what it was created with.
     """
 
-    connection, starting = settings.kafka_connection(), Starting(vitals.health)
+    connection = settings.kafka_connection()
+    starting = Starting(vitals.health, waits=replay is None)
     decoders = decoder_pool(settings, settings.decoders)
     catalog = open_catalog(settings)
     generation = starting(lambda: generation_to_work_for(catalog, generation_name))

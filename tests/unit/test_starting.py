@@ -46,6 +46,14 @@ def test_what_no_waiting_helps_is_not_waited_for() -> None:
         Starting(Health({}), lambda _: pytest.fail("it waited"))(step)
 
 
+def test_a_command_says_at_once_what_is_away() -> None:
+    def step() -> None:
+        raise TransientError("Weaviate is away")
+
+    with pytest.raises(TransientError):
+        Starting(Health({}), lambda _: pytest.fail("it waited"), waits=False)(step)
+
+
 @pytest.fixture(params=["ingest", "query"])
 def waiting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A worker that has been started while there is no broker, and says that it waits."""
