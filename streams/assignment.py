@@ -266,8 +266,14 @@ class Assignment:
         leaving = list(self._leaving)
         self._letting_go.begin(
             lambda: within(_COMMIT_S, lambda: self._commit_last(offsets)),
-            lambda _: self._unassign(leaving),
+            lambda _: self._answer(leaving),
         )
+
+    def _answer(self, leaving: list[TopicPartition]) -> None:
+        """Let go, unless they were lost meanwhile: then they may be ours anew already."""
+        still = [p for p in leaving if any(p is each for each in self._leaving)]
+        if still:
+            self._unassign(still)
 
     def _commit_last(self, offsets: dict[Place, int]) -> None:
         """Wait for the broker's word on partitions that are no longer in flight here."""

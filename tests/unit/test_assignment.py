@@ -99,3 +99,18 @@ def test_what_is_taken_away_is_let_go_once_no_row_is_being_written() -> None:
     turned(assignment)
     [gone] = consumer.incremental_unassign.call_args.args
     assert {(p.topic, p.partition) for p in gone} == {("log", 0), ("retry", 0)}
+
+
+def test_what_was_lost_and_came_back_meanwhile_is_kept() -> None:
+    consumer = Mock(spec=Consumer)
+    consumer.committed.return_value = []
+    assignment = joined(consumer)
+    turned(assignment)
+    told = consumer.subscribe.call_args.kwargs
+    told["on_revoke"](consumer, [TopicPartition("log", 0)])
+    assignment.commit_now_and_then()  # begins to let it go
+    told["on_lost"](consumer, [TopicPartition("log", 0)])
+    told["on_assign"](consumer, [TopicPartition("log", 0)])
+    consumer.incremental_unassign.reset_mock()
+    turned(assignment)
+    consumer.incremental_unassign.assert_not_called()
