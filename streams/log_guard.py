@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient
 from schemas.dead_letters import SourceRecord
 from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError, UsageError
 from search.generations import LogIdentity
+from streams.aside import Aside
 from streams.kafka import REQUEST_TIMEOUT_S, ends, log_identity
 from streams.kafka_errors import KafkaDeniedError
 
@@ -31,6 +32,7 @@ class LogGuard:
         self.log = expected
         self._clock = clock
         self._next_check = clock()
+        self._aside = Aside("log-guard")
         self._seen_at = float("-inf")
 
     def check(self) -> None:
@@ -94,10 +96,17 @@ class LogGuard:
             )
 
     def check_now_and_then(self) -> None:
-        """`check`, every 15 s; a broker that can't be reached says nothing about the log."""
+        """`check`, every 15 s, aside: returns at once, and raises what the last one found.
+
+        A broker that can't be reached says nothing about the log.
+        """
+        self._aside.turn()
         if self._clock() < self._next_check:
             return
         self._next_check = self._clock() + _EVERY_S
+        self._aside.begin(self._look)
+
+    def _look(self) -> None:
         with contextlib.suppress(TransientError):
             self.check()
 
