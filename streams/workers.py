@@ -1,6 +1,5 @@
 """The two workers, put together from the settings."""
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from streams.later_records import LaterRecords
 from streams.log_guard import LogGuard
 from streams.membership import Membership
 from streams.metrics import IngestMetrics, QueryMetrics
-from streams.originals import Originals, try_to_claim
+from streams.originals import Originals
 from streams.other_generations import OtherGenerations
 from streams.query import QueryConsumer, QueryParts
 from streams.query_pictures import QueryPictures
@@ -42,8 +41,6 @@ from streams.wiring import (
     records_of,
     threads_of,
 )
-
-logger = logging.getLogger(__name__)
 
 #: Batches that a CPU encodes side by side, each on its share of the cores: cores that encode one
 #: together wait for each other in every layer.
@@ -105,13 +102,10 @@ def ingest_worker(
     index.tidy()
     originals = Originals(
         store,
-        generation.log,
         OtherGenerations(generation, catalog),
         LaterRecords(connection, client, generation.log.topic),
         keep_all=settings.keep_originals == "all",
     )
-    if unclaimed := try_to_claim(originals):
-        logger.warning("%s", unclaimed)
     parts = IngestParts(
         consumer=kafka.ingest_consumer(
             connection,
