@@ -8,9 +8,10 @@ import errno
 import hashlib
 import re
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -228,12 +229,21 @@ class ImageStore:
         asked_at, answer = self._clock or (float("-inf"), datetime.min)
         if time.monotonic() - asked_at > _CLOCK_KEPT_S:
             asked_at = time.monotonic()
-            answer = self.modified(self.put_raw(_CLOCK, b"")) or answer
+            answer = self._ask_the_time()
             self._clock = asked_at, answer
         return answer + timedelta(seconds=time.monotonic() - asked_at)
 
+    def _ask_the_time(self) -> datetime:
+        """A folder has this machine's; of another store it is heard by writing to it."""
+        if isinstance(self._store, LocalStore):
+            return datetime.now(UTC)
+        uri = self.put_raw(f"{_CLOCK}/{uuid.uuid4()}", b"")
+        now = self.modified(uri) or datetime.min.replace(tzinfo=UTC)  # then nothing is old
+        self.discard(uri, now)
+        return now
+
     def claim(self, topic: str, topic_id: str) -> None:
-        """Say that the rows of that log name originals here. Raises TransientError."""
+        """Say that the rows of that log, too, name originals here. Raises TransientError."""
         self.put_raw(self.claim_of(topic, topic_id), b"")
 
     def claim_of(self, topic: str, topic_id: str) -> str:

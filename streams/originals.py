@@ -28,10 +28,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from encoders.images import extension_of
-from schemas.errors import TransientError
 from schemas.events import ImageUploaded, InlinePicture
 from schemas.identity import Version, original_folder, original_key_in
-from search.generations import LogIdentity
 from search.port import RowState, StoredImage, Written
 from streams.image_store import ImageStore, Stored
 from streams.later_records import LaterRecords
@@ -59,31 +57,21 @@ class Originals:
     """Puts and removes the originals of one generation's rows. Safe to share between threads.
 
     Args:
-        log: whose rows name these originals.
         keep_all: fetched pictures are stored too, not only those sent inline.
     """
 
     def __init__(
         self,
         store: ImageStore,
-        log: LogIdentity,
         others: OtherGenerations,
         later: LaterRecords,
         *,
         keep_all: bool,
     ) -> None:
         self._store = store
-        self._log = log
         self._others = others
         self._later = later
         self._keep_all = keep_all
-        self._claimed = False
-
-    def claim(self) -> None:
-        """Say in the store whose originals these are. Raises TransientError."""
-        if not self._claimed:
-            self._store.claim(self._log.topic, self._log.topic_id)
-            self._claimed = True
 
     def keep(
         self, upload: ImageUploaded, version: Version, picture_format: str, data: bytes
@@ -102,7 +90,6 @@ class Originals:
             return uri  # obsolete already
         is_named = newest is not None and (newest.version, newest.uri) == (version, uri)
         if not (is_named and self._store.holds(uri)):
-            self.claim()
             self._store.put(image_id, data, extension)
         return uri
 
@@ -213,12 +200,3 @@ def _kept(obsolete: _Obsolete, elsewhere: Elsewhere) -> frozenset[str] | None:
             return None  # whose original waits for a retry, and no row says which it is
         kept |= {newest.uri}
     return frozenset(map(original_key_in, kept))
-
-
-def try_to_claim(originals: Originals) -> str | None:
-    """Claim the store where it answers; what is wrong where it doesn't."""
-    try:
-        originals.claim()
-    except TransientError as error:
-        return str(error)
-    return None

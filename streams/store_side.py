@@ -65,7 +65,7 @@ class StoreSide:
             ledger.note_named(map(self._store.uri_at, left))
             return (
                 f"{len(left)} originals are named by no row here, but the store is also that of "
-                f"{', '.join(foreign)}: remove those files from it once nobody reads these logs"
+                f"{', '.join(foreign)}: remove that from it once nobody else uses it"
             )
         ledger.note_named(self._others.uris())
         return None

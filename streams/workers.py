@@ -1,6 +1,5 @@
 """The two workers, put together from the settings."""
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from streams.later_records import LaterRecords
 from streams.log_guard import LogGuard
 from streams.membership import Membership
 from streams.metrics import IngestMetrics, QueryMetrics
-from streams.originals import Originals, try_to_claim
+from streams.originals import Originals
 from streams.other_generations import OtherGenerations
 from streams.progress import Progress
 from streams.query import QueryConsumer, QueryParts
@@ -45,8 +44,6 @@ from streams.wiring import (
     records_of,
     threads_of,
 )
-
-logger = logging.getLogger(__name__)
 
 #: A worker that is held to a rate should have finished some of so many, and is stuck otherwise.
 _RECORDS_DONE = 10
@@ -113,13 +110,10 @@ def ingest_worker(
     vitals.health.check("log", membership.check)
     originals = Originals(
         store,
-        generation.log,
         OtherGenerations(generation, catalog),
         LaterRecords(connection, client, generation.log.topic),
         keep_all=settings.keep_originals == "all",
     )
-    if unclaimed := try_to_claim(originals):
-        logger.warning("%s", unclaimed)
     index = starting(lambda: catalog.open(generation))
     starting(index.tidy)
     vitals.health.check("index", lambda: _look_at(catalog))

@@ -58,7 +58,7 @@ class Bench:
     def originals(self, name: str, *, keep_all: bool = False) -> Originals:
         mine = self.generation(name)
         others = OtherGenerations(mine, self.catalog)
-        return Originals(self.stores[name], mine.log, others, Later(self.later), keep_all=keep_all)
+        return Originals(self.stores[name], others, Later(self.later), keep_all=keep_all)
 
     def restart(self, name: str) -> None:
         """A worker that remembers nothing."""
