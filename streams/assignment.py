@@ -1,10 +1,14 @@
 """The partitions that a worker owns: taken, paused, committed and let go.
 
+The main thread never waits for a broker or for a writer here: what may take long is done aside,
+and an answer to the group is put off until it is done.
+
 Partition n of the retry topic always goes with partition n of the log: the group assigns the
 log's partitions, and each worker reads the retries that belong to its own. So one worker alone
 writes the rows of a key, whether for a new record or for an old one that is tried again.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -20,15 +24,22 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from schemas.errors import FatalError
-from streams.kafka import REQUEST_TIMEOUT_S, Record, record_of, verdict
-from streams.log_guard import LogGuard
-from streams.offsets import InFlight, Place
+from schemas.errors import FatalError, PixtideError, TransientError
+from streams.aside import Aside, within
+from streams.commits import Commits, commit_last
+from streams.kafka import Record, record_of, verdict
+from streams.marks import Marks
+from streams.offsets import InFlight
+from streams.positions import Begin, Positions
 
 logger = logging.getLogger(__name__)
 
-_COMMIT_EVERY_S = 1.0
-_RENEW_EVERY_S = 3600.0
+#: How often it is asked who leads partitions that have reached their end without a record.
+_EPOCHS_EVERY_S = 30.0
+#: How long the end of a worker waits for each: a call under way, a writer, the broker's goodbye.
+_LEAVE_S = 10.0
+#: How long partitions that are let go wait for their last commit; what it misses is read again.
+_COMMIT_S = 10.0
 _NOWHERE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
@@ -36,12 +47,14 @@ class Assignment:
     """One consumer's part of its group's partitions, for the main thread.
 
     `lock` is held while partitions change; other threads take it to write rows for them.
+    Partitions are let go when those rows are written and what is done is committed: until then the
+    group waits, and polling goes on.
     """
 
     def __init__(
         self,
-        consumer: Consumer,
-        guard: LogGuard,
+        connect: Callable[[dict[str, Any]], Consumer],
+        positions: Positions,
         flight: InFlight[Any],
         *,
         retry_topic: str,
@@ -50,19 +63,29 @@ class Assignment:
         """Joins no group yet.
 
         Args:
+            connect: makes the consumer, with this configuration besides.
             settle: finishes in `flight` what other threads have done; called before a commit
                 that lets partitions go.
         """
         self.lock = threading.Lock()
-        self._consumer = consumer
-        self._guard = guard
+        self._positions = positions
         self._flight = flight
-        self._log, self._retry = guard.log.topic, retry_topic
+        self._marks = Marks()
+        self._commits = Commits(flight, self._marks)
+        # an end is told, since there may be no record before it
+        self._consumer = connect(
+            {"on_commit": self._commits.answered, "enable.partition.eof": True}
+        )
+        self._log, self._retry = positions.topic, retry_topic
         self._settle = settle
         self._paused = False
-        self._committed_at = 0.0
-        self._renew_at = 0.0
-        self._error: FatalError | None = None
+        self._aside = Aside("assignment")
+        self._asking_epochs = Aside("epochs")
+        self._ask_epochs_at = 0.0
+        self._unchecked: set[int] = set()  # assigned, but where reading begins isn't known yet
+        self._ours: set[int] = set()
+        self._leaving: list[TopicPartition] = []
+        self._closing = False
 
     def join(self) -> None:
         """Join the group; partitions come with later polls."""
@@ -82,13 +105,19 @@ class Assignment:
             FatalError: the log is no longer the one that this generation was made on.
         """
         message = self._consumer.poll(timeout_s)
-        if self._error is not None:
-            raise self._error
         if message is None:
             return None
-        error = message.error()
+        error, number = message.error(), message.partition()
         if error is None:
-            return record_of(message)
+            if number in self._numbers(self._leaving):
+                return None
+            record = record_of(message)
+            self._marks.read(record)
+            return record
+        if error.code() == KafkaError._PARTITION_EOF:
+            if number in self._ours:
+                self._flight.reached((message.topic() or "", number), message.offset() or 0)
+            return None
         if message.topic() == self._retry and error.code() in _NOWHERE:
             self._restart(message)
             return None
@@ -115,83 +144,150 @@ class Assignment:
         Those just assigned, too: librdkafka remembers of a partition that it was paused when it
         was let go, and would never fetch it again.
         """
-        (self._consumer.pause if self._paused else self._consumer.resume)(partitions)
+        leaving = {(p.topic, p.partition) for p in self._leaving}
+        held = [p for p in partitions if self._paused or (p.topic, p.partition) in leaving]
+        self._consumer.pause(held)
+        self._consumer.resume([p for p in partitions if p not in held])
+
+    @property
+    def problem(self) -> str | None:
+        """Why commits fail, where they have for a while."""
+        return self._commits.problem
 
     def commit_now_and_then(self) -> None:
-        """Commit what can be, once a second."""
-        now = time.monotonic()
-        if now - self._committed_at < _COMMIT_EVERY_S:
-            return
-        self._committed_at = now
-        if now >= self._renew_at:
-            self._renew_at = now + _RENEW_EVERY_S
-            self._renew()
-        self._commit(self._flight.committable(), asynchronous=True)
+        """Commit what can be, once a second; also go on with what is done aside.
 
-    def _renew(self) -> None:
-        """Commit once more where the group stands in the retry topic.
-
-        Positions of a topic that a group doesn't subscribe to expire, after a week by default,
-        and for longer than that there may be nothing to retry.
+        Raises:
+            FatalError: the log is no longer the one that this generation was made on.
         """
-        try:
-            retries = [p for p in self._consumer.assignment() if p.topic == self._retry]
-            if not retries:
-                return
-            stand = self._consumer.committed(retries, timeout=REQUEST_TIMEOUT_S)
-            known = [place for place in stand if place.error is None and place.offset >= 0]
-            if known:
-                self._consumer.commit(offsets=known)
-        except KafkaException as error:
-            logger.warning("positions of retries stay as old: %s", error.args[0].str())
+        self._aside.turn()
+        self._asking_epochs.turn()
+        self._look_at_assigned()
+        self._let_go()
+        self._ask_epochs()
+        self._commits.now_and_then(self._consumer)
+
+    def _ask_epochs(self) -> None:
+        """Under which leader an end was reached, where no record has told.
+
+        Without it a log that is cut short there later, and grows again, might not be noticed.
+        """
+        if time.monotonic() < self._ask_epochs_at:
+            return
+        ends = self._flight.committable(again=True).items()
+        numbers = {p for topic, p in self._marks.lacking(ends) if topic == self._log}
+        if numbers and self._asking_epochs.begin(lambda: self._epochs(numbers), self._vouch):
+            self._ask_epochs_at = time.monotonic() + _EPOCHS_EVERY_S
+
+    def _epochs(self, numbers: set[int]) -> dict[int, tuple[int, int]]:
+        with contextlib.suppress(TransientError):
+            return self._positions.epochs(numbers)
+        return {}
+
+    def _vouch(self, epochs: dict[int, tuple[int, int]]) -> None:
+        for number, (epoch, end) in epochs.items():
+            if number in self._ours:
+                self._marks.vouch((self._log, number), epoch, end)
 
     def leave(self) -> None:
-        """Commit, let all partitions go, and leave the group."""
-        self._consumer.close()  # commits through _revoked
-
-    def _commit(self, offsets: dict[Place, int], *, asynchronous: bool) -> None:
-        if not offsets:
-            return
-        positions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
-        try:
-            if asynchronous:
-                self._consumer.commit(offsets=positions)
-            else:
-                self._consumer.commit(offsets=positions, asynchronous=False)
-            self._flight.committed(offsets)
-        except KafkaException as error:
-            # Not lost: the next commit says more, and a record read twice changes nothing.
-            logger.warning("commit failed: %s", error.args[0].str())
+        """Commit, let all partitions go, and leave the group, as far as the brokers answer."""
+        self._closing = True
+        with contextlib.suppress(PixtideError):
+            self._aside.end(_LEAVE_S)
+        if self._leaving:
+            self._let_go_now(self._leaving)
+        if not within(_LEAVE_S, self._consumer.close):  # commits through _revoked
+            logger.warning("the broker does not answer our leave")
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        ours = [p for p in partitions if p.topic == self._log]
+        self._unchecked |= self._numbers(partitions)
+        consumer.incremental_assign([])  # until it is known where reading begins
+        self._look_at_assigned()
+
+    def _look_at_assigned(self) -> None:
+        """Find out where reading begins in what was assigned."""
+        numbers = sorted(self._unchecked)
+        if numbers and not self._leaving:
+            self._aside.begin(lambda: self._begins(numbers), self._begin)
+
+    def _begins(self, numbers: list[int]) -> list[Begin]:
         try:
-            self._guard.check_assigned(consumer, ours)
-        except FatalError as error:
-            self._error = error
-        ours += self._retries(ours)
-        consumer.incremental_assign(ours)
-        self._hold(ours)
-        self._renew_at = 0.0
+            return self._positions.begins(numbers)
+        except TransientError as error:
+            logger.warning("where reading begins is not known yet: %s", error)
+            return []
+
+    def _begin(self, begins: list[Begin]) -> None:
+        """Read these partitions, and the retries that belong to them."""
+        begins = [begin for begin in begins if begin.where.partition in self._unchecked]
+        if not begins or self._leaving:
+            return  # or once more, when those are gone
+        for where, committed in begins:
+            if committed is not None:
+                self._marks.begin((self._log, where.partition), committed)
+        places = [begin.where for begin in begins]
+        self._ours |= self._numbers(places)
+        self._unchecked -= self._numbers(places)
+        places += self._retries(places)
+        self._consumer.incremental_assign(places)
+        self._hold(places)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        numbers = self._numbers(partitions)
-        with self.lock:
-            self._settle()
-            self._commit(self._flight.committable(numbers), asynchronous=False)
-            self._flight.forget(numbers)
-        self._unassign(consumer, partitions)
+        if self._closing:
+            self._let_go_now(partitions)
+            return
+        self._leaving += partitions
+        self._ours -= self._numbers(partitions)
+        self._hold([p for p in consumer.assignment() if p.partition in self._numbers(partitions)])
+        _put_off(consumer)
 
-    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _let_go(self) -> None:
+        """Go on letting go what was revoked: once no row is being written, commit, then answer.
+
+        A row of a partition that is another's by now might stand above a newer one of theirs.
+        """
+        if not self._leaving or self._aside.is_busy or not self.lock.acquire(blocking=False):
+            return
+        numbers = self._numbers(self._leaving)
+        try:
+            self._settle()
+            last = self._commits.take(numbers)
+        finally:
+            self.lock.release()
+        leaving = list(self._leaving)
+        self._aside.begin(
+            lambda: within(_COMMIT_S, lambda: commit_last(self._consumer, last)),
+            lambda _: self._unassign(leaving) if self._leaving else None,  # else lost meanwhile
+        )
+
+    def _let_go_now(self, partitions: list[TopicPartition]) -> None:
+        """At the end, where nothing writes any more, or a writer that hangs is left behind."""
+        numbers = self._numbers(partitions)
+        held = self.lock.acquire(timeout=_LEAVE_S)
+        try:
+            self._settle()
+            last = self._commits.take(numbers)
+        finally:
+            if held:
+                self.lock.release()
+        within(_COMMIT_S, lambda: commit_last(self._consumer, last))
+        self._unassign(partitions)
+
+    def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = self._numbers(partitions)
         logger.warning("lost %d partitions: the session expired", len(numbers))
-        with self.lock:
-            self._flight.forget(numbers)
-        self._unassign(consumer, partitions)
+        # whatever is being written is too late already: nobody waits for it
+        self._commits.forget(numbers)
+        self._unassign(partitions)
 
-    def _unassign(self, consumer: Consumer, partitions: Iterable[TopicPartition]) -> None:
-        ours = [p for p in partitions if p.topic == self._log]
-        consumer.incremental_unassign(ours + self._retries(ours))
+    def _unassign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Answer the group: these are let go, those of them that were read."""
+        numbers = self._numbers(partitions)
+        self._unchecked -= numbers
+        self._ours -= numbers
+        self._leaving = [p for p in self._leaving if p.partition not in numbers]
+        ours = [p for p in self._consumer.assignment() if p.partition in numbers]
+        self._consumer.incremental_unassign(ours)
 
     def _numbers(self, partitions: Iterable[TopicPartition]) -> set[int]:
         return {p.partition for p in partitions if p.topic == self._log}
@@ -210,3 +306,13 @@ class Assignment:
         self._consumer.incremental_unassign([place])
         self._consumer.incremental_assign([place])
         self._hold([place])
+
+
+def _put_off(consumer: Consumer) -> None:
+    """Let a rebalance callback return without its answer, which `incremental_unassign` gives later.
+
+    confluent-kafka answers by itself where a callback has not tried to. Having tried, even in vain,
+    is enough; librdkafka then waits for the answer, and the group with it.
+    """
+    with contextlib.suppress(KafkaException):
+        consumer.incremental_unassign([TopicPartition("", 0)])

@@ -21,6 +21,7 @@ from streams.log_guard import LogGuard
 from streams.membership import Membership
 from streams.metrics import IngestMetrics, QueryMetrics
 from streams.originals import Originals
+from streams.positions import Positions
 from streams.query import QueryConsumer, QueryParts
 from streams.query_pictures import QueryPictures
 from streams.query_watch import GroupOffsets, QueryWatch
@@ -101,13 +102,15 @@ def ingest_worker(
     index = catalog.open(generation)
     index.tidy()
     parts = IngestParts(
-        consumer=kafka.ingest_consumer(
+        connect=lambda more: kafka.ingest_consumer(
             connection,
             generation.group,
             replay or (RestingConsumer if settings.embedded_log else Consumer),
             **kafka.session(settings.session_timeout_s),
             **statistics.configuration(),
+            **more,
         ),
+        positions=Positions(connection, client, generation.group, guard),
         guard=guard,
         retries=kafka.retries_of(client, settings.named(topics.RETRY), generation.log),
         partitioner=settings.partitioner,

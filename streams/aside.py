@@ -1,0 +1,72 @@
+"""Calls that may take long, made beside a main thread that never waits."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Aside:
+    """One call at a time, in a thread of its own; all else is for the main thread."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._outcome: list[Callable[[], None]] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is under way, or what became of it isn't handled yet."""
+        return self._thread is not None
+
+    def begin(self, call: Callable[[], T], then: Callable[[T], None] = lambda _: None) -> bool:
+        """Make that call aside, and hand what it returns to `then` in a later `turn`.
+
+        False, and nothing is done, while another one is under way.
+        """
+        if self.is_busy:
+            return False
+
+        def run() -> None:
+            try:
+                found = call()
+            except BaseException as error:  # noqa: BLE001  # not lost: the main thread raises it
+                self._outcome.append(_raiser(error))
+            else:
+                self._outcome.append(lambda: then(found))
+
+        # a daemon: a call that never returns doesn't keep the process
+        self._thread = threading.Thread(target=run, name=self._name, daemon=True)
+        self._thread.start()
+        return True
+
+    def turn(self) -> None:
+        """Handle what has come of the call, if it is done. Raises what it raised."""
+        if self._outcome:
+            self._thread = None
+            self._outcome.pop()()
+
+    def end(self, within_s: float) -> None:
+        """Wait that long for the call that is under way, and handle what has come of it."""
+        if self._thread is not None:
+            self._thread.join(within_s)
+        self.turn()
+
+
+def within(seconds: float, call: Callable[[], object]) -> bool:
+    """Make that call, and wait for it that long at most; whether it returned.
+
+    Raises what it raised.
+    """
+    aside = Aside("bounded")
+    aside.begin(call)
+    aside.end(seconds)
+    return not aside.is_busy
+
+
+def _raiser(error: BaseException) -> Callable[[], Any]:
+    def throw() -> None:
+        raise error
+
+    return throw
