@@ -270,7 +270,7 @@ class Assignment:
         finally:
             if held:
                 self.lock.release()
-        within(_COMMIT_S, lambda: commit_last(self._consumer, last))
+        commit_last(self._consumer, last, wait=False)
         self._unassign(partitions)
 
     def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:

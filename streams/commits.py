@@ -100,15 +100,19 @@ class Commits:
         self._marks.forget(partitions)
 
 
-def commit_last(consumer: Consumer, positions: list[TopicPartition]) -> None:
+def commit_last(consumer: Consumer, positions: list[TopicPartition], *, wait: bool = True) -> None:
     """Commit what `take` has given, and wait for the broker's word.
 
-    Where it refuses, whoever has the partitions next reads some again, which changes nothing.
+    Where it refuses, whoever has the partitions next reads some again, which changes nothing. While
+    a consumer closes, it can't be waited for; librdkafka asks the broker before it says goodbye.
     """
     if not positions:
         return
     try:
-        for place in consumer.commit(offsets=positions, asynchronous=False) or ():
+        if not wait:
+            consumer.commit(offsets=positions)
+            return
+        for place in consumer.commit(offsets=positions, asynchronous=False):
             if place.error is not None:
                 raise KafkaException(place.error)
     except KafkaException as error:

@@ -11,7 +11,7 @@ All of this waits for the broker, so it is for a thread beside the one that poll
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
@@ -120,11 +120,13 @@ class Positions:
 
     def _ends_of(self, committed: Mapping[int, Position]) -> dict[int, int]:
         """The ends of those partitions that end before what is committed, however often asked."""
-        short: Iterable[int] = committed
-        for look in range(_LOOKS):
+        short, ends = list(committed), dict[int, int]()
+        for look in range(_LOOKS if short else 0):
             time.sleep(_LOOK_AGAIN_S if look else 0)
-            ends = kafka.ends(self._client, self.topic, short) if short else {}
+            ends = kafka.ends(self._client, self.topic, short)
             short = [number for number in short if ends[number] < committed[number].offset]
+            if not short:
+                break
         return {number: ends[number] for number in short}
 
     def _check_marks(self, committed: Mapping[int, Position]) -> None:
