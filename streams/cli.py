@@ -203,6 +203,7 @@ def ingest(
     writes log lines for machines.
     """
     from streams.profile import profiled
+    from streams.starting import end_at_signals
     from streams.vitals import seen_from_outside
     from streams.workers import ingest_worker
 
@@ -210,6 +211,7 @@ def ingest(
     if background or settings.embedded_log:
         os.nice(19 if background else 5)  # searches go first where they share the processor
     unproven = {"encoder": "is being loaded", "log": "is not read yet"}
+    end_at_signals()
     with seen_from_outside(settings, unproven, ready_file) as vitals:
         worker = ingest_worker(settings, generation, vitals, max_rate=max_rate)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -229,11 +231,13 @@ def query(ready_file: Path | None) -> None:
     """
     import asyncio
 
+    from streams.starting import end_at_signals
     from streams.vitals import seen_from_outside
     from streams.workers import query_consumer
 
     settings = _settings()
     unproven = {"index": "is not read yet", "log": "is not read yet"}
+    end_at_signals()
     with seen_from_outside(settings, unproven, ready_file) as vitals:
         asyncio.run(query_consumer(settings, vitals).run())
 

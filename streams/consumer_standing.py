@@ -52,6 +52,7 @@ class Statistics:
         self._clock = clock
         self._told_at = self._settled_at = float("-inf")
         self._last = Standing()
+        self.cut_off = False  # it knows no broker that it could ask anything
 
     def configuration(self) -> dict[str, Any]:
         """To add to the consumer's."""
@@ -63,6 +64,8 @@ class Statistics:
         now = self._told_at = self._clock()
         if told.get("cgrp", {}).get("join_state") == "steady":
             self._settled_at = now
+        sources = {broker["source"] for broker in told["brokers"].values()}
+        self.cut_off = not sources & {"configured", "learned"}
         ours = _assigned(told, self._topic)
         retried = _assigned(told, self._retries).values()
         self._on_retry_lag(sum(max(0, p["consumer_lag"]) for p in retried))  # -1: not known yet

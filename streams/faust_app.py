@@ -53,3 +53,18 @@ def _credentials(connection: KafkaConnection) -> Any:
             ssl_context=context,
         )
     return faust.SSLCredentials(context) if context else None
+
+
+def fetcher_ended(app: Any) -> str | None:
+    """Why the app's consumer fetches no more, though its process goes on; None while it does.
+
+    aiokafka fetches in a task of its own. What ends that, such as a record that it can't decode,
+    is told to nobody whom Faust asks.
+    """
+    thread = getattr(app.consumer, "_thread", None) if app.started else None
+    fetcher = getattr(getattr(thread, "_consumer", None), "_fetcher", None)
+    task = getattr(fetcher, "_fetch_task", None)
+    if task is None or not task.done():
+        return None
+    error = None if task.cancelled() else task.exception()
+    return f"has ended: {error.__cause__ or error!r}" if error else "was cancelled"

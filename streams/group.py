@@ -72,7 +72,7 @@ def workers_in(client: AdminClient, group: str) -> int:
         try:
             described = client.describe_consumer_groups(
                 [group], request_timeout=kafka.REQUEST_TIMEOUT_S
-            )[group].result()
+            )[group].result(kafka.REQUEST_TIMEOUT_S + 2)
         except KafkaException as error:
             if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return 0
@@ -91,7 +91,7 @@ def delete_group(client: AdminClient, group: str) -> None:
         try:
             client.delete_consumer_groups([group], request_timeout=kafka.REQUEST_TIMEOUT_S)[
                 group
-            ].result()
+            ].result(kafka.REQUEST_TIMEOUT_S + 2)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
                 raise

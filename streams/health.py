@@ -2,11 +2,13 @@
 
 Parts report what is wrong with them as they meet it; checks ask, now and then, what no part
 would meet by itself. A process is ready while no part has a problem, and live while its main
-loop turns.
+loop turns, its threads live, and work gets done where there is some.
 """
 
 import contextlib
+import faulthandler
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +22,8 @@ LIVE_S = 120.0
 _CHECK_S, _CHECK_UNREADY_S = 5.0, 0.5
 #: How long a check that is under way may hold up the end of a process.
 _LEAVE_S = 1.0
+#: A main loop that hangs for so long can't end the process by itself.
+_HANGS_S = 2 * LIVE_S
 
 Check = Callable[[], str | None]
 
@@ -45,6 +49,10 @@ class Health:
         self._checks: dict[str, Check] = {}
         self._lock = threading.Lock()
         self._beat_at: float | None = None
+        self._asked_at: float | None = None
+        self._hung_since: float | None = None
+        self._broken: str | None = None
+        self._stalled: Callable[[], str | None] = lambda: None
 
     def beat(self) -> None:
         """The main loop turns."""
@@ -63,7 +71,10 @@ class Health:
                 return
             if not is_ready:
                 logger.warning("not ready: %s: %s", part, problem)
-            self._on_change(is_ready)
+            try:
+                self._on_change(is_ready)
+            except OSError:  # such as a full disk, where the file of readiness is
+                logger.exception("whether it is ready could not be told")
 
     def check(self, part: str, check: Check) -> None:
         """Ask for a part's problem every 5 s, and oftener while not ready.
@@ -73,6 +84,14 @@ class Health:
         with self._lock:
             self._checks[part] = check
 
+    def broke(self, part: str, why: str) -> None:
+        """A part has ended that the process can't do without, and nothing starts it again."""
+        self._broken = self._broken or f"{part}: {why}"
+
+    def watch(self, stalled: Callable[[], str | None]) -> None:
+        """Ask that, too, whether the process is live."""
+        self._stalled = stalled
+
     @property
     def stuck(self) -> str | None:
         """What is wrong with the main loop. Before its first turn nothing is."""
@@ -81,14 +100,23 @@ class Health:
         return f"has not turned for {age:.0f} s"
 
     @property
+    def lost(self) -> str | None:
+        """Why only another start helps, as far as the main loop can tell; it then ends."""
+        return self._broken or self._stalled()
+
+    @property
     def problems(self) -> dict[str, str]:
         """Each part that is not well, and why; empty means ready."""
         with self._lock:
-            return dict(self._problems)
+            problems = dict(self._problems)
+        if self._asked_at is not None and (age := self._clock() - self._asked_at) > LIVE_S:
+            problems["checks"] = f"have not come back for {age:.0f} s"
+        return problems
 
     def ask_checks(self) -> None:
         """Ask each check once, and whether the main loop turns."""
         self.report("main loop", self.stuck)
+        self.report("work", self.lost)
         with self._lock:
             checks = list(self._checks.items())
         for part, check in checks:
@@ -96,6 +124,24 @@ class Health:
                 self.report(part, check())
             except PixtideError as error:
                 self.report(part, str(error))
+            except Exception as error:  # a check that fails proves nothing, and others are asked on
+                logger.exception("the check of %s failed", part)
+                self.report(part, f"can't be looked at: {error!r}")
+
+    def end_if_hung(self, end: Callable[[int], object] = os._exit) -> None:
+        """End the process where its main loop hasn't turned for long, and can't end it itself.
+
+        Seen twice: one that was stopped and goes on turns again before the second look.
+        """
+        seen, self._hung_since = self._hung_since, None
+        if self._beat_at is None or self._clock() - self._beat_at <= _HANGS_S:
+            return
+        self._hung_since = self._beat_at
+        if seen != self._beat_at:
+            return
+        logger.critical("the main loop %s: ending, to be started again", self.stuck)
+        faulthandler.dump_traceback(all_threads=True)
+        end(1)
 
     @contextlib.contextmanager
     def checked(self) -> Iterator[None]:
@@ -104,10 +150,18 @@ class Health:
 
         def ask() -> None:
             while not ended.wait(_CHECK_UNREADY_S if self.problems else _CHECK_S):
+                self._asked_at = self._clock()
                 self.ask_checks()
+            self._asked_at = None
+
+        def see() -> None:
+            """In a thread of its own: a check may hang, too."""
+            while not ended.wait(_CHECK_S):
+                self.end_if_hung()
 
         thread = threading.Thread(target=ask, name="health", daemon=True)
         thread.start()
+        threading.Thread(target=see, name="hung", daemon=True).start()
         try:
             yield
         finally:

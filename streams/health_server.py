@@ -33,8 +33,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer one of the three paths; 503 says no."""
         match self.path.partition("?")[0]:
             case "/live":
-                stuck = self.server.health.stuck
-                self._say(stuck is None, {"live": stuck is None, "main loop": stuck or "turns"})
+                stuck, lost = self.server.health.stuck, self.server.health.lost
+                live = stuck is None and lost is None
+                told = {"work": lost} if lost else {}
+                self._say(live, {"live": live, "main loop": stuck or "turns", **told})
             case "/ready":
                 problems = self.server.health.problems
                 self._say(not problems, {"ready": not problems, "problems": problems})

@@ -187,6 +187,7 @@ class IngestWorker:
                 self._parts.watch.commits(self._assignment.problem)
                 self._breaker.check()
                 self._parts.watch.turned(len(self._flight), self._flight.bytes)
+                self._parts.watch.check()
                 self._parts.guard.check_now_and_then()
         finally:
             self._end(threads)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Literal, get_args
 
-from schemas.errors import ReasonCode, TransientError
+from schemas.errors import FatalError, ReasonCode, TransientError
 from schemas.outcomes import OutcomeKind
 from streams.health import Health
+from streams.kafka_errors import BrokerAwayError
 from streams.logs import about
 from streams.metrics import IngestMetrics
+from streams.progress import Progress
 from streams.work import Work
 
 Step = Literal["read", "fetch", "decode", "store", "look_up", "encode", "write", "report"]
@@ -22,8 +24,18 @@ _SECONDS_PER_MS = 0.001
 class IngestWatch:
     """Safe to share between the worker's threads; `turned` and `paused` are for the main one."""
 
-    def __init__(self, health: Health, metrics: IngestMetrics, generation: str) -> None:
+    def __init__(
+        self,
+        health: Health,
+        metrics: IngestMetrics,
+        generation: str,
+        progress: Progress | None = None,
+    ) -> None:
         self._health = health
+        self._progress = progress or Progress(0, "record has finished")
+        health.watch(lambda: self._progress.stalled)
+        #: Of the steps that fail: whether it is a client of Kafka that gets no answer.
+        self._no_answer: dict[Step, bool] = {}
         self._metrics = metrics
         self._generation = generation
         self._failing: Counter[Step] = Counter()
@@ -48,6 +60,19 @@ class IngestWatch:
         self._metrics.in_flight_records.labels(self._generation).set(records)
         self._metrics.in_flight_bytes.labels(self._generation).set(size)
 
+    def check(self) -> None:
+        """Raises FatalError where only another start helps."""
+        if (why := self._health.lost) is not None:
+            raise FatalError(f"{why}: starting again is what helps")
+
+    def waits(self, records: int | None, *, cut_off: bool = False) -> None:
+        """The broker answers: so many records wait; None where the group hasn't let this worker in.
+
+        Args:
+            cut_off: the worker's consumer knows no broker, though another client was answered.
+        """
+        self._progress.saw(records, excused=self._is_kept(), cut_off=cut_off)
+
     def lags(self, lags: dict[int, int]) -> None:
         """How far behind the log each partition is that this worker has, and no other."""
         for partition in self._lagging - lags.keys():
@@ -55,6 +80,11 @@ class IngestWatch:
         for partition, lag in lags.items():
             self._metrics.lag.labels(self._generation, str(partition)).set(lag)
         self._lagging = set(lags)
+
+    def _is_kept(self) -> bool:
+        """Whether a step fails for which starting again would be no help: it is told as that."""
+        with self._lock:
+            return any(n and not self._no_answer.get(step) for step, n in self._failing.items())
 
     def retry_lag(self, records: int) -> None:
         """How many retries wait in the partitions that this worker has."""
@@ -84,6 +114,7 @@ class IngestWatch:
             if not failed:
                 self._count_failing(step, 1)
             failed = True
+            self._no_answer[step] = isinstance(error, BrokerAwayError)
             self._health.report(step, str(error))
 
         try:
@@ -105,6 +136,7 @@ class IngestWatch:
 
     def finished(self, work: Work, kind: OutcomeKind) -> None:
         """This became of a record."""
+        self._progress.did()
         self._metrics.outcomes.labels(self._generation, kind).inc()
         if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
             self._metrics.dead_letters.labels(self._generation, work.failure.code).inc()

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -41,6 +41,9 @@ from streams.kafka_errors import verdict as verdict
 
 Headers = list[tuple[str, bytes | None]]
 REQUEST_TIMEOUT_S = 10.0
+#: After that a client has lost a request: it answers each, or says that it can't, in time.
+_ANSWERED_S = REQUEST_TIMEOUT_S + 2
+_CREATED_S = 62.0
 _STEP_S = 2.0
 _AGAIN_S = 0.1
 #: How often a topic is looked for: of a new one, one broker hears a moment after another.
@@ -101,7 +104,8 @@ def admin(connection: KafkaConnection) -> AdminClient:
     Connected to every broker: one that connects on demand (librdkafka 2.16) keeps a processor
     busy for as long as it asks for what a dead broker leads.
     """
-    return Admin(connection, **_QUIET, **{"enable.sparse.connections": False})
+    made = Admin(connection, **_QUIET, **{"enable.sparse.connections": False})
+    return cast(AdminClient, made)  # it has all that one has
 
 
 def producer(connection: KafkaConnection, *, linger_ms: int, max_bytes: int = 2**20) -> Producer:
@@ -254,14 +258,16 @@ def require_group(client: AdminClient, group: str) -> None:
     """Raises KafkaDeniedError where this login may not use that consumer group."""
     asked = [ConsumerGroupTopicPartitions(group)]
     with translated(client):
-        client.list_consumer_group_offsets(asked)[group].result(REQUEST_TIMEOUT_S)
+        found = client.list_consumer_group_offsets(asked, request_timeout=REQUEST_TIMEOUT_S)
+        found[group].result(_ANSWERED_S)
 
 
 def topic_config(client: AdminClient, topic: str) -> dict[str, str]:
     """A topic's effective configuration. Raises TransientError if the broker is out of reach."""
     resource = ConfigResource(ResourceType.TOPIC, topic)
     with translated(client):
-        found = client.describe_configs([resource])[resource].result()
+        asked = client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
+        found = asked[resource].result(_ANSWERED_S)
     return {name: str(entry.value) for name, entry in found.items()}
 
 
@@ -269,7 +275,8 @@ def log_identity(client: AdminClient, topic: str) -> LogIdentity:
     """Which log this topic is now. Raises as `partitions_of`."""
     partitions = partitions_of(client, topic)
     with translated(client):
-        described = client.describe_topics(TopicCollection([topic]))[topic].result()
+        asked = client.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_TIMEOUT_S)
+        described = asked[topic].result(_ANSWERED_S)
     return LogIdentity(topic=topic, topic_id=str(described.topic_id), partitions=partitions)
 
 
@@ -312,7 +319,7 @@ def delete_before(client: AdminClient, topic: str, offsets: Mapping[int, int]) -
     where = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
     with translated(client):
         for deleted in client.delete_records(where, request_timeout=REQUEST_TIMEOUT_S).values():
-            deleted.result()
+            deleted.result(_ANSWERED_S)
 
 
 def newest_timestamp(client: AdminClient, topic: str) -> int:
@@ -351,7 +358,9 @@ def _listed(
             futures = client.list_offsets(
                 wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_STEP_S
             )
-            found = {where.partition: future.result() for where, future in futures.items()}
+            found = {
+                where.partition: future.result(_ANSWERED_S) for where, future in futures.items()
+            }
         if missing := [p for p, each in found.items() if each.offset == OFFSET_INVALID]:
             raise TransientError(f"Kafka: {topic}: no leader of partitions {missing} answers")
         return found
@@ -432,7 +441,8 @@ def positions(
 def groups_with_members(client: AdminClient) -> frozenset[str]:
     """The consumer groups that somebody is in. Raises TransientError where no broker answers."""
     with translated(client):
-        found = client.list_consumer_groups(request_timeout=REQUEST_TIMEOUT_S).result()
+        asked = client.list_consumer_groups(request_timeout=REQUEST_TIMEOUT_S)
+        found = asked.result(_ANSWERED_S)
     without = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
     return frozenset(group.group_id for group in found.valid if group.state not in without)
 
@@ -461,13 +471,15 @@ def create_topics(
     _topics(client)  # a clear error where there is no broker
     for name, future in client.create_topics(wanted).items():
         try:
-            future.result()
+            future.result(_CREATED_S)
             created[name] = True
         except KafkaException as error:
             require_granted(error.args[0], f"topic {name}")
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise UsageError(f"topic {name} can't be created: {error.args[0].str()}") from error
             created[name] = False
+        except TimeoutError as error:
+            raise TransientError(f"Kafka: topic {name} isn't created: no answer") from error
     partitions = _patiently(lambda: _partitions_of_all(client, created.keys()))
     return {name: Created(new, partitions[name]) for name, new in created.items()}
 

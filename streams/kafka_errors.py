@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.errors import FatalError, TransientError, UsageError
 from streams.kafka_connection import KafkaConnection
+from streams.lasting import Lasting
 
 _HOW = (
     "is the broker running, does it advertise an address that this machine reaches, and is it "
@@ -40,22 +41,29 @@ class KafkaDeniedError(UsageError):
     """The brokers refuse this login, or what it asks for."""
 
 
-class Admin(AdminClient):
-    """An admin client that keeps what it hears on the side.
+class BrokerAwayError(TransientError):
+    """No broker has answered a client of Kafka; another client may well be answered."""
+
+
+class Admin:
+    """An admin client that keeps what it hears on the side, made anew where it fails for long.
 
     A failed call says no more than that no broker could be reached; why, such as a refused
     password, librdkafka tells apart from it.
     """
 
     def __init__(self, connection: KafkaConnection, **config: object) -> None:
-        heard: deque[KafkaError] = deque(maxlen=16)
+        heard = self._heard = deque[KafkaError](maxlen=16)
         whole: dict[str, Any] = {**connection.librdkafka(), **config, "error_cb": heard.append}
-        super().__init__(whole)
-        self._heard = heard
+        self.lasting = Lasting(lambda: AdminClient(dict(whole)))
+
+    def __getattr__(self, name: str) -> Any:
+        """All that an AdminClient has."""
+        return getattr(self.lasting.now, name)
 
     def heard(self) -> list[KafkaError]:
         """What was said since the last call."""
-        self.poll(0)
+        self.lasting.now.poll(0)
         said = list(self._heard)
         self._heard.clear()
         return said
@@ -70,7 +78,7 @@ def verdict(error: KafkaError) -> FatalError | TransientError:
         return FatalError(f"Kafka: {error.str()}: {_GRANTS}")
     if error.fatal():
         return FatalError(error.str())
-    return TransientError(f"Kafka: {error.str()}; {_HOW}")
+    return BrokerAwayError(f"Kafka: {error.str()}; {_HOW}")
 
 
 def require_granted(error: KafkaError | None, what: str) -> None:
@@ -87,19 +95,38 @@ def translated(client: AdminClient | None = None) -> Iterator[None]:
 
     Raises:
         KafkaDeniedError: a password, a certificate or an access is refused.
+        BrokerAwayError: no broker answered; an admin client that fails so for long is made anew.
         TransientError: anything else of Kafka's.
     """
+    admin = _lasting(client)
     try:
         yield
-        if isinstance(client, Admin):
-            client.heard()
+    except TimeoutError as error:  # of a future: the client has lost the request
+        if admin is not None:
+            admin.lasting.failed()
+        raise BrokerAwayError(f"Kafka: no answer in time; {_HOW}") from error
     except KafkaException as error:
         inner = error.args[0]
         if not isinstance(inner, KafkaError):
             raise
-        if inner.code() in _NOT_GRANTED:
-            raise KafkaDeniedError(f"Kafka: {inner.str()}: {_GRANTS}") from error
-        for said in client.heard() if isinstance(client, Admin) else ():
-            if said.code() in _NOT_LET_IN:
-                raise KafkaDeniedError(f"Kafka: {said.str()}; {_LOGIN}") from error
-        raise TransientError(f"Kafka: {inner.str()}; {_HOW}") from error
+        raise _said(inner, admin) from error
+    if admin is not None:
+        admin.heard()
+        admin.lasting.worked()
+
+
+def _lasting(client: object) -> Admin | None:
+    return client if isinstance(client, Admin) else None
+
+
+def _said(error: KafkaError, admin: Admin | None) -> UsageError | TransientError:
+    if error.code() in _NOT_GRANTED:
+        return KafkaDeniedError(f"Kafka: {error.str()}: {_GRANTS}")
+    for heard in admin.heard() if admin is not None else ():
+        if heard.code() in _NOT_LET_IN:
+            return KafkaDeniedError(f"Kafka: {heard.str()}; {_LOGIN}")
+    if error.code() >= 0:  # a broker's own; librdkafka's are below
+        return TransientError(f"Kafka: {error.str()}; {_HOW}")
+    if admin is not None:
+        admin.lasting.failed()
+    return BrokerAwayError(f"Kafka: {error.str()}; {_HOW}")

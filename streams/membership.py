@@ -28,6 +28,8 @@ class Membership:
     Args:
         look: where the consumer stands.
         on_lags: told, at each check, how far behind each of its partitions is.
+        on_waiting: told, at each check, how many records wait to be read or finished; None where
+            the group has not let it in.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class Membership:
         look: Callable[[], Standing],
         on_lags: Callable[[dict[int, int]], None],
         *,
+        on_waiting: Callable[[int | None], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
+        self._on_waiting = on_waiting
         self._topic = topic
         self._look = look
         self._on_lags = on_lags
@@ -57,17 +61,21 @@ class Membership:
         beginnings = kafka.beginnings(self._client, self._topic, numbers)
         now = self._look()
         if now.partitions is None:
+            self._on_waiting(None)
             return "the group has not let this consumer in"
-        lags, late = {}, None
+        lags, late, waiting = {}, None, 0 if now.idle else 1
         for partition in now.partitions & ends.keys():
             end = ends[partition]
             stands = max(beginnings[partition], now.committed.get(partition, 0))
             reads = max(stands, now.read.get(partition, 0))
             # Markers, and records at the end that compaction took, are read and never committed.
             lags[partition] = max(0, end - (reads if now.idle else stands))
-            if self._is_late(partition, reads, waits=now.idle and end - reads > _MARKER):
+            unread = max(0, end - reads - _MARKER)
+            waiting += unread if now.idle else lags[partition]
+            if self._is_late(partition, reads, waits=now.idle and unread > 0):
                 late = f"records of partition {partition} do not come, for {_COME_S:g} s by now"
         self._on_lags(lags)
+        self._on_waiting(waiting)
         return late
 
     def _is_late(self, partition: int, reads: int, *, waits: bool) -> bool:

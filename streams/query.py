@@ -40,7 +40,7 @@ from schemas.trace import Trace, trace_of
 from streams.acknowledgements import InOrder
 from streams.answers import Answers
 from streams.fair_queue import FairQueue
-from streams.faust_app import faust_app
+from streams.faust_app import faust_app, fetcher_ended
 from streams.kafka_connection import KafkaConnection
 from streams.logs import about
 from streams.query_watch import QueryWatch
@@ -170,9 +170,19 @@ class QueryConsumer:
 
     async def _beat(self) -> None:
         while True:
+            self._look_for_the_dead()
             self._watch.turned()
             self._acknowledge()  # replies that no batch has waited for
             await asyncio.sleep(_BEAT_S)
+
+    def _look_for_the_dead(self) -> None:
+        """What ends without a word, and is started again by nobody here."""
+        if not self._hearing.is_alive():
+            self._watch.broke("deliveries", "the thread that hears of them has ended")
+        if self._app.crashed:
+            self._watch.broke("faust", f"crashed: {self._app.crash_reason!r}")
+        if (why := fetcher_ended(self._app)) is not None:
+            self._watch.broke("fetcher", why)
 
     async def _keep_fresh(self) -> None:
         """Notice a moved alias; loading its encoder doesn't hold up the answers."""

@@ -2,21 +2,26 @@
 
 from collections.abc import Iterable
 
-from schemas.errors import QueryCode
+from schemas.errors import FatalError, QueryCode
 from search.generations import Generation
 from streams import kafka
 from streams.consumer_standing import Standing
 from streams.health import Health
 from streams.kafka_connection import KafkaConnection
 from streams.metrics import QueryMetrics
+from streams.progress import Progress
 from streams.snapshots import Snapshots
 
 
 class QueryWatch:
     """Safe to share between the consumer's threads."""
 
-    def __init__(self, health: Health, metrics: QueryMetrics) -> None:
+    def __init__(
+        self, health: Health, metrics: QueryMetrics, progress: Progress | None = None
+    ) -> None:
         self._health = health
+        self._progress = progress or Progress(0, "request has been taken")
+        health.watch(lambda: self._progress.stalled)
         self.metrics = metrics
         self._lagging: set[int] = set()
         self._serving: Generation | None = None
@@ -27,6 +32,7 @@ class QueryWatch:
 
     def took(self, partition: int, offset: int) -> None:
         """A request has come from the log."""
+        self._progress.did()
         self._taken = self._taken | {partition: offset + 1}
 
     def assigned(self, partitions: Iterable[int]) -> None:
@@ -40,8 +46,22 @@ class QueryWatch:
         return Standing(self._partitions, group.committed(self._partitions), self._taken)
 
     def turned(self) -> None:
-        """The event loop has turned."""
+        """The event loop has turned.
+
+        Raises:
+            FatalError: only another start helps.
+        """
         self._health.beat()
+        if (why := self._health.lost) is not None:
+            raise FatalError(f"{why}: starting again is what helps")
+
+    def broke(self, part: str, why: str) -> None:
+        """A part of the consumer has ended that it can't do without."""
+        self._health.broke(part, why)
+
+    def waits(self, requests: int | None) -> None:
+        """The broker answers: so many wait to be read; None where the group hasn't let it in."""
+        self._progress.saw(requests)
 
     def looked(self, snapshots: Snapshots) -> None:
         """It has been looked where the alias points."""

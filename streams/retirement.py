@@ -34,4 +34,7 @@ def _is_retired(catalog: GenerationCatalog, generation: Generation) -> bool:
     except PixtideError as error:  # the index is unwell: then nothing is known
         logger.debug("is %s retired? %s", generation.name, error)
         return False
+    except Exception:  # this thread goes on, or the worker would outlive its generation
+        logger.exception("whether generation %s is retired can't be told", generation.name)
+        return False
     return found is not None and found.state is GenerationState.RETIRED

@@ -22,6 +22,7 @@ from streams.membership import Membership
 from streams.metrics import IngestMetrics, QueryMetrics
 from streams.originals import Originals
 from streams.positions import Positions
+from streams.progress import Progress
 from streams.query import QueryConsumer, QueryParts
 from streams.query_pictures import QueryPictures
 from streams.query_watch import GroupOffsets, QueryWatch
@@ -31,6 +32,7 @@ from streams.retirement import stop_when_retired
 from streams.settings import Settings
 from streams.sibling import sibling_of
 from streams.snapshots import Snapshots
+from streams.starting import Starting
 from streams.vitals import Vitals
 from streams.wiring import (
     decoder_pool,
@@ -43,6 +45,8 @@ from streams.wiring import (
 )
 
 _LIVE_CACHED_S = 2.0
+#: A worker that is held to a rate should have finished some of so many, and is stuck otherwise.
+_RECORDS_DONE = 10
 #: Batches that a CPU encodes side by side, each on its share of the cores: cores that encode one
 #: together wait for each other in every layer.
 _BATCHES_AT_ONCE = 4
@@ -69,38 +73,41 @@ def ingest_worker(
         FatalError: its model or its log isn't what it was created with.
     """
 
-    connection = settings.kafka_connection()
+    connection, starting = settings.kafka_connection(), Starting(vitals.health)
     decoders = decoder_pool(settings, settings.decoders)
     catalog = open_catalog(settings)
-    generation = generation_to_work_for(catalog, generation_name)
+    generation = starting(lambda: generation_to_work_for(catalog, generation_name))
     threads = threads_of(settings)
     # OpenVINO spreads one batch well, and takes one at a time
     at_once = 1 if is_eight_bit(generation.fingerprint) else min(threads, _BATCHES_AT_ONCE)
-    encoder = encoder_of(settings.changed(threads=-(-threads // at_once)), generation)
+    share = settings.changed(threads=-(-threads // at_once))
+    encoder = starting(lambda: encoder_of(share, generation))
     encoder.warm_up()
     vitals.health.report("encoder", None)
-    watch = IngestWatch(vitals.health, IngestMetrics(vitals.instruments), generation.name)
+    progress = Progress(_stalled_s(settings, max_rate), "record has finished")
+    watch = IngestWatch(vitals.health, IngestMetrics(vitals.instruments), generation.name, progress)
     store = ImageStore(settings.image_store_url)
     client = kafka.admin(connection)
     guard = LogGuard(client, generation.log)
-    guard.check()
-    for topic in (topics.INDEXED, topics.DEAD_LETTERS):
-        kafka.partitions_of(client, settings.named(topic))  # or it would wait for it, full
-    kafka.require_group(client, generation.group)
+    starting(guard.check)
+    for topic in (topics.INDEXED, topics.DEAD_LETTERS):  # or it would wait for it, full
+        starting(partial(kafka.partitions_of, client, settings.named(topic)))
+    starting(lambda: kafka.require_group(client, generation.group))
+    retry_topic = settings.named(topics.RETRY)
+    retries = starting(lambda: kafka.retries_of(client, retry_topic, generation.log))
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
     vitals.health.check("index", lambda: _look_at(catalog))
-    statistics = Statistics(
-        generation.log.topic, settings.named(topics.RETRY), on_retry_lag=watch.retry_lag
-    )
+    statistics = Statistics(generation.log.topic, retry_topic, on_retry_lag=watch.retry_lag)
     membership = Membership(
         client,
         generation.log.topic,
         look=lambda: statistics.standing(idle=watch.idle),
         on_lags=watch.lags,
+        on_waiting=lambda records: watch.waits(records, cut_off=statistics.cut_off),
     )
     vitals.health.check("log", membership.check)
-    index = catalog.open(generation)
-    index.tidy()
+    index = starting(lambda: catalog.open(generation))
+    starting(index.tidy)
     parts = IngestParts(
         connect=lambda more: kafka.ingest_consumer(
             connection,
@@ -112,7 +119,7 @@ def ingest_worker(
         ),
         positions=Positions(connection, client, generation.group, guard),
         guard=guard,
-        retries=kafka.retries_of(client, settings.named(topics.RETRY), generation.log),
+        retries=retries,
         partitioner=settings.partitioner,
         fetcher=picture_fetcher(settings, store),
         originals=Originals(
@@ -131,7 +138,7 @@ def ingest_worker(
             dead_letters_topic=settings.named(topics.DEAD_LETTERS),
         ),
         watch=watch,
-        sibling=sibling_of(generation, catalog),
+        sibling=starting(lambda: sibling_of(generation, catalog)),
     )
     worker = IngestWorker(
         parts,
@@ -157,12 +164,12 @@ def ingest_worker(
 def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
     """A query consumer that follows the alias."""
 
-    connection = settings.kafka_connection()
+    connection, starting = settings.kafka_connection(), Starting(vitals.health)
     decoders = decoder_pool(settings, 1)
     topic = settings.named(topics.REQUESTS)
     client, group = kafka.admin(connection), settings.named("query")
-    kafka.partitions_of(client, topic)  # a clear error where it is missing
-    kafka.require_group(client, group)
+    starting(lambda: kafka.partitions_of(client, topic))  # a clear error where it is missing
+    starting(lambda: kafka.require_group(client, group))
 
     prefix = f"{settings.namespace}\\." if settings.namespace else ""
     pictures = QueryPictures(
@@ -170,10 +177,15 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
     )
     snapshots = Snapshots(open_catalog(settings), partial(encoder_of, settings))
     metrics = QueryMetrics(vitals.instruments)
-    watch = QueryWatch(vitals.health, metrics)
+    progress = Progress(settings.stalled_s, "request has been taken")
+    watch = QueryWatch(vitals.health, metrics, progress)
     committed = GroupOffsets(connection, group, topic)
     membership = Membership(
-        client, topic, look=lambda: watch.standing(committed), on_lags=watch.lags
+        client,
+        topic,
+        look=lambda: watch.standing(committed),
+        on_lags=watch.lags,
+        on_waiting=watch.waits,
     )
     vitals.health.check("log", membership.check)
     return QueryConsumer(
@@ -196,6 +208,13 @@ def _look_at(catalog: GenerationCatalog) -> str | None:
     """Whether the index answers; what it doesn't is told by the error."""
     catalog.live()
     return None
+
+
+def _stalled_s(settings: Settings, max_rate: float | None) -> float:
+    """A worker that is to be slow finishes little."""
+    if not settings.stalled_s or not max_rate:
+        return settings.stalled_s
+    return max(settings.stalled_s, _RECORDS_DONE / max_rate)
 
 
 def _cached(look: Callable[[], bool]) -> Callable[[], bool]:

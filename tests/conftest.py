@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.servers import (
@@ -18,6 +19,20 @@ from tests.servers.deploy_tools import deploy_tools as tools_at_hand
 from tests.servers.install import SetupError
 from tests.servers.s3 import S3Server, s3_server
 from tests.servers.suite import TOOLS, prepare
+
+# No property fails because the machine is busy: how long an example takes, and how fast examples
+# are made, says nothing of the product. What fails prints how to repeat it.
+hypothesis.settings.register_profile(
+    "anywhere",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.data_too_large,
+        hypothesis.HealthCheck.large_base_example,
+    ],
+)
+hypothesis.settings.load_profile("anywhere")
 
 _needed = pytest.StashKey[set[str]]()
 _unprepared = pytest.StashKey[Exception]()

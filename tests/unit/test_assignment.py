@@ -5,26 +5,39 @@ from unittest.mock import Mock
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from search.generations import LogIdentity
+from schemas.errors import TransientError
 from streams.assignment import Assignment
-from streams.log_guard import LogGuard
+from streams.kafka import Position
 from streams.offsets import InFlight
+from streams.positions import Begin, Positions
+
+IN_TIME_S = 60.0
+STANDS = Begin(TopicPartition("log", 0, 7, leader_epoch=3), Position(7, 3, "pixtide"))
 
 
-def joined(consumer: Mock) -> Assignment:
+def joined(consumer: Mock, positions: Mock | None = None) -> Assignment:
     """A worker that has joined, and was given partition 0."""
-    guard = Mock(spec=LogGuard, log=LogIdentity(topic="log", topic_id="t", partitions=2))
+    positions = positions or Mock(spec=Positions, topic="log")
+    positions.begins.return_value = [STANDS]
     flight: InFlight[Any] = InFlight()
-    assignment = Assignment(consumer, guard, flight, retry_topic="retry", settle=lambda: None)
+    assignment = Assignment(
+        lambda _: consumer, positions, flight, retry_topic="retry", settle=lambda: None
+    )
     assignment.join()
+    consumer.assignment.return_value = []
     consumer.subscribe.call_args.kwargs["on_assign"](consumer, [TopicPartition("log", 0)])
-    [taken] = consumer.incremental_assign.call_args.args
-    consumer.assignment.return_value = taken
     return assignment
 
 
 def places(partitions: list[TopicPartition]) -> set[tuple[str, int, int]]:
     return {(p.topic, p.partition, p.offset) for p in partitions}
+
+
+def turned(assignment: Assignment, times: int = 3) -> None:
+    """The main thread turns until all that is done aside has been done, so many times."""
+    for _ in range(times):
+        assignment.commit_now_and_then()
+        assignment._aside.end(IN_TIME_S)
 
 
 def test_the_group_shares_out_the_log_alone() -> None:
@@ -34,27 +47,49 @@ def test_the_group_shares_out_the_log_alone() -> None:
     assert consumer.subscribe.call_args.args == (["log"],)
 
 
-def test_positions_of_retries_are_renewed_once_they_are_taken() -> None:
+def test_nothing_is_read_before_it_is_known_where_to_begin() -> None:
     consumer = Mock(spec=Consumer)
-    consumer.committed.return_value = [TopicPartition("retry", 0, 7)]
     assignment = joined(consumer)
-    assignment.commit_now_and_then()
-    assignment.commit_now_and_then()
-    [asked] = consumer.committed.call_args.args
-    assert [(p.topic, p.partition) for p in asked] == [("retry", 0)]
-    [call] = consumer.commit.call_args_list
-    assert places(call.kwargs["offsets"]) == {("retry", 0, 7)}
+    consumer.incremental_assign.assert_called_once_with([])
+    turned(assignment)
+    [taken] = consumer.incremental_assign.call_args.args
+    assert places(taken) == {("log", 0, 7), ("retry", 0, -1001)}
+    assert taken[0].leader_epoch == 3, "librdkafka compares it only where it is told"
 
 
-def test_a_position_that_nobody_knows_is_left_alone() -> None:
+def test_while_the_broker_does_not_say_it_is_asked_again() -> None:
+    consumer, positions = Mock(spec=Consumer), Mock(spec=Positions, topic="log")
+    positions.begins.side_effect = [TransientError("no broker"), [STANDS]]
+    turned(joined(consumer, positions))
+    assert positions.begins.call_count == 2
+    [taken] = consumer.incremental_assign.call_args.args
+    assert places(taken) == {("log", 0, 7), ("retry", 0, -1001)}
+
+
+def test_what_is_taken_away_before_it_was_read_is_let_go() -> None:
     consumer = Mock(spec=Consumer)
-    consumer.committed.return_value = [TopicPartition("retry", 0, -1001)]
-    joined(consumer).commit_now_and_then()
-    consumer.commit.assert_not_called()
+    assignment = joined(consumer)
+    consumer.subscribe.call_args.kwargs["on_revoke"](consumer, [TopicPartition("log", 0)])
+    turned(assignment)
+    consumer.incremental_unassign.assert_called_with([])
+    consumer.incremental_assign.assert_called_once_with([])
 
 
-def test_a_broker_that_does_not_say_stops_nothing() -> None:
+def test_what_is_taken_away_is_let_go_once_no_row_is_being_written() -> None:
     consumer = Mock(spec=Consumer)
-    consumer.committed.side_effect = KafkaException(KafkaError(KafkaError._TIMED_OUT))
-    joined(consumer).commit_now_and_then()
-    consumer.commit.assert_not_called()
+    assignment = joined(consumer)
+    turned(assignment)
+    consumer.assignment.return_value = consumer.incremental_assign.call_args.args[0]
+    consumer.incremental_unassign.side_effect = KafkaException(KafkaError(KafkaError._INVALID_ARG))
+    with assignment.lock:  # as a writer does
+        revoke = consumer.subscribe.call_args.kwargs["on_revoke"]
+        revoke(consumer, [TopicPartition("log", 0)])
+        consumer.incremental_unassign.assert_called_once()  # in vain: so the answer is put off
+        consumer.incremental_unassign.reset_mock(side_effect=True)
+        turned(assignment)
+        consumer.incremental_unassign.assert_not_called()
+        [held] = consumer.pause.call_args.args
+        assert ("log", 0, 7) in places(held)
+    turned(assignment)
+    [gone] = consumer.incremental_unassign.call_args.args
+    assert {(p.topic, p.partition) for p in gone} == {("log", 0), ("retry", 0)}

@@ -1,0 +1,62 @@
+"""Whether a worker that has work does any: what its liveness stands on besides its main loop."""
+
+import time
+from collections.abc import Callable
+
+#: A worker is looked at every few seconds. Was the broker away for longer, waiting begins anew.
+_UNSEEN_S = 60.0
+#: A consumer that knows no broker, while another client is answered, comes back by no other means.
+_CUT_OFF_S = 60.0
+
+
+class Progress:
+    """Of one worker. Safe to share between threads.
+
+    Nobody notices a client that is stuck in itself: it raises nothing and its process looks well.
+    So what counts is that work gets done where there is some, as another client hears of it.
+
+    Args:
+        limit_s: how long none may get done; 0: for ever.
+        done: what doesn't get done, as the message says it.
+    """
+
+    def __init__(
+        self, limit_s: float, done: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit_s = limit_s
+        self._done = done
+        self._clock = clock
+        self._since = self._connected_at = clock()
+        self._seen_at = float("-inf")
+        self.stalled: str | None = None
+
+    def did(self) -> None:
+        """A piece of work is done."""
+        self._since = self._clock()
+
+    def saw(self, waiting: int | None, *, excused: bool = False, cut_off: bool = False) -> None:
+        """The broker has answered: so much waits.
+
+        Args:
+            waiting: None where the group has not let the worker in.
+            excused: something else keeps it from working, and is told elsewhere.
+            cut_off: its own consumer knows no broker.
+        """
+        now = self._clock()
+        unseen, self._seen_at = now - self._seen_at > _UNSEEN_S, now
+        if unseen or excused or waiting == 0:
+            self._since = now
+        if unseen or not cut_off:
+            self._connected_at = now
+        self.stalled = self._judged(waiting, now)
+
+    def _judged(self, waiting: int | None, now: float) -> str | None:
+        if not self._limit_s:
+            return None
+        if (silent_s := now - self._connected_at) > min(_CUT_OFF_S, self._limit_s):
+            return f"its consumer has known no broker for {silent_s:.0f} s, and others are answered"
+        if (idle_s := now - self._since) <= self._limit_s:
+            return None
+        if waiting is None:
+            return f"its group has not let it in for {idle_s:.0f} s"
+        return f"no {self._done} for {idle_s:.0f} s, though {waiting} wait and the broker answers"

@@ -1,0 +1,56 @@
+"""Starting while a server is away: it is waited for, and the process says for what."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from schemas.errors import TransientError
+from streams.health import Health
+
+T = TypeVar("T")
+
+logger = logging.getLogger("pixtide")
+
+_FIRST_S, _LAST_S = 0.5, 10.0
+
+
+class Starting:
+    """Takes the steps of a start, each again until the server that it needs answers.
+
+    A server that is away passes; a wrong password or a topic that isn't there doesn't, and ends the
+    process. Whatever else is wrong would be found again by each start.
+    """
+
+    def __init__(self, health: Health, rest: Callable[[float], None] = time.sleep) -> None:
+        self._health = health
+        self._rest = rest
+
+    def __call__(self, step: Callable[[], T]) -> T:
+        """What the step returns. Raises what it raises besides TransientError."""
+        pause = _FIRST_S
+        while True:
+            try:
+                done = step()
+            except TransientError as error:
+                self._health.report("start", f"waits: {error}")
+                logger.warning("waiting to start: %s", error)
+            else:
+                self._health.report("start", None)
+                return done
+            self._rest(pause)
+            pause = min(pause * 2, _LAST_S)
+
+
+def end_at_signals() -> None:
+    """SIGTERM and SIGINT end this process at once, with exit code 0: it has nothing to save yet.
+
+    Whatever goes on from here sets its own handlers.
+    """
+
+    def end(*_: object) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
