@@ -31,7 +31,7 @@ class Lasting(Generic[C]):
     def __init__(
         self,
         make: Callable[[], C],
-        let_go: Callable[[C], None] = lambda _: None,
+        let_go: Callable[[C], object] = lambda _: None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

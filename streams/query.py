@@ -42,6 +42,7 @@ from streams.answers import Answers
 from streams.fair_queue import FairQueue
 from streams.faust_app import faust_app, fetcher_ended
 from streams.kafka_connection import KafkaConnection
+from streams.lasting import Lasting
 from streams.logs import about
 from streams.query_watch import QueryWatch
 from streams.reply_cache import Encoded
@@ -62,6 +63,8 @@ _DELIVER_S = 5.0
 #: Replies to one topic that wait for the broker, in bytes, each counted as so many more: those to
 #: one that is stuck leave room for the others'.
 _MOST_WAITING, _OF_EACH = 32 * 1024 * 1024, 1024
+#: Of a reply that no broker has answered for.
+_NO_ANSWER = (KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._TRANSPORT)
 #: How long a stopping consumer takes leave of the broker.
 _LEAVE_S = 5.0
 
@@ -96,7 +99,7 @@ class QueryParts:
     reply_topics: str
     snapshots: Snapshots
     answers: Answers
-    producer: Producer
+    producer: Lasting[Producer]
     queue: int
     on_started: Callable[[Any], None]
     watch: QueryWatch
@@ -149,7 +152,7 @@ class QueryConsumer:
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait([stopped, *working], return_when=asyncio.FIRST_COMPLETED)
         self._watch.stopping()
-        await asyncio.to_thread(self._parts.producer.flush, _DELIVER_S)
+        await asyncio.to_thread(self._parts.producer.now.flush, _DELIVER_S)
         self._acknowledge()  # or the next consumer would answer them again
         try:
             await asyncio.wait_for(self._app.stop(), _LEAVE_S)
@@ -159,7 +162,7 @@ class QueryConsumer:
             task.cancel()
         self._answerers.shutdown()
         self._aside.shutdown(wait=False, cancel_futures=True)
-        if left := self._parts.producer.flush(_DELIVER_S):
+        if left := self._parts.producer.now.flush(_DELIVER_S):
             logger.warning("%d replies did not reach the broker", left)
         for task in working:
             if task.done() and not task.cancelled():
@@ -298,7 +301,7 @@ class QueryConsumer:
             self._delivered(one, reply, error)
 
         try:
-            self._parts.producer.produce(
+            self._parts.producer.now.produce(
                 topic,
                 reply.value,
                 one.key,
@@ -313,6 +316,10 @@ class QueryConsumer:
 
     def _delivered(self, one: Pending, reply: Encoded, error: KafkaError | None) -> None:
         """What is too large is found out here, or by the broker, whose topic may take less."""
+        if error is None or error.code() >= 0:  # a broker has answered
+            self._parts.producer.worked()
+        elif error.code() in _NO_ANSWER:
+            self._parts.producer.failed()
         if error is None:
             one.span.end(error=None if reply.code == "OK" else reply.code, code=reply.code)
             self._settled.append(one)
@@ -335,7 +342,7 @@ class QueryConsumer:
         """Nobody waits for a delivery: a topic that is missing would keep others' replies back."""
         while True:
             try:
-                self._parts.producer.poll(_BEAT_S)
+                self._parts.producer.now.poll(_BEAT_S)
             except Exception:  # of what is done when one is heard of; others must be heard of too
                 logger.exception("a delivery was not understood")
 

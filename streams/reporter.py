@@ -13,11 +13,14 @@ from schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
 from search.generations import Generation
 from streams.image_store import ImageStore
 from streams.kafka import Headers
+from streams.lasting import Lasting
 from streams.work import Work
 
 #: The image store's folder of values that the dead-letter topic refused as too large.
 VALUES = "dead-letters"
 _DELIVER_S = 30.0
+#: What a producer is told to drop is reported by it at once.
+_PURGE_S = 5.0
 
 
 class Reporter:
@@ -25,7 +28,7 @@ class Reporter:
 
     def __init__(
         self,
-        producer: Producer,
+        producer: Lasting[Producer],
         store: ImageStore,
         generation: Generation,
         *,
@@ -78,8 +81,10 @@ class Reporter:
             TransientError: not all is acknowledged yet; call again.
         """
         while True:
-            if left := self._producer.flush(_DELIVER_S):
+            if left := self._producer.now.flush(_DELIVER_S):
+                self._doubt()
                 raise TransientError(f"{left} outcomes or dead letters wait for the broker")
+            self._producer.worked()
             failed, self._failed = self._failed, []
             if not failed:
                 return
@@ -93,6 +98,13 @@ class Reporter:
             if refused is not None:
                 raise TransientError(f"outcomes or dead letters are refused: {refused.str()}")
 
+    def _doubt(self) -> None:
+        """After long in vain, have another producer send what this one holds, maybe once more."""
+        old = self._producer.now
+        if self._producer.failed():
+            old.purge()
+            old.flush(_PURGE_S)
+
     def _without_value(self, letter: "_Outgoing") -> "_Outgoing":
         value = letter.value or b""
         uri = self._store.put_raw(f"{VALUES}/{hashlib.sha256(value).hexdigest()}", value)
@@ -105,7 +117,7 @@ class Reporter:
                 self._failed.append((error, outgoing))
 
         try:
-            self._producer.produce(
+            self._producer.now.produce(
                 outgoing.topic,
                 outgoing.value,
                 outgoing.key,

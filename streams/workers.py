@@ -17,6 +17,7 @@ from streams.embedded_fetch import RestingConsumer, rest_between_fetches
 from streams.image_store import ImageStore
 from streams.ingest import IngestLimits, IngestParts, IngestWorker
 from streams.ingest_watch import IngestWatch
+from streams.lasting import Lasting
 from streams.log_guard import LogGuard
 from streams.membership import Membership
 from streams.metrics import IngestMetrics, QueryMetrics
@@ -47,6 +48,8 @@ from streams.wiring import (
 _LIVE_CACHED_S = 2.0
 #: A worker that is held to a rate should have finished some of so many, and is stuck otherwise.
 _RECORDS_DONE = 10
+#: Longer than a producer of replies tries to deliver one.
+_LET_GO_S = 60.0
 #: Batches that a CPU encodes side by side, each on its share of the cores: cores that encode one
 #: together wait for each other in every layer.
 _BATCHES_AT_ONCE = 4
@@ -131,7 +134,14 @@ def ingest_worker(
         encoder=encoder,
         index=index,
         reporter=Reporter(
-            kafka.producer(connection, linger_ms=5, max_bytes=largest + topics.DEAD_LETTER_ROOM),
+            Lasting(
+                partial(
+                    kafka.producer,
+                    connection,
+                    linger_ms=5,
+                    max_bytes=largest + topics.DEAD_LETTER_ROOM,
+                )
+            ),
             store,
             generation,
             outcomes_topic=settings.named(topics.INDEXED),
@@ -196,7 +206,10 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
             reply_topics=f"{prefix}({settings.reply_topics})",
             snapshots=snapshots,
             answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes), metrics),
-            producer=kafka.reply_producer(connection),
+            # one that was replaced still tells what becomes of what it holds
+            producer=Lasting(
+                partial(kafka.reply_producer, connection), lambda old: old.flush(_LET_GO_S)
+            ),
             queue=settings.query_queue,
             on_started=rest_between_fetches if settings.embedded_log else lambda _: None,
             watch=watch,

@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -107,6 +108,77 @@ def test_the_endpoints_and_the_file_say_the_same(
     assert caplog.messages == ["ready", "not ready: index: is away", "ready"]
 
 
+def test_a_process_that_only_another_start_helps_is_not_live() -> None:
+    health, registry, stalled = Health({}), Instruments().registry, list[str]()
+    health.watch(lambda: stalled[-1] if stalled else None)
+    with serving("127.0.0.1", 0, health, registry) as (_, port):
+        assert get(port, "/live")[0] == 200
+        stalled.append("no record has finished for 305 s")
+        live = {"live": False, "main loop": "turns", "work": stalled[-1]}
+        assert get(port, "/live") == (503, json.dumps(live).encode() + b"\n")
+        stalled.clear()
+        assert get(port, "/live")[0] == 200
+        health.broke("deliveries", "the thread has ended")
+        status, said = get(port, "/live")
+        assert status == 503 and json.loads(said)["work"] == "deliveries: the thread has ended"
+
+
+def test_a_check_that_fails_proves_nothing_and_the_others_are_asked_on() -> None:
+    health = Health({"index": "is not read yet"})
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    health.check("log", fail)
+    health.check("index", lambda: None)
+    health.ask_checks()
+    assert health.problems == {"log": "can't be looked at: ZeroDivisionError()"}
+
+
+def test_a_check_that_hangs_is_told() -> None:
+    clock, hangs, asked = Clock(), threading.Event(), threading.Event()
+    health = Health({}, clock=clock)
+    health.report("encoder", "is being loaded")  # oftener, while not ready
+
+    def hang() -> None:
+        asked.set()
+        hangs.wait(60)
+
+    health.check("index", hang)
+    with health.checked():
+        assert asked.wait(60)
+        health.report("encoder", None)
+        assert health.problems == {}
+        clock.now += LIVE_S + 1
+        assert health.problems == {"checks": "have not come back for 121 s"}
+        hangs.set()
+
+
+def test_a_main_loop_that_hangs_is_ended_from_outside_unless_it_goes_on() -> None:
+    clock, ended = Clock(), list[int]()
+    health = Health({}, clock=clock)
+    health.end_if_hung(ended.append)
+    health.beat()
+    clock.now += 3 * LIVE_S
+    health.end_if_hung(ended.append)
+    health.beat()  # it was stopped, and goes on
+    health.end_if_hung(ended.append)
+    assert ended == []
+    clock.now += 3 * LIVE_S
+    health.end_if_hung(ended.append)
+    health.end_if_hung(ended.append)
+    assert ended == [1]
+
+
+def test_a_file_that_cannot_be_kept_ends_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def full(_: bool) -> None:
+        raise OSError("no space left on device")
+
+    health = Health({"log": "is not read yet"}, full)
+    health.report("log", None)
+    assert health.problems == {} and "no space left" in caplog.text
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -188,6 +260,8 @@ def test_what_is_never_delivered_is_not_waited_for(member: Member) -> None:
 def test_where_a_consumer_stands_by_what_librdkafka_tells() -> None:
     clock = Clock()
     waiting: list[int] = []
+    coordinator = {"GroupCoordinator": {"source": "logical"}, ":0/internal": {"source": "internal"}}
+    brokers = coordinator | {"127.0.0.1:9092/1": {"source": "learned"}}
     statistics = Statistics("t", "retries", waiting.append, clock)
 
     def told(join_state: str) -> Standing:
@@ -197,7 +271,7 @@ def test_where_a_consumer_stands_by_what_librdkafka_tells() -> None:
         lags = {"0": 4, "1": -1, "2": 5}
         retried = {n: {"consumer_lag": lag, "fetch_state": "active"} for n, lag in lags.items()}
         topics = {"t": {"partitions": partitions}, "retries": {"partitions": retried}}
-        report = {"cgrp": {"join_state": join_state}, "topics": topics}
+        report = {"cgrp": {"join_state": join_state}, "topics": topics, "brokers": brokers}
         statistics.take(json.dumps(report))
         return statistics.standing(idle=False)
 
@@ -213,6 +287,10 @@ def test_where_a_consumer_stands_by_what_librdkafka_tells() -> None:
     assert told("steady") == settled
     clock.now += 31
     assert statistics.standing(idle=False) == Standing(), "it tells nothing any more"
+    assert not statistics.cut_off
+    del brokers["127.0.0.1:9092/1"]
+    told("steady")
+    assert statistics.cut_off
 
 
 def get(port: int, path: str) -> tuple[int, bytes]:

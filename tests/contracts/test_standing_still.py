@@ -1,0 +1,190 @@
+"""A broker that is slow, or comes back from a standstill, on a real Kafka."""
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer
+
+from schemas import topics
+from schemas.errors import TransientError
+from streams import kafka as kafka_clients
+from streams import lasting, log_guard
+from streams.assignment import Assignment
+from streams.kafka import Record
+from streams.kafka_connection import KafkaConnection
+from streams.log_guard import LogGuard
+from streams.offsets import InFlight
+from tests.contracts.kafka_proxy import KafkaProxy
+from tests.servers import KafkaServer
+
+#: Far longer than any turn may take, and that on a busy machine.
+DELAY_S, LONGEST_TURN_S = 8.0, 4.0
+IN_TIME_S = 120.0
+LATE = ("Metadata", "ListOffsets", "OffsetFetch", "OffsetCommit")
+
+
+@pytest.fixture
+def way(kafka: KafkaServer) -> Iterator[KafkaProxy]:
+    with KafkaProxy(kafka.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def name(kafka: KafkaServer) -> str:
+    """Of a log and, with `-retry`, its retry topic."""
+    name, [table, *_] = f"log-{uuid.uuid4().hex[:10]}", topics.topics(embedded=False)
+    client = kafka_clients.admin(KafkaConnection(kafka.bootstrap))
+    both = [(name, table), (f"{name}-retry", table)]
+    kafka_clients.create_topics(client, both, replication=1)
+    connection = KafkaConnection(kafka.bootstrap)
+    beginning = dict.fromkeys(range(table.partitions), 0)
+    for topic, _ in both:
+        kafka_clients.commit_beginning(connection, name, topic, beginning)
+    return name
+
+
+@pytest.mark.fault("a broker that comes back says for a moment that there are no brokers")
+def test_a_client_that_has_forgotten_all_brokers_is_made_anew(
+    way: KafkaProxy, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # librdkafka starts over by itself mostly, and by chance not at all: here never
+    never = kafka_clients._QUIET | {"metadata.recovery.strategy": "none"}
+    monkeypatch.setattr(kafka_clients, "_QUIET", never)
+    monkeypatch.setattr(lasting, "PATIENCE_S", 3.0)
+    client = kafka_clients.admin(KafkaConnection(f"127.0.0.1:{way.port}"))
+    assert kafka_clients.partitions_of(client, name)
+    way.knows_no_brokers = True
+    with contextlib.suppress(TransientError):
+        client.list_topics(name, timeout=2)
+    with pytest.raises(TransientError), kafka_clients.translated(client):
+        client.list_topics(name, timeout=2)
+    way.knows_no_brokers = False
+    assert awaited(lambda: answers(client, name)), "for good"
+
+
+def answers(client: Any, name: str) -> bool:
+    try:
+        return kafka_clients.partitions_of(client, name) > 0
+    except TransientError:
+        return False
+
+
+def awaited(look: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + IN_TIME_S
+    while time.monotonic() < deadline:
+        if look():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+class Member:
+    """A worker's main thread, as far as the broker is concerned, and how long its turns take."""
+
+    def __init__(self, connection: KafkaConnection, name: str) -> None:
+        self.flight: InFlight[Record] = InFlight()
+        self.longest_s = 0.0
+        self.has: set[int] = set()
+        self._guard = LogGuard(
+            kafka_clients.admin(connection),
+            kafka_clients.log_identity(kafka_clients.admin(connection), name),
+        )
+        self._consumer: Consumer = kafka_clients.ingest_consumer(
+            connection, name, **kafka_clients.session(60)
+        )
+        self.assignment = Assignment(
+            self._consumer,
+            self._guard,
+            self.flight,
+            retry_topic=f"{name}-retry",
+            settle=lambda: None,
+        )
+        self.error: BaseException | None = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ending.set()
+        self._thread.join(IN_TIME_S)
+        self.has = set()
+        assert not self._thread.is_alive() and self.error is None, self.error
+
+    def _run(self) -> None:
+        try:
+            self.assignment.join()
+            while not self._ending.is_set():
+                began = time.monotonic()
+                self._turn()
+                self.longest_s = max(self.longest_s, time.monotonic() - began)
+                self.has = {p.partition for p in self._consumer.assignment()}
+            self.assignment.leave()
+        except BaseException as error:  # noqa: BLE001  # told in the end
+            self.error = error
+
+    def _turn(self) -> None:
+        if (record := self.assignment.poll(0.05)) is not None:
+            self.flight.admit(record)
+            self.flight.finish(record)
+        self.assignment.commit_now_and_then()
+        self._guard.check_now_and_then()
+
+
+@pytest.fixture
+def members() -> Iterator[Callable[[KafkaConnection, str], Member]]:
+    made: list[Member] = []
+
+    def make(connection: KafkaConnection, name: str) -> Member:
+        made.append(Member(connection, name))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+@pytest.mark.fault("a broker that answers each kind of request late")
+def test_the_main_thread_waits_for_no_broker(
+    way: KafkaProxy,
+    name: str,
+    kafka: KafkaServer,
+    members: Callable[[KafkaConnection, str], Member],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_guard, "_EVERY_S", 1.0)
+    slow = members(KafkaConnection(f"127.0.0.1:{way.port}"), name)
+    assert awaited(lambda: len(slow.has) > 0)
+    count, way.slow = len(slow.has), dict.fromkeys(LATE, DELAY_S)
+    way.asked.clear()
+    producer = kafka_clients.producer(KafkaConnection(kafka.bootstrap), linger_ms=0)
+    for number in range(60):
+        producer.produce(name, b"x", str(number).encode())
+    assert producer.flush(30) == 0
+    other = members(KafkaConnection(kafka.bootstrap), name)
+    assert awaited(lambda: len(other.has) > 0), "partitions are let go"
+    other.end()
+    assert awaited(lambda: len(slow.has) == count), "and taken back"
+    assert awaited(lambda: set(LATE) <= set(way.asked)), "each kind of request was made"
+    way.slow = {}
+    assert slow.longest_s < LONGEST_TURN_S
+
+
+@pytest.mark.fault("partitions are taken away while a row is being written")
+def test_partitions_are_let_go_when_rows_are_written_and_polling_goes_on(
+    name: str, kafka: KafkaServer, members: Callable[[KafkaConnection, str], Member]
+) -> None:
+    first = members(KafkaConnection(kafka.bootstrap), name)
+    assert awaited(lambda: len(first.has) > 0)
+    count = len(first.has)
+    with first.assignment.lock:  # as a writer holds it
+        second = members(KafkaConnection(kafka.bootstrap), name)
+        time.sleep(DELAY_S)
+        assert len(first.has) == count and not second.has, "nothing changes hands meanwhile"
+    assert awaited(lambda: len(first.has) + len(second.has) == count and len(second.has) > 0)
+    assert first.longest_s < LONGEST_TURN_S
+    assert first.has.isdisjoint(second.has)

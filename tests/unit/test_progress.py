@@ -1,0 +1,130 @@
+"""When a worker that has work, and does none, is taken for stuck; and when it isn't."""
+
+import pytest
+
+from schemas.errors import FatalError, TransientError
+from streams.health import Health
+from streams.ingest_watch import IngestWatch
+from streams.kafka_errors import BrokerAwayError
+from streams.metrics import IngestMetrics, Instruments, QueryMetrics
+from streams.progress import Progress
+from streams.query_watch import QueryWatch
+
+LIMIT_S, LOOK_S = 300.0, 5.0
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Looked:
+    """A worker's progress, looked at every few seconds."""
+
+    def __init__(self, limit_s: float = LIMIT_S) -> None:
+        self.clock = Clock()
+        self.progress = Progress(limit_s, "record has finished", self.clock)
+
+    def after(
+        self,
+        seconds: float,
+        waiting: int | None,
+        *,
+        excused: bool = False,
+        cut_off: bool = False,
+    ) -> str | None:
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.now += LOOK_S
+            self.progress.saw(waiting, excused=excused, cut_off=cut_off)
+        return self.progress.stalled
+
+
+def test_work_that_waits_while_none_is_done() -> None:
+    looked = Looked()
+    assert looked.after(LIMIT_S, 3) is None
+    said = looked.after(2 * LOOK_S, 3)
+    assert said == "no record has finished for 305 s, though 3 wait and the broker answers"
+    looked.progress.did()
+    assert looked.after(LOOK_S, 3) is None
+
+
+def test_who_has_nothing_to_do_is_not_stuck() -> None:
+    assert Looked().after(100 * LIMIT_S, 0) is None
+
+
+def test_who_is_kept_from_it_by_something_else_is_not_stuck() -> None:
+    looked = Looked()
+    assert looked.after(100 * LIMIT_S, 3, excused=True) is None
+    assert looked.after(LIMIT_S - LOOK_S, 3) is None, "it is given time from then on"
+    assert looked.after(2 * LOOK_S, 3) is not None
+
+
+def test_while_the_broker_is_away_time_does_not_count() -> None:
+    looked = Looked()
+    looked.after(LIMIT_S, 3)
+    looked.clock.now += 10 * LIMIT_S  # nothing is heard of it
+    assert looked.after(LIMIT_S, 3) is None
+
+
+def test_a_group_that_never_lets_it_in() -> None:
+    said = Looked().after(LIMIT_S + 2 * LOOK_S, None)
+    assert said == "its group has not let it in for 305 s"
+
+
+def test_a_consumer_that_has_forgotten_all_brokers_is_found_out_soon() -> None:
+    looked = Looked()
+    assert looked.after(60, 0, cut_off=True) is None
+    assert looked.after(2 * LOOK_S, 0) is None, "it has found them again"
+    assert "known no broker" in (looked.after(60 + 2 * LOOK_S, 0, cut_off=True) or "")
+
+
+def test_it_can_be_turned_off() -> None:
+    assert Looked(0).after(100 * LIMIT_S, 3, cut_off=True) is None
+
+
+def test_a_worker_that_is_stuck_is_not_live_and_ends() -> None:
+    looked, health = Looked(), Health({})
+    watch = IngestWatch(health, IngestMetrics(Instruments()), "v1", looked.progress)
+    watch.check()
+    looked.after(LIMIT_S + 2 * LOOK_S, 3)
+    with pytest.raises(FatalError, match="no record has finished"):
+        watch.check()
+    assert health.lost is not None
+    health.ask_checks()
+    assert "work" in health.problems
+
+
+def test_only_what_another_start_may_help_counts() -> None:
+    looked = Looked()
+    watch = IngestWatch(Health({}), IngestMetrics(Instruments()), "v1", looked.progress)
+
+    def stalled(error: TransientError) -> bool:
+        looked.progress.did()
+        with watch.trying("write") as failed:
+            failed(error)
+            for _ in range(int(LIMIT_S / LOOK_S) + 2):
+                looked.clock.now += LOOK_S
+                watch.waits(3)
+            return looked.progress.stalled is not None
+
+    watch.waits(0)
+    assert not stalled(TransientError("Weaviate is away"))
+    assert stalled(BrokerAwayError("no broker answers this client, though others are answered"))
+
+
+def test_a_query_consumer_whose_parts_have_ended_ends() -> None:
+    looked, health = Looked(), Health({})
+    watch = QueryWatch(health, QueryMetrics(Instruments()), looked.progress)
+    watch.turned()
+    looked.after(LIMIT_S + 2 * LOOK_S, 3)
+    with pytest.raises(FatalError):
+        watch.turned()
+    watch.took(0, 7)
+    looked.after(LOOK_S, 3)
+    watch.turned()
+    watch.broke("deliveries", "the thread that hears of them has ended")
+    with pytest.raises(FatalError, match="deliveries"):
+        watch.turned()
