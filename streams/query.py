@@ -44,6 +44,7 @@ from streams.faust_app import faust_app, fetcher_ended
 from streams.kafka_connection import KafkaConnection
 from streams.lasting import Lasting
 from streams.logs import about
+from streams.query_ends import QuietEnds
 from streams.query_watch import QueryWatch
 from streams.reply_cache import Encoded
 from streams.snapshots import Snapshots
@@ -149,6 +150,8 @@ class QueryConsumer:
         working += [asyncio.create_task(self._answer_forever()) for _ in range(_ANSWERERS)]
         await self._app.start()
         self._parts.on_started(self._app)
+        ends = QuietEnds(self._app, self._parts.topic, self._watch, self._unacknowledged.waits)
+        working.append(asyncio.create_task(ends.follow()))
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait([stopped, *working], return_when=asyncio.FIRST_COMPLETED)
         self._watch.stopping()

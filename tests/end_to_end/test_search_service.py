@@ -305,3 +305,30 @@ def ask(
     record = kafka_clients.record_of(message)
     assert record.key == b"k", "the reply keeps the request's key"
     return {n: v or b"" for n, v in record.headers}, SearchReply.from_json(record.value or b"")
+
+
+@pytest.mark.fault("requests that are sent in transactions")
+def test_no_requests_seem_to_wait_after_a_transaction(service: OnServers) -> None:
+    """Its markers take offsets, which are never delivered: read to the end is what lies before."""
+    settings = service.settings()
+    connection, topic = settings.kafka_connection(), settings.named(topics.REQUESTS)
+    client = kafka_clients.admin(connection)
+    numbers = range(kafka_clients.partitions_of(client, topic))
+    producers = [
+        Producer({**connection.librdkafka(), "transactional.id": f"{topic}-{n}"}) for n in range(2)
+    ]
+    for producer in producers:
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        producer.produce(topic, b'{"text": "asked in a transaction"}', b"k", 0)
+        assert producer.flush(30) == 0
+    for producer in producers:  # two markers, one after the other
+        producer.commit_transaction(30)
+    ends = kafka_clients.ends(client, topic, numbers)
+    deadline = time.monotonic() + 90
+    while (
+        kafka_clients.committed_offsets(connection, settings.named("query"), topic, numbers).get(0)
+        != ends[0]
+    ):
+        assert time.monotonic() < deadline, service.log("query")
+        time.sleep(0.5)
