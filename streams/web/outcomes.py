@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -127,7 +127,7 @@ class Outcomes:
         client = kafka.admin(self._connection)
         numbers = range(kafka.partitions_of(client, self._topic))
         read = kafka.ends(client, self._topic, numbers)
-        consumer = kafka.tail_consumer(self._connection)
+        consumer = kafka.tail_consumer(self._connection, tells_ends=True)
         with contextlib.closing(consumer):
             while not self._ending.wait(_LOOK_S):
                 ends = kafka.ends(client, self._topic, numbers)
@@ -143,7 +143,12 @@ class Outcomes:
                 raise TransientError("the broker says that there are outcomes and gives none")
             for message in consumer.consume(500, timeout=_READ_S):
                 if (error := message.error()) is not None:
-                    raise TransientError(error.str())
+                    if error.code() != KafkaError._PARTITION_EOF:
+                        raise TransientError(error.str())
+                    # a transaction's marker, say, that no outcome comes after
+                    if (message.offset() or 0) >= left.get(message.partition() or 0, 0):
+                        left.pop(message.partition() or 0, None)
+                    continue
                 heard = time.monotonic()
                 self._hear(bytes(message.value() or b""))
                 partition, offset = message.partition() or 0, message.offset() or 0
