@@ -400,9 +400,11 @@ def committed(consumer: Consumer, topic: str, partitions: Iterable[int]) -> dict
     return {where.partition: where.offset for where in found if where.offset >= 0}
 
 
-def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPartition]:
+def _committed(
+    consumer: Consumer, wanted: list[TopicPartition], timeout_s: float = REQUEST_TIMEOUT_S
+) -> list[TopicPartition]:
     with translated():
-        found = consumer.committed(wanted, timeout=REQUEST_TIMEOUT_S)
+        found = consumer.committed(wanted, timeout=timeout_s)
         for where in found:
             if where.error is not None:
                 raise KafkaException(where.error)
@@ -428,12 +430,21 @@ def positions(
     Raises:
         TransientError: no broker says, be it of one partition.
     """
-    wanted = [TopicPartition(topic, p) for p in partitions]
     with contextlib.closing(ingest_consumer(connection, group)) as consumer:
-        found = _patiently(lambda: _committed(consumer, wanted))
+        return positions_of(consumer, topic, partitions)
+
+
+def positions_of(
+    consumer: Consumer,
+    topic: str,
+    partitions: Iterable[int],
+    timeout_s: float = REQUEST_TIMEOUT_S,
+) -> dict[int, Position]:
+    """The same, of that consumer's group; each try may take so long."""
+    wanted = [TopicPartition(topic, p) for p in partitions]
     return {
         each.partition: Position(each.offset, each.leader_epoch, each.metadata or "")
-        for each in found
+        for each in _patiently(lambda: _committed(consumer, wanted, timeout_s))
         if each.offset >= 0
     }
 

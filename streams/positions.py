@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.errors import FatalError, TransientError
@@ -28,7 +28,7 @@ from streams.marks import Mark, is_ours
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-_READ_S = 10.0
+_READ_S = 30.0
 #: A new leader may say for a moment that a partition ends earlier than it does.
 _LOOKS, _LOOK_AGAIN_S = 4, 2.0
 
@@ -51,6 +51,7 @@ class Positions:
         self._group = group
         self._guard = guard
         self.topic = guard.log.topic
+        self._asking: Consumer | None = None
 
     def begins(self, partitions: Collection[int]) -> list[Begin]:
         """Where to begin in each of these.
@@ -62,8 +63,9 @@ class Positions:
             FatalError: the log is no longer the one that was read.
             TransientError: the broker can't be reached.
         """
-        committed = kafka.positions(self._connection, self._group, self.topic, partitions)
-        self._check_reach(committed)
+        committed = self._committed(partitions)
+        with contextlib.suppress(TransientError):  # librdkafka finds it out, too, in other words
+            self._check_reach(committed)
         self._check_marks(committed)
         expired = [number for number in partitions if number not in committed]
         if expired:
@@ -85,6 +87,15 @@ class Positions:
             TransientError: the broker can't be reached.
         """
         return kafka.leader_epochs(self._client, self.topic, partitions)
+
+    def _committed(self, partitions: Collection[int]) -> dict[int, Position]:
+        """Asked over a connection that is kept until it has answered, however slow the broker."""
+        if self._asking is None:
+            self._asking = kafka.ingest_consumer(self._connection, self._group)  # it never joins
+        committed = kafka.positions_of(self._asking, self.topic, partitions, _READ_S)
+        self._asking.close()
+        self._asking = None
+        return committed
 
     def _begin(self, number: int, committed: Position | None) -> Begin:
         if committed is None:
