@@ -80,6 +80,7 @@ class Assignment:
         self._settle = settle
         self._paused = False
         self._aside = Aside("assignment")
+        self._letting_go = Aside("let-go")  # apart: the group waits for it
         self._asking_epochs = Aside("epochs")
         self._ask_epochs_at = 0.0
         self._unchecked: set[int] = set()  # assigned, but where reading begins isn't known yet
@@ -162,6 +163,7 @@ class Assignment:
         """
         self._aside.turn()
         self._asking_epochs.turn()
+        self._letting_go.turn()
         self._look_at_assigned()
         self._let_go()
         self._ask_epochs()
@@ -192,8 +194,9 @@ class Assignment:
     def leave(self) -> None:
         """Commit, let all partitions go, and leave the group, as far as the brokers answer."""
         self._closing = True
-        with contextlib.suppress(PixtideError):
-            self._aside.end(_LEAVE_S)
+        for each in (self._letting_go, self._aside):
+            with contextlib.suppress(PixtideError):
+                each.end(_LEAVE_S)
         if self._leaving:
             self._let_go_now(self._leaving)
         if not within(_LEAVE_S, self._consumer.close):  # commits through _revoked
@@ -246,7 +249,9 @@ class Assignment:
 
         A row of a partition that is another's by now might stand above a newer one of theirs.
         """
-        if not self._leaving or self._aside.is_busy or not self.lock.acquire(blocking=False):
+        if not self._leaving or self._letting_go.is_busy:
+            return
+        if not self.lock.acquire(blocking=False):
             return
         numbers = self._numbers(self._leaving)
         try:
@@ -255,7 +260,7 @@ class Assignment:
         finally:
             self.lock.release()
         leaving = list(self._leaving)
-        self._aside.begin(
+        self._letting_go.begin(
             lambda: within(_COMMIT_S, lambda: commit_last(self._consumer, last)),
             lambda _: self._unassign(leaving) if self._leaving else None,  # else lost meanwhile
         )

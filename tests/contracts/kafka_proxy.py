@@ -81,11 +81,11 @@ class KafkaProxy:
     def _answer(
         self, client: socket.socket, broker: socket.socket, asked: dict[bytes, tuple[int, int]]
     ) -> None:
-        ports = [port.to_bytes(4, "big") for port in (self._broker_port, self.port)]
+        theirs, ours = (port.to_bytes(4, "big") for port in (self._broker_port, self.port))
         with contextlib.suppress(OSError):
             while frame := _frame_of(broker):
                 key, version = asked.pop(frame[:4])
-                frame = frame.replace(*ports)
+                frame = frame.replace(theirs, ours)
                 if key == APIS["Metadata"] and self.knows_no_brokers:
                     frame = _without_brokers(frame, version)
                 client.sendall(len(frame).to_bytes(4, "big") + frame)

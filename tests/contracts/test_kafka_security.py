@@ -58,11 +58,14 @@ def partitions(connection: KafkaConnection, topic: str) -> int:
     return kafka_clients.partitions_of(kafka_clients.admin(connection), named(topic))
 
 
-def test_a_wrong_password_is_told_at_once(principals: Principals) -> None:
+def test_a_wrong_password_is_told_at_once(
+    principals: Principals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_clients, "REQUEST_TIMEOUT_S", 200.0)
     started = time.monotonic()
     with pytest.raises(KafkaDeniedError, match=r"(?s)uthentication.*PIXTIDE_KAFKA_SECURITY"):
         partitions(principals.connection("client", password="wrong"), topics.REQUESTS)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 60  # a broker that is away is asked on for longer
 
 
 def test_a_broker_that_nobody_vouches_for_is_not_spoken_to(principals: Principals) -> None:

@@ -1,5 +1,6 @@
 """A broker that is slow, or comes back from a standstill, on a real Kafka."""
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -14,6 +15,7 @@ from schemas.errors import TransientError
 from streams import kafka as kafka_clients
 from streams import lasting, log_guard
 from streams.assignment import Assignment
+from streams.faust_app import faust_app, fetcher_ended
 from streams.kafka import Record
 from streams.kafka_connection import KafkaConnection
 from streams.log_guard import LogGuard
@@ -146,6 +148,7 @@ def members() -> Iterator[Callable[[KafkaConnection, str], Member]]:
 
 
 @pytest.mark.fault("a broker that answers each kind of request late")
+@pytest.mark.slow
 def test_the_main_thread_waits_for_no_broker(
     way: KafkaProxy,
     name: str,
@@ -156,7 +159,7 @@ def test_the_main_thread_waits_for_no_broker(
     monkeypatch.setattr(log_guard, "_EVERY_S", 1.0)
     slow = members(KafkaConnection(f"127.0.0.1:{way.port}"), name)
     assert awaited(lambda: len(slow.has) > 0)
-    count, way.slow = len(slow.has), dict.fromkeys(LATE, DELAY_S)
+    way.slow = dict.fromkeys(LATE, DELAY_S)
     way.asked.clear()
     producer = kafka_clients.producer(KafkaConnection(kafka.bootstrap), linger_ms=0)
     for number in range(60):
@@ -164,8 +167,6 @@ def test_the_main_thread_waits_for_no_broker(
     assert producer.flush(30) == 0
     other = members(KafkaConnection(kafka.bootstrap), name)
     assert awaited(lambda: len(other.has) > 0), "partitions are let go"
-    other.end()
-    assert awaited(lambda: len(slow.has) == count), "and taken back"
     assert awaited(lambda: set(LATE) <= set(way.asked)), "each kind of request was made"
     way.slow = {}
     assert slow.longest_s < LONGEST_TURN_S
@@ -185,3 +186,31 @@ def test_partitions_are_let_go_when_rows_are_written_and_polling_goes_on(
     assert awaited(lambda: len(first.has) + len(second.has) == count and len(second.has) > 0)
     assert first.longest_s < LONGEST_TURN_S
     assert first.has.isdisjoint(second.has)
+
+
+@pytest.mark.fault("the fetching task of a query consumer ends")
+def test_a_fetcher_that_has_ended_is_found_out(name: str, kafka: KafkaServer) -> None:
+    async def main() -> None:
+        app = faust_app(KafkaConnection(kafka.bootstrap), f"{name}-q", buffered=16)
+        topic = app.topic(name, key_serializer="raw", value_serializer="raw")
+
+        async def take(stream: Any) -> None:
+            async for _ in stream.events():
+                pass
+
+        app.agent(topic, concurrency=1, name="take")(take)
+        assert fetcher_ended(app) is None
+        await app.start()
+        try:
+            thread = app.consumer._thread
+            assert fetcher_ended(app) is None
+            task = thread._consumer._fetcher._fetch_task
+            thread.thread_loop.call_soon_threadsafe(task.cancel)
+            deadline = time.monotonic() + IN_TIME_S
+            while fetcher_ended(app) is None and time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+            assert fetcher_ended(app) is not None
+        finally:
+            await app.stop()
+
+    asyncio.run(main())

@@ -82,7 +82,7 @@ def publish(seen: OnServers) -> None:
 def get(name: str, path: str) -> tuple[int, str]:
     """Status and body of a process's answer."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{PORTS[name]}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{PORTS[name]}{path}", timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -154,7 +154,7 @@ def test_the_model_is_changed_without_an_outage(
         stack.run("index", "retire", "v1", "--grace", "0")  # safe to repeat
         journey.verify("v2")
         if isinstance(stack, OnServers):  # it ended by itself
-            assert stack.processes.pop("ingest").wait(10) == 0, stack.log("ingest")
+            assert stack.processes.pop("ingest").wait(60) == 0, stack.log("ingest")
     heard = searching.heard
     assert (heard.failed, heard.mixed) == ([], [])
     assert min(heard.by_generation.values()) > 10

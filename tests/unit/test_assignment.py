@@ -38,6 +38,7 @@ def turned(assignment: Assignment, times: int = 3) -> None:
     for _ in range(times):
         assignment.commit_now_and_then()
         assignment._aside.end(IN_TIME_S)
+        assignment._letting_go.end(IN_TIME_S)
 
 
 def test_the_group_shares_out_the_log_alone() -> None:

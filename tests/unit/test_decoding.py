@@ -106,7 +106,7 @@ def test_the_limits_are_the_pools() -> None:
 
 @pytest.mark.usefixtures("faulty")
 def test_a_hang_is_killed_and_the_next_picture_decoded() -> None:
-    with started(timeout_s=0.5) as pool:
+    with started(timeout_s=3) as pool:
         before = children(pool)
         assert code_of(lambda: pool.decode(picture(*HANG), CROP)) == ReasonCode.DECODE_TIMEOUT
         assert pool.decode(picture(), CROP).width == 32
@@ -150,7 +150,7 @@ def test_a_child_that_cannot_be_replaced_now_is_replaced_later(
 
 @pytest.mark.usefixtures("faulty")
 def test_signals_to_all_processes_do_not_blame_the_picture() -> None:
-    with started(timeout_s=1) as pool, ThreadPoolExecutor(1) as threads:
+    with started(timeout_s=3) as pool, ThreadPoolExecutor(1) as threads:
         busy = threads.submit(pool.decode, picture(*HANG), CROP)
         for pid in children(pool):
             os.kill(pid, signal.SIGTERM)

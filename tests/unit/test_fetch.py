@@ -19,7 +19,7 @@ PICTURE = b"p" * 1000
 def fetcher(tmp_path: Path) -> Iterator[Fetcher]:
     (tmp_path / "root").mkdir()
     store = ImageStore((tmp_path / "originals").as_uri())
-    limits = FetchLimits(max_bytes=LIMIT, timeout_s=1.0, roots=((tmp_path / "root").resolve(),))
+    limits = FetchLimits(max_bytes=LIMIT, timeout_s=60.0, roots=((tmp_path / "root").resolve(),))
     made = Fetcher(store, limits)
     yield made
     made.close()

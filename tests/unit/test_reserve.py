@@ -40,7 +40,7 @@ def test_part_of_what_was_taken_can_go_back_early_and_from_elsewhere() -> None:
     reserve.give_back(3)
     assert reserve.taken == 7
     reserve.give_back(1)
-    waiting.join(10)
+    waiting.join(60)
     assert not waiting.is_alive()
     assert reserve.taken == 10
 
@@ -53,4 +53,4 @@ def test_closing_wakes_everybody() -> None:
         reserve.close()
         for each in waiting:
             with pytest.raises(FatalError, match="closed"):
-                each.result(10)
+                each.result(60)

@@ -55,7 +55,7 @@ class Loader:
         self.broken: set[str] = set()
 
     def __call__(self, wanted: Generation) -> Encoder:
-        assert self.may.wait(10)
+        assert self.may.wait(60)
         if wanted.name in self.broken:
             raise FatalError("the model's files changed")
         self.loaded.append(wanted.name)
