@@ -35,3 +35,7 @@ class InOrder:
                 queue.popleft().acknowledge()
 
         return done
+
+    def waits(self, partition: int) -> bool:
+        """Whether a record of it isn't acknowledged yet."""
+        return bool(self._taken.get(partition))

@@ -24,16 +24,18 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from schemas.errors import FatalError, PixtideError
+from schemas.errors import FatalError, PixtideError, TransientError
 from streams.aside import Aside, within
-from streams.kafka import REQUEST_TIMEOUT_S, Record, record_of, verdict
-from streams.log_guard import LogGuard
-from streams.offsets import InFlight, Place
+from streams.commits import Commits, commit_last
+from streams.kafka import Record, record_of, verdict
+from streams.marks import Marks
+from streams.offsets import InFlight
+from streams.positions import Begin, Positions
 
 logger = logging.getLogger(__name__)
 
-_COMMIT_EVERY_S = 1.0
-_RENEW_EVERY_S = 3600.0
+#: How often it is asked who leads partitions that have reached their end without a record.
+_EPOCHS_EVERY_S = 30.0
 #: How long the end of a worker waits for each: a call under way, a writer, the broker's goodbye.
 _LEAVE_S = 10.0
 #: How long partitions that are let go wait for their last commit; what it misses is read again.
@@ -51,8 +53,8 @@ class Assignment:
 
     def __init__(
         self,
-        consumer: Consumer,
-        guard: LogGuard,
+        connect: Callable[[dict[str, Any]], Consumer],
+        positions: Positions,
         flight: InFlight[Any],
         *,
         retry_topic: str,
@@ -61,24 +63,29 @@ class Assignment:
         """Joins no group yet.
 
         Args:
+            connect: makes the consumer, with this configuration besides.
             settle: finishes in `flight` what other threads have done; called before a commit
                 that lets partitions go.
         """
         self.lock = threading.Lock()
-        self._consumer = consumer
-        self._guard = guard
+        self._positions = positions
         self._flight = flight
-        self._log, self._retry = guard.log.topic, retry_topic
+        self._marks = Marks()
+        self._commits = Commits(flight, self._marks)
+        # an end is told, since there may be no record before it
+        self._consumer = connect(
+            {"on_commit": self._commits.answered, "enable.partition.eof": True}
+        )
+        self._log, self._retry = positions.topic, retry_topic
         self._settle = settle
         self._paused = False
-        self._committed_at = 0.0
-        self._renew_at = 0.0
-        self._error: FatalError | None = None
         self._aside = Aside("assignment")
         self._letting_go = Aside("let-go")  # apart: the group waits for it
-        self._unchecked: set[int] = set()  # assigned, and held until the guard has looked at them
+        self._asking_epochs = Aside("epochs")
+        self._ask_epochs_at = 0.0
+        self._unchecked: set[int] = set()  # assigned, but where reading begins isn't known yet
+        self._ours: set[int] = set()
         self._leaving: list[TopicPartition] = []
-        self._sent: dict[Place, int] = {}
         self._closing = False
 
     def join(self) -> None:
@@ -99,13 +106,19 @@ class Assignment:
             FatalError: the log is no longer the one that this generation was made on.
         """
         message = self._consumer.poll(timeout_s)
-        if self._error is not None:
-            raise self._error
         if message is None:
             return None
-        error = message.error()
+        error, number = message.error(), message.partition()
         if error is None:
-            return record_of(message)
+            if number in self._numbers(self._leaving):
+                return None
+            record = record_of(message)
+            self._marks.read(record)
+            return record
+        if error.code() == KafkaError._PARTITION_EOF:
+            if number in self._ours:
+                self._flight.reached((message.topic() or "", number), message.offset() or 0)
+            return None
         if message.topic() == self._retry and error.code() in _NOWHERE:
             self._restart(message)
             return None
@@ -133,56 +146,50 @@ class Assignment:
         was let go, and would never fetch it again.
         """
         leaving = {(p.topic, p.partition) for p in self._leaving}
-        held = [
-            p
-            for p in partitions
-            if self._paused or p.partition in self._unchecked or (p.topic, p.partition) in leaving
-        ]
+        held = [p for p in partitions if self._paused or (p.topic, p.partition) in leaving]
         self._consumer.pause(held)
         self._consumer.resume([p for p in partitions if p not in held])
 
+    @property
+    def problem(self) -> str | None:
+        """Why commits fail, where they have for a while."""
+        return self._commits.problem
+
     def commit_now_and_then(self) -> None:
-        """Commit what can be, once a second; also go on with what is done aside."""
+        """Commit what can be, once a second; also go on with what is done aside.
+
+        Raises:
+            FatalError: the log is no longer the one that this generation was made on.
+        """
         self._aside.turn()
+        self._asking_epochs.turn()
         self._letting_go.turn()
         self._look_at_assigned()
         self._let_go()
-        now = time.monotonic()
-        if now - self._committed_at < _COMMIT_EVERY_S:
-            return
-        self._committed_at = now
-        if now >= self._renew_at:
-            self._renew_at = now + _RENEW_EVERY_S
-            self._renew()
-        self._commit(self._flight.committable())
+        self._ask_epochs()
+        self._commits.now_and_then(self._consumer)
 
-    def _renew(self) -> None:
-        """Commit once more where the group stands in the retry topic.
+    def _ask_epochs(self) -> None:
+        """Under which leader an end was reached, where no record has told.
 
-        Positions of a topic that a group doesn't subscribe to expire, after a week by default,
-        and for longer than that there may be nothing to retry.
+        Without it a log that is cut short there later, and grows again, might not be noticed.
         """
-        retries = [p for p in self._consumer.assignment() if p.topic == self._retry]
-        if not retries:
+        if time.monotonic() < self._ask_epochs_at:
             return
+        ends = self._flight.committable(again=True).items()
+        numbers = {p for topic, p in self._marks.lacking(ends) if topic == self._log}
+        if numbers and self._asking_epochs.begin(lambda: self._epochs(numbers), self._vouch):
+            self._ask_epochs_at = time.monotonic() + _EPOCHS_EVERY_S
 
-        def ask() -> list[TopicPartition]:
-            try:
-                stand = self._consumer.committed(retries, timeout=REQUEST_TIMEOUT_S)
-            except KafkaException as error:
-                logger.warning("positions of retries stay as old: %s", error.args[0].str())
-                return []
-            return [place for place in stand if place.error is None and place.offset >= 0]
+    def _epochs(self, numbers: set[int]) -> dict[int, tuple[int, int]]:
+        with contextlib.suppress(TransientError):
+            return self._positions.epochs(numbers)
+        return {}
 
-        if not self._aside.begin(ask, self._commit_again):
-            self._renew_at = 0.0  # in a moment
-
-    def _commit_again(self, stand: list[TopicPartition]) -> None:
-        ours = {(p.topic, p.partition) for p in self._consumer.assignment()}
-        known = {(p.topic, p.partition): p.offset for p in stand}
-        # never back behind what was committed while the broker was asked
-        still = {p: max(known[p], self._sent.get(p, -1)) for p in known.keys() & ours}
-        self._commit(still)
+    def _vouch(self, epochs: dict[int, tuple[int, int]]) -> None:
+        for number, (epoch, end) in epochs.items():
+            if number in self._ours:
+                self._marks.vouch((self._log, number), epoch, end)
 
     def leave(self) -> None:
         """Commit, let all partitions go, and leave the group, as far as the brokers answer."""
@@ -195,56 +202,46 @@ class Assignment:
         if not within(_LEAVE_S, self._consumer.close):  # commits through _revoked
             logger.warning("the broker does not answer our leave")
 
-    def _commit(self, offsets: dict[Place, int]) -> None:
-        if not offsets:
-            return
-        positions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
-        try:
-            self._consumer.commit(offsets=positions)
-            self._sent |= offsets
-            self._flight.committed(offsets)
-        except KafkaException as error:
-            # Not lost: the next commit says more, and a record read twice changes nothing.
-            logger.warning("commit failed: %s", error.args[0].str())
-
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        ours = [p for p in partitions if p.topic == self._log]
-        self._unchecked |= self._numbers(ours)
-        ours += self._retries(ours)
-        consumer.incremental_assign(ours)
-        self._hold(ours)
+        self._unchecked |= self._numbers(partitions)
+        consumer.incremental_assign([])  # until it is known where reading begins
         self._look_at_assigned()
-        self._renew_at = 0.0
 
     def _look_at_assigned(self) -> None:
-        """Have the guard look at what was just assigned, which is read after that."""
-        numbers = frozenset(self._unchecked)
-        if not numbers or self._error is not None:
-            return
-        places = [TopicPartition(self._log, number) for number in sorted(numbers)]
+        """Find out where reading begins in what was assigned."""
+        numbers = sorted(self._unchecked)
+        if numbers and not self._leaving:
+            self._aside.begin(lambda: self._begins(numbers), self._begin)
 
-        def look() -> FatalError | None:
-            try:
-                self._guard.check_assigned(self._consumer, places)
-            except FatalError as error:
-                return error
-            return None
+    def _begins(self, numbers: list[int]) -> list[Begin]:
+        try:
+            return self._positions.begins(numbers)
+        except TransientError as error:
+            logger.warning("where reading begins is not known yet: %s", error)
+            return []
 
-        self._aside.begin(look, lambda error: self._looked_at(numbers, error))
-
-    def _looked_at(self, numbers: frozenset[int], error: FatalError | None) -> None:
-        if error is not None:
-            self._error = error
-            return
-        self._unchecked -= numbers
-        self._hold([p for p in self._consumer.assignment() if p.partition in numbers])
+    def _begin(self, begins: list[Begin]) -> None:
+        """Read these partitions, and the retries that belong to them."""
+        begins = [begin for begin in begins if begin.where.partition in self._unchecked]
+        if not begins or self._leaving:
+            return  # or once more, when those are gone
+        for where, committed in begins:
+            if committed is not None:
+                self._marks.begin((self._log, where.partition), committed)
+        places = [begin.where for begin in begins]
+        self._ours |= self._numbers(places)
+        self._unchecked -= self._numbers(places)
+        places += self._retries(places)
+        self._consumer.incremental_assign(places)
+        self._hold(places)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._closing:
             self._let_go_now(partitions)
             return
         self._leaving += partitions
-        self._hold(partitions)
+        self._ours -= self._numbers(partitions)
+        self._hold([p for p in consumer.assignment() if p.partition in self._numbers(partitions)])
         _put_off(consumer)
 
     def _let_go(self) -> None:
@@ -259,13 +256,12 @@ class Assignment:
         numbers = self._numbers(self._leaving)
         try:
             self._settle()
-            offsets = self._flight.committable(numbers)
-            self._flight.forget(numbers)
+            last = self._commits.take(numbers)
         finally:
             self.lock.release()
         leaving = list(self._leaving)
         self._letting_go.begin(
-            lambda: within(_COMMIT_S, lambda: self._commit_last(offsets)),
+            lambda: within(_COMMIT_S, lambda: commit_last(self._consumer, last)),
             lambda _: self._answer(leaving),
         )
 
@@ -275,47 +271,34 @@ class Assignment:
         if still:
             self._unassign(still)
 
-    def _commit_last(self, offsets: dict[Place, int]) -> None:
-        """Wait for the broker's word on partitions that are no longer in flight here."""
-        if not offsets:
-            return
-        try:
-            positions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
-            self._consumer.commit(offsets=positions, asynchronous=False)
-        except KafkaException as error:
-            logger.warning("commit failed: %s", error.args[0].str())
-
     def _let_go_now(self, partitions: list[TopicPartition]) -> None:
         """At the end, where nothing writes any more, or a writer that hangs is left behind."""
         numbers = self._numbers(partitions)
         held = self.lock.acquire(timeout=_LEAVE_S)
         try:
             self._settle()
-            offsets = self._flight.committable(numbers)
-            self._flight.forget(numbers)
+            last = self._commits.take(numbers)
         finally:
             if held:
                 self.lock.release()
-        within(_COMMIT_S, lambda: self._commit_last(offsets))
+        commit_last(self._consumer, last, wait=False)
         self._unassign(partitions)
 
     def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = self._numbers(partitions)
         logger.warning("lost %d partitions: the session expired", len(numbers))
         # whatever is being written is too late already: nobody waits for it
-        self._flight.forget(numbers)
+        self._commits.forget(numbers)
         self._unassign(partitions)
 
     def _unassign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Answer the group: these are let go, those of them that were read."""
         numbers = self._numbers(partitions)
         self._unchecked -= numbers
-        self._sent = {
-            place: offset for place, offset in self._sent.items() if place[1] not in numbers
-        }
+        self._ours -= numbers
         self._leaving = [p for p in self._leaving if p.partition not in numbers]
         ours = [p for p in self._consumer.assignment() if p.partition in numbers]
-        if ours:  # else they were lost meanwhile
-            self._consumer.incremental_unassign(ours)
+        self._consumer.incremental_unassign(ours)
 
     def _numbers(self, partitions: Iterable[TopicPartition]) -> set[int]:
         return {p.partition for p in partitions if p.topic == self._log}

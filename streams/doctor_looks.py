@@ -22,6 +22,7 @@ from search.port import GenerationCatalog
 from streams import kafka
 from streams.image_store import ImageStore
 from streams.kafka_connection import KafkaConnection
+from streams.marks import is_ours
 from streams.settings import Settings
 from streams.wiring import check_fingerprint, load_encoder, open_catalog
 
@@ -239,6 +240,39 @@ def _workers(patient: Patient) -> Finding:
     return _well("there are members in " + " and ".join(starts))
 
 
+def _positions(patient: Patient) -> Finding:
+    """A group that has lost its position, or was moved, does other than its index needs."""
+    live, connection = patient.live, patient.settings.kafka_connection()
+    topic, numbers = live.log.topic, range(live.log.partitions)
+    stands = kafka.positions(connection, live.group, topic, numbers)
+    first, ends = (ask(patient.admin, topic, numbers) for ask in (kafka.beginnings, kafka.ends))
+    verify = f"pixtide index verify {live.name} --repair"
+    if expired := [number for number in numbers if number not in stands]:
+        return Finding(
+            Seen.BAD,
+            f"group {live.group} has no position in partitions {expired}: they expired, as after a "
+            "week without a worker, or were deleted",
+            f"start `pixtide ingest --generation {live.name}`: it reads the log again from its "
+            f"beginning, which changes no row that is right; then `{verify}`",
+        )
+    if beyond := [number for number, at in stands.items() if at.offset > ends[number]]:
+        return Finding(
+            Seen.BAD,
+            f"partitions {beyond} of {topic} end before what was read of them: the log was cut "
+            "short",
+            f"build a new index from what is left: pixtide reindex --model {live.model}",
+        )
+    moved = [n for n, at in stands.items() if at.offset > first[n] and not is_ours(at)]
+    if moved:
+        return Finding(
+            Seen.BAD,
+            f"positions of partitions {moved} were not committed by a worker of this version: they "
+            "were moved by hand, or no such worker has run yet",
+            f"where they were moved past events, {verify}",
+        )
+    return _well(f"group {live.group} stands where its workers have read to")
+
+
 def _store(patient: Patient) -> Finding:
     url = patient.settings.image_store_url
     ImageStore(url).put_raw("doctor", b"written by pixtide doctor")
@@ -285,6 +319,7 @@ LOOKS = (
         "with those that are there now: pixtide reindex --model MODEL",
         ("model",),
     ),
+    Look("positions", _positions, "see whether the broker is well", ("topics", "index")),
     Look("workers", _workers, "see whether the broker is well", ("topics", "index")),
     Look("image store", _store, "check PIXTIDE_IMAGE_STORE and its credentials", ("broker",)),
     Look("disk", _disk, "free some space, or move PIXTIDE_HOME"),

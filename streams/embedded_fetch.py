@@ -7,9 +7,10 @@ Kafka itself needs none of this.
 
 import asyncio
 import contextlib
+import time
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 #: Of an idle consumer's time: so long it fetches, then it rests.
 _LISTEN_S, _REST_S = 0.025, 0.1
@@ -23,6 +24,7 @@ class RestingConsumer(Consumer):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)
         self._paused_by_caller = False
+        self._ends: dict[tuple[str | None, int | None], int | None] = {}
 
     def pause(self, partitions: list[TopicPartition]) -> None:
         """As the caller's pause, which rests don't undo."""
@@ -37,17 +39,35 @@ class RestingConsumer(Consumer):
     def poll(self, timeout: float = -1) -> Message | None:
         """Poll; where nothing came, let fetching rest while group events are still served."""
         if self._paused_by_caller:
-            return super().poll(timeout)
-        message = super().poll(_LISTEN_S if timeout < 0 else min(timeout, _LISTEN_S))
+            return self._news(timeout)
+        message = self._news(_LISTEN_S if timeout < 0 else min(timeout, _LISTEN_S))
         if message is None and (partitions := self.assignment()):
             super().pause(partitions)
-            message = super().poll(_REST_S)
+            message = self._news(_REST_S)
             # anew: that poll may have served a rebalance
             partitions = self.assignment()
             super().resume(partitions)
             if partitions:
                 self._wake(partitions[0].topic)
         return message
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        """As a consumer does; the ends of what is read anew are news."""
+        self._ends.clear()
+        super().incremental_assign(partitions)
+
+    def _news(self, timeout: float) -> Message | None:
+        """Poll. After each rest each partition is at its end again, which isn't told again."""
+        until = time.monotonic() + timeout
+        while True:
+            message = super().poll(max(0.0, until - time.monotonic()) if timeout >= 0 else -1)
+            error = None if message is None else message.error()
+            if message is None or error is None or error.code() != KafkaError._PARTITION_EOF:
+                return message
+            place = (message.topic(), message.partition())
+            if self._ends.get(place) != message.offset():
+                self._ends[place] = message.offset()
+                return message
 
     def _wake(self, topic: str) -> None:
         """Have librdkafka fetch now: of itself it looks for what is resumed once a second."""

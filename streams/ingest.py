@@ -60,6 +60,7 @@ from streams.offsets import InFlight
 from streams.originals import Originals
 from streams.pace import Pace
 from streams.patience import Patience, StoppedError
+from streams.positions import Positions
 from streams.reading import RecordReader
 from streams.reporter import Reporter
 from streams.sibling import Sibling
@@ -104,9 +105,10 @@ class IngestLimits:
 
 @dataclass(frozen=True)
 class IngestParts:
-    """What a worker is made of. `retries` is the retry topic."""
+    """What a worker is made of. `connect` makes its consumer; `retries` is the retry topic."""
 
-    consumer: Consumer
+    connect: Callable[[dict[str, Any]], Consumer]
+    positions: Positions
     guard: LogGuard
     retries: LogIdentity
     partitioner: Partitioner
@@ -128,8 +130,8 @@ class IngestWorker:
         self._parts = parts
         self._flight: InFlight[Work] = InFlight()
         self._assignment = Assignment(
-            parts.consumer,
-            parts.guard,
+            parts.connect,
+            parts.positions,
             self._flight,
             retry_topic=parts.retries.topic,
             settle=self._finish_done,
@@ -194,6 +196,7 @@ class IngestWorker:
                         break
                 self._poll()
                 self._assignment.commit_now_and_then()  # 7. commit
+                self._parts.watch.commits(self._assignment.problem)
                 self._breaker.check()
                 self._parts.watch.turned(len(self._flight), self._flight.bytes)
                 self._parts.watch.check()

@@ -90,6 +90,10 @@ class IngestWatch:
         """How many retries wait in the partitions that this worker has."""
         self._metrics.retry_lag.labels(self._generation).set(records)
 
+    def commits(self, problem: str | None) -> None:
+        """Why nothing can be committed, if so."""
+        self._health.report("commit", problem)
+
     def paused(self, reason: Pause | None) -> None:
         """No more records are taken on for now, or they are again."""
         if reason == self._paused:

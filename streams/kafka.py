@@ -52,6 +52,9 @@ _AGAIN_S = 0.1
 _LOOKS = 5
 T = TypeVar("T")
 
+#: What all that we commit is committed with; what an operator's tools commit is not.
+OURS = "pixtide"
+
 
 @dataclass(frozen=True, eq=False)
 class Record:
@@ -68,6 +71,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    leader_epoch: int | None = None
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -101,6 +105,7 @@ def record_of(message: Message) -> Record:
         key=part("key", lambda: _bytes(message.key()), None),
         value=part("value", lambda: _bytes(message.value()), None),
         headers=part("headers", lambda: _headers(_ask_headers(message) or []), []),
+        leader_epoch=part("leader epoch", message.leader_epoch, None),
         unreadable=unreadable,
     )
 
@@ -352,6 +357,19 @@ def ends(client: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int
     return _offsets(client, topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
 
+def leader_epochs(
+    client: AdminClient, topic: str, partitions: Iterable[int]
+) -> dict[int, tuple[int, int]]:
+    """By partition, the epoch of its leader, and its end there; those without are left out."""
+    spec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    found = _listed(client, topic, partitions, spec)
+    return {
+        partition: (each.leader_epoch, int(each.offset))
+        for partition, each in found.items()
+        if each.leader_epoch is not None and each.leader_epoch >= 0
+    }
+
+
 def delete_before(client: AdminClient, topic: str, offsets: Mapping[int, int]) -> None:
     """Delete the records below these offsets, by partition. Raises TransientError."""
     where = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
@@ -410,7 +428,7 @@ def commit_beginning(
     connection: KafkaConnection, group: str, topic: str, beginning: Mapping[int, int]
 ) -> None:
     """Give a group its first position, so that no worker of it ever has to guess one."""
-    positions = [TopicPartition(topic, p, offset) for p, offset in beginning.items()]
+    positions = [TopicPartition(topic, p, offset, metadata=OURS) for p, offset in beginning.items()]
 
     def commit() -> None:
         with translated():
@@ -434,13 +452,57 @@ def committed(consumer: Consumer, topic: str, partitions: Iterable[int]) -> dict
     Raises:
         TransientError: no broker says, be it of one partition.
     """
-    wanted = [TopicPartition(topic, p) for p in partitions]
+    found = _committed(consumer, [TopicPartition(topic, p) for p in partitions])
+    return {where.partition: where.offset for where in found if where.offset >= 0}
+
+
+def _committed(
+    consumer: Consumer, wanted: list[TopicPartition], timeout_s: float = REQUEST_TIMEOUT_S
+) -> list[TopicPartition]:
     with translated():
-        found = consumer.committed(wanted, timeout=REQUEST_TIMEOUT_S)
+        found = consumer.committed(wanted, timeout=timeout_s)
         for where in found:
             if where.error is not None:
                 raise KafkaException(where.error)
-    return {where.partition: where.offset for where in found if where.offset >= 0}
+    return found
+
+
+class Position(NamedTuple):
+    """What a group has committed of a partition: an offset, and what was committed with it.
+
+    `leader_epoch` is None where none was. `metadata` is the committer's own.
+    """
+
+    offset: int
+    leader_epoch: int | None
+    metadata: str
+
+
+def positions(
+    connection: KafkaConnection, group: str, topic: str, partitions: Iterable[int]
+) -> dict[int, Position]:
+    """What a group has committed, whole; partitions without a commit are left out.
+
+    Raises:
+        TransientError: no broker says, be it of one partition.
+    """
+    with contextlib.closing(ingest_consumer(connection, group)) as consumer:
+        return positions_of(consumer, topic, partitions)
+
+
+def positions_of(
+    consumer: Consumer,
+    topic: str,
+    partitions: Iterable[int],
+    timeout_s: float = REQUEST_TIMEOUT_S,
+) -> dict[int, Position]:
+    """The same, of that consumer's group; each try may take so long."""
+    wanted = [TopicPartition(topic, p) for p in partitions]
+    return {
+        each.partition: Position(each.offset, each.leader_epoch, each.metadata or "")
+        for each in _patiently(lambda: _committed(consumer, wanted, timeout_s))
+        if each.offset >= 0
+    }
 
 
 def groups_with_members(client: AdminClient) -> frozenset[str]:

@@ -23,6 +23,8 @@ _LOG_CHANGED = (
     KafkaError._AUTO_OFFSET_RESET,
     KafkaError.OFFSET_OUT_OF_RANGE,
 )
+#: Said of a position whose leader epoch ends before it: what was read there is gone.
+_TRUNCATED = KafkaError(KafkaError._LOG_TRUNCATION).str().removeprefix("Local: ")
 _NOT_LET_IN = (
     KafkaError._AUTHENTICATION,
     KafkaError._SSL,
@@ -70,7 +72,8 @@ class Admin:
 def verdict(error: KafkaError) -> FatalError | TransientError:
     """What a client-level error means for a worker."""
     if error.code() in _LOG_CHANGED:
-        return FatalError(f"the log changed ({error.str()}): create a generation")
+        what = "was cut short" if _TRUNCATED in error.str() else "changed"
+        return FatalError(f"the log {what} ({error.str()}): create a generation")
     if error.code() in _NOT_GRANTED:
         return FatalError(f"Kafka: {error.str()}: {_GRANTS}")
     if error.fatal():

@@ -4,22 +4,22 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.dead_letters import SourceRecord
 from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError, UsageError
 from search.generations import LogIdentity
 from streams.aside import Aside
-from streams.kafka import REQUEST_TIMEOUT_S, ends, log_identity
+from streams.kafka import ends, log_identity
 from streams.kafka_errors import KafkaDeniedError
 
 _EVERY_S = 15.0
-_ADVICE = "create a generation for the new log (`pixtide index create`)"
+#: What to do about a log that is another one.
+ADVICE = "create a generation for the new log (`pixtide index create`)"
 
 
 class LogGuard:
-    """Compares the log's identity, and that it reaches as far as what was indexed."""
+    """Compares the log's identity; how far it reaches, streams/positions.py does."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class LogGuard:
         except KafkaDeniedError:
             raise  # which says nothing about the log
         except UsageError as error:
-            raise FatalError(f"the log changed: {error}; then {_ADVICE}") from error
+            raise FatalError(f"the log changed: {error}; then {ADVICE}") from error
         if (found.topic_id, found.partitions) != (expected.topic_id, expected.partitions):
             raise FatalError(
                 f"the log changed: {expected.topic} was {expected.topic_id} with "
                 f"{expected.partitions} partitions and is {found.topic_id} with "
-                f"{found.partitions}; {_ADVICE}"
+                f"{found.partitions}; {ADVICE}"
             )
         self._seen_at = began
 
@@ -109,19 +109,3 @@ class LogGuard:
     def _look(self) -> None:
         with contextlib.suppress(TransientError):
             self.check()
-
-    def check_assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Raises FatalError where a partition ends before what its group has committed."""
-        try:
-            for where in consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S):
-                if where.error is not None:
-                    return
-                low, high = consumer.get_watermark_offsets(where, timeout=REQUEST_TIMEOUT_S)
-                if not 0 <= where.offset <= high or where.offset < low:
-                    stands = f"stands at {where.offset}" if where.offset >= 0 else "has no position"
-                    raise FatalError(
-                        f"the log changed: partition {where.partition} of {where.topic} holds "
-                        f"offsets {low} to {high}, and its group {stands}; {_ADVICE}"
-                    )
-        except KafkaException:
-            return  # the broker is unwell; reading would fail too, with auto offset reset `error`

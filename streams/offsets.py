@@ -45,7 +45,8 @@ class InFlight(Generic[R]):
     """Records taken from the log or the retry topic and not yet finished.
 
     Records of one key start one after the other; keys run side by side. The committable
-    offset of a partition is the lowest one that is unfinished, or the next to be read.
+    offset of a partition is the lowest one that is unfinished, or where reading has come to: what
+    no record is delivered of (the end of a transaction, what compaction has removed) is read, too.
     """
 
     def __init__(self) -> None:
@@ -74,6 +75,10 @@ class InFlight(Generic[R]):
         lane.append(record)
         return len(lane) == 1
 
+    def reached(self, place: Place, offset: int) -> None:
+        """Note that reading has come so far, with or without a record before it."""
+        self._next[place] = max(offset, self._next.get(place, offset))
+
     def holds(self, record: R) -> bool:
         """Whether this very record is in flight: not finished, and its partition still ours.
 
@@ -98,24 +103,29 @@ class InFlight(Generic[R]):
             return None
         return lane[0]
 
-    def committable(self, partitions: Collection[int] | None = None) -> dict[Place, int]:
+    def committable(
+        self, partitions: Collection[int] | None = None, *, again: bool = False
+    ) -> dict[Place, int]:
         """The offsets to commit: by place, those that moved since `committed` was told.
 
         Args:
             partitions: only those of these numbers, in either topic.
+            again: also those that haven't moved.
         """
         moved = {}
         for place, following in self._next.items():
             if partitions is not None and place[1] not in partitions:
                 continue
             offset = min(self._unfinished.get(place, ()), default=following)
-            if offset > self._committed.get(place, -1):
+            if again or offset > self._committed.get(place, -1):
                 moved[place] = offset
         return moved
 
     def committed(self, offsets: dict[Place, int]) -> None:
-        """Note what has been committed."""
-        self._committed.update(offsets)
+        """Note what the broker says that it has. Ignores what was forgotten."""
+        for place, offset in offsets.items():
+            if place in self._next:
+                self._committed[place] = max(offset, self._committed.get(place, -1))
 
     def forget(self, partitions: Collection[int]) -> None:
         """Let go of the partitions of these numbers in both topics: they are no longer ours."""

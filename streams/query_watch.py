@@ -35,6 +35,19 @@ class QueryWatch:
         self._progress.did()
         self._taken = self._taken | {partition: offset + 1}
 
+    def taken(self, partition: int) -> int:
+        """The offset up to which it has been read; 0 where nothing has come yet."""
+        return self._taken.get(partition, 0)
+
+    def reached(self, partition: int, offset: int) -> None:
+        """It has been read so far, without a request that would tell."""
+        self._taken = self._taken | {partition: offset}
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Those that the group has given to this consumer."""
+        return self._partitions or frozenset()
+
     def assigned(self, partitions: Iterable[int]) -> None:
         """The group has given these partitions to this consumer, and no others."""
         self._partitions = frozenset(partitions)

@@ -23,6 +23,7 @@ from streams.membership import Membership
 from streams.metrics import IngestMetrics, QueryMetrics
 from streams.originals import Originals
 from streams.other_generations import OtherGenerations
+from streams.positions import Positions
 from streams.progress import Progress
 from streams.query import QueryConsumer, QueryParts
 from streams.query_pictures import QueryPictures
@@ -118,13 +119,15 @@ def ingest_worker(
     starting(index.tidy)
     vitals.health.check("index", lambda: _look_at(catalog))
     parts = IngestParts(
-        consumer=kafka.ingest_consumer(
+        connect=lambda more: kafka.ingest_consumer(
             connection,
             generation.group,
             replay or (RestingConsumer if settings.embedded_log else Consumer),
             **kafka.session(settings.session_timeout_s),
             **statistics.configuration(),
+            **more,
         ),
+        positions=Positions(connection, client, generation.group, guard),
         guard=guard,
         retries=retries,
         partitioner=settings.partitioner,

@@ -88,6 +88,7 @@ def pixtide(bootstrap: str, topic: str, rate: Rate) -> None:
     from streams.kafka_connection import KafkaConnection
     from streams.log_guard import LogGuard
     from streams.offsets import InFlight
+    from streams.positions import Positions
     from streams.reading import RecordReader
     from streams.work import Work
 
@@ -101,8 +102,8 @@ def pixtide(bootstrap: str, topic: str, rate: Rate) -> None:
     reader = RecordReader(guard, retries, "murmur2", patiently=cast(Any, None))  # for `read`
     flight: InFlight[Work] = InFlight()
     assignment = Assignment(
-        kafka.ingest_consumer(connection, group),
-        guard,
+        lambda more: kafka.ingest_consumer(connection, group, **more),
+        Positions(connection, client, group, guard),
         flight,
         retry_topic=retries.topic,
         settle=lambda: None,

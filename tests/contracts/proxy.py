@@ -1,8 +1,14 @@
-"""A TCP proxy that can fail: freeze (connections stay, nothing passes) or cut (all refused)."""
+"""A TCP proxy that can fail: freeze (connections stay, nothing passes) or cut (all refused).
+
+In front of a broker it can fail one kind of Kafka's requests alone.
+"""
 
 import contextlib
 import socket
 import threading
+from collections import Counter
+from collections.abc import Iterable
+from enum import IntEnum
 from types import TracebackType
 from typing import Self
 
@@ -63,8 +69,12 @@ class Proxy:
                 inner, _ = listener.accept()
                 outer = socket.create_connection(self._target)
                 self._sockets += [inner, outer]
-                for source, sink in ((inner, outer), (outer, inner)):
-                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+                for pump, pair in ((self._ask, (inner, outer)), (self._pump, (outer, inner))):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+        """Pass on what a client sends."""
+        self._pump(client, server)
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -90,3 +100,84 @@ class BrokerProxy(Proxy):
 
     def _passed(self, data: bytes) -> bytes:
         return data.replace(*self._ports)
+
+
+class Api(IntEnum):
+    """Kinds of requests, by Kafka's names and keys (https://kafka.apache.org/protocol)."""
+
+    Produce = 0
+    Fetch = 1
+    ListOffsets = 2
+    Metadata = 3
+    OffsetCommit = 8
+    OffsetFetch = 9
+    FindCoordinator = 10
+    JoinGroup = 11
+    Heartbeat = 12
+    LeaveGroup = 13
+    SyncGroup = 14
+    DescribeGroups = 15
+    ListGroups = 16
+    OffsetForLeaderEpoch = 23
+    DescribeConfigs = 32
+    DescribeTopicPartitions = 75
+
+
+class ApiProxy(BrokerProxy):
+    """In front of the one broker of a Kafka: holds back, or cuts off, some kinds of requests.
+
+    A connection whose request is held back passes nothing after it, as where a broker is slow with
+    that one: its requests are answered in order. `seen` counts what has come of each kind.
+    """
+
+    def __init__(self, broker_port: int):
+        self.seen: Counter[int] = Counter()
+        self._held: frozenset[int] = frozenset()
+        self._cut: frozenset[int] = frozenset()
+        self._changed = threading.Condition()
+        super().__init__(broker_port)
+
+    def hold(self, *apis: Api) -> None:
+        """Hold back requests of these kinds, and of no others, from now on; none lets all pass."""
+        with self._changed:
+            self._held = frozenset(apis)
+            self._changed.notify_all()
+
+    def cut_at(self, *apis: Api) -> None:
+        """Break each connection that such a request comes by, from now on; it isn't passed on."""
+        with self._changed:
+            self._cut = frozenset(apis)
+
+    def await_seen(self, api: Api, count: int = 1, *, seconds: float = 60) -> None:
+        """Wait until so many requests of that kind have come."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.seen[api] >= count, seconds), api.name
+
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            for request in _frames(client):
+                self._flowing.wait()
+                self._admit(int.from_bytes(request[4:6], "big"))
+                server.sendall(request)
+        for each in (client, server):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _admit(self, api: int) -> None:
+        """Return when such a request may pass. Raises ConnectionError where it is cut off."""
+        with self._changed:
+            self.seen[api] += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: api not in self._held)
+            if api in self._cut:
+                raise ConnectionError(f"cut off at {api}")
+
+
+def _frames(source: socket.socket) -> Iterable[bytes]:
+    """Requests, each with the four bytes of its length before it."""
+    data = b""
+    while more := source.recv(_CHUNK):
+        data += more
+        while len(data) >= 4 and len(data) >= (size := 4 + int.from_bytes(data[:4], "big")):
+            yield data[:size]
+            data = data[size:]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer
 
 from schemas import topics
 from schemas.errors import TransientError
@@ -21,6 +20,7 @@ from streams.kafka import Record
 from streams.kafka_connection import KafkaConnection
 from streams.log_guard import LogGuard
 from streams.offsets import InFlight
+from streams.positions import Positions
 from tests.contracts.kafka_proxy import KafkaProxy
 from tests.servers import KafkaServer
 
@@ -92,16 +92,13 @@ class Member:
         self.flight: InFlight[Record] = InFlight()
         self.longest_s = 0.0
         self.has: set[int] = set()
-        self._guard = LogGuard(
-            kafka_clients.admin(connection),
-            kafka_clients.log_identity(kafka_clients.admin(connection), name),
-        )
-        self._consumer: Consumer = kafka_clients.ingest_consumer(
-            connection, name, **kafka_clients.session(60)
-        )
+        client = kafka_clients.admin(connection)
+        self._guard = LogGuard(client, kafka_clients.log_identity(client, name))
         self.assignment = Assignment(
-            self._consumer,
-            self._guard,
+            lambda more: kafka_clients.ingest_consumer(
+                connection, name, **kafka_clients.session(60), **more
+            ),
+            Positions(connection, client, name, self._guard),
             self.flight,
             retry_topic=f"{name}-retry",
             settle=lambda: None,
@@ -124,7 +121,7 @@ class Member:
                 began = time.monotonic()
                 self._turn()
                 self.longest_s = max(self.longest_s, time.monotonic() - began)
-                self.has = {p.partition for p in self._consumer.assignment()}
+                self.has = {p.partition for p in self.assignment._consumer.assignment()}
             self.assignment.leave()
         except BaseException as error:  # noqa: BLE001  # told in the end
             self.error = error

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, not in __all__
     AlterConfigOpType,
     ConfigEntry,
@@ -211,3 +212,34 @@ def test_a_clock_that_is_ahead(stack: OnServers) -> None:
     assert bad(found) == {"clock", "workers"}
     assert re.search(r"of 5\d\d s from now", found["clock"].said)
     assert "NTP" in found["clock"].mend
+
+
+@pytest.mark.fault("a group's offsets have expired, or were moved by hand")
+def test_positions_that_expired_or_were_moved(stack: OnServers) -> None:
+    settings = stack.settings()
+    connection = settings.kafka_connection()
+    client = kafka_clients.admin(connection)
+    log, group = settings.named(topics.UPLOADED), settings.named("ingest.v1")
+    first = kafka_clients.beginnings(client, log, range(kafka_clients.partitions_of(client, log)))
+    assert examined(settings)["positions"].seen is Seen.WELL
+    try:
+        producer = kafka_clients.producer(connection, linger_ms=0)
+        producer.produce(log, None, b"nobody", 0)  # a delete of what never was
+        assert producer.flush(30) == 0
+        [end] = kafka_clients.ends(client, log, [0]).values()
+        with contextlib.closing(kafka_clients.ingest_consumer(connection, group)) as by_hand:
+            by_hand.commit(offsets=[TopicPartition(log, 0, end)], asynchronous=False)
+        moved = examined(settings)["positions"]
+        assert moved.seen is Seen.BAD
+        assert "positions of partitions [0] were not committed by a worker" in moved.said
+        assert "pixtide index verify v1 --repair" in moved.mend
+        with contextlib.closing(kafka_clients.ingest_consumer(connection, group)) as by_hand:
+            by_hand.commit(offsets=[TopicPartition(log, 0, end + 9)], asynchronous=False)
+        assert "the log was cut short" in examined(settings)["positions"].said
+        client.delete_consumer_groups([group])[group].result(30)
+        expired = examined(settings)["positions"]
+        assert expired.seen is Seen.BAD
+        assert f"group {group} has no position in partitions" in expired.said
+        assert expired.mend.startswith("start `pixtide ingest --generation v1`")
+    finally:
+        kafka_clients.commit_beginning(connection, group, log, first)

@@ -5,35 +5,32 @@ from unittest.mock import Mock
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from search.generations import LogIdentity
+from schemas.errors import TransientError
 from streams.assignment import Assignment
-from streams.log_guard import LogGuard
+from streams.kafka import Position
 from streams.offsets import InFlight
+from streams.positions import Begin, Positions
 
 IN_TIME_S = 60.0
+STANDS = Begin(TopicPartition("log", 0, 7, leader_epoch=3), Position(7, 3, "pixtide"))
 
 
-def joined(consumer: Mock) -> Assignment:
+def joined(consumer: Mock, positions: Mock | None = None) -> Assignment:
     """A worker that has joined, and was given partition 0."""
-    guard = Mock(spec=LogGuard, log=LogIdentity(topic="log", topic_id="t", partitions=2))
+    positions = positions or Mock(spec=Positions, topic="log")
+    positions.begins.return_value = [STANDS]
     flight: InFlight[Any] = InFlight()
-    assignment = Assignment(consumer, guard, flight, retry_topic="retry", settle=lambda: None)
+    assignment = Assignment(
+        lambda _: consumer, positions, flight, retry_topic="retry", settle=lambda: None
+    )
     assignment.join()
+    consumer.assignment.return_value = []
     consumer.subscribe.call_args.kwargs["on_assign"](consumer, [TopicPartition("log", 0)])
-    [taken] = consumer.incremental_assign.call_args.args
-    consumer.assignment.return_value = taken
     return assignment
 
 
 def places(partitions: list[TopicPartition]) -> set[tuple[str, int, int]]:
     return {(p.topic, p.partition, p.offset) for p in partitions}
-
-
-def test_the_group_shares_out_the_log_alone() -> None:
-    """It would share out the sum, and one worker might get all retries, another the whole log."""
-    consumer = Mock(spec=Consumer)
-    joined(consumer)
-    assert consumer.subscribe.call_args.args == (["log"],)
 
 
 def turned(assignment: Assignment, times: int = 3) -> None:
@@ -44,48 +41,46 @@ def turned(assignment: Assignment, times: int = 3) -> None:
         assignment._letting_go.end(IN_TIME_S)
 
 
-def test_positions_of_retries_are_renewed_once_they_are_taken() -> None:
+def test_the_group_shares_out_the_log_alone() -> None:
+    """It would share out the sum, and one worker might get all retries, another the whole log."""
     consumer = Mock(spec=Consumer)
-    consumer.committed.return_value = [TopicPartition("retry", 0, 7)]
-    turned(joined(consumer))
-    [asked] = consumer.committed.call_args.args
-    assert [(p.topic, p.partition) for p in asked] == [("retry", 0)]
-    [call] = consumer.commit.call_args_list
-    assert places(call.kwargs["offsets"]) == {("retry", 0, 7)}
+    joined(consumer)
+    assert consumer.subscribe.call_args.args == (["log"],)
 
 
-def test_a_position_that_nobody_knows_is_left_alone() -> None:
+def test_nothing_is_read_before_it_is_known_where_to_begin() -> None:
     consumer = Mock(spec=Consumer)
-    consumer.committed.return_value = [TopicPartition("retry", 0, -1001)]
-    turned(joined(consumer))
-    consumer.committed.assert_called_once()
-    consumer.commit.assert_not_called()
-
-
-def test_a_broker_that_does_not_say_stops_nothing() -> None:
-    consumer = Mock(spec=Consumer)
-    consumer.committed.side_effect = KafkaException(KafkaError(KafkaError._TIMED_OUT))
-    turned(joined(consumer))
-    consumer.committed.assert_called_once()
-    consumer.commit.assert_not_called()
-
-
-def test_nothing_is_read_before_the_guard_has_looked_at_it() -> None:
-    consumer = Mock(spec=Consumer)
-    consumer.committed.return_value = []
     assignment = joined(consumer)
-    [held] = consumer.pause.call_args.args
-    assert places(held) == {("log", 0, -1001), ("retry", 0, -1001)}
+    consumer.incremental_assign.assert_called_once_with([])
     turned(assignment)
-    [free] = consumer.resume.call_args.args
-    assert places(free) == places(held)
+    [taken] = consumer.incremental_assign.call_args.args
+    assert places(taken) == {("log", 0, 7), ("retry", 0, -1001)}
+    assert taken[0].leader_epoch == 3, "librdkafka compares it only where it is told"
+
+
+def test_while_the_broker_does_not_say_it_is_asked_again() -> None:
+    consumer, positions = Mock(spec=Consumer), Mock(spec=Positions, topic="log")
+    positions.begins.side_effect = [TransientError("no broker"), [STANDS]]
+    turned(joined(consumer, positions))
+    assert positions.begins.call_count == 2
+    [taken] = consumer.incremental_assign.call_args.args
+    assert places(taken) == {("log", 0, 7), ("retry", 0, -1001)}
+
+
+def test_what_is_taken_away_before_it_was_read_is_let_go() -> None:
+    consumer = Mock(spec=Consumer)
+    assignment = joined(consumer)
+    consumer.subscribe.call_args.kwargs["on_revoke"](consumer, [TopicPartition("log", 0)])
+    turned(assignment)
+    consumer.incremental_unassign.assert_called_with([])
+    consumer.incremental_assign.assert_called_once_with([])
 
 
 def test_what_is_taken_away_is_let_go_once_no_row_is_being_written() -> None:
     consumer = Mock(spec=Consumer)
-    consumer.committed.return_value = []
     assignment = joined(consumer)
     turned(assignment)
+    consumer.assignment.return_value = consumer.incremental_assign.call_args.args[0]
     consumer.incremental_unassign.side_effect = KafkaException(KafkaError(KafkaError._INVALID_ARG))
     with assignment.lock:  # as a writer does
         revoke = consumer.subscribe.call_args.kwargs["on_revoke"]
@@ -95,7 +90,7 @@ def test_what_is_taken_away_is_let_go_once_no_row_is_being_written() -> None:
         turned(assignment)
         consumer.incremental_unassign.assert_not_called()
         [held] = consumer.pause.call_args.args
-        assert ("log", 0, -1001) in places(held)
+        assert ("log", 0, 7) in places(held)
     turned(assignment)
     [gone] = consumer.incremental_unassign.call_args.args
     assert {(p.topic, p.partition) for p in gone} == {("log", 0), ("retry", 0)}

@@ -43,6 +43,21 @@ def test_only_what_is_finished_without_a_gap_may_be_committed() -> None:
     assert flight.committable() == {("log", 0): 9}
 
 
+def test_an_end_without_a_record_before_it_is_read_too() -> None:
+    """A transaction's marker, or what compaction has removed."""
+    flight: InFlight[Item] = InFlight()
+    item = Item(0, 3)
+    flight.admit(item)
+    flight.reached(("log", 0), 6)
+    assert flight.committable() == {("log", 0): 3}
+    flight.finish(item)
+    assert flight.committable() == {("log", 0): 6}
+    flight.committed({("log", 0): 6})
+    flight.reached(("log", 0), 5)  # of before
+    assert flight.committable() == {}
+    assert flight.committable(again=True) == {("log", 0): 6}
+
+
 def test_what_was_forgotten_is_no_longer_ours() -> None:
     flight: InFlight[Item] = InFlight()
     old, again = Item(1, 5, b"a"), Item(1, 5, b"a")

@@ -1,0 +1,119 @@
+"""What is committed: sent again and again until the broker has said that it has it.
+
+librdkafka sends a commit once. Where the broker refuses it, as in the middle of a rebalance, that
+is final, and there may be no record after it that would take it along. So an offset counts as
+committed when the broker has said so, partition by partition.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from streams.marks import Marks
+from streams.offsets import InFlight
+
+logger = logging.getLogger(__name__)
+
+_EVERY_S = 1.0
+#: Also what hasn't moved. It heals what a commit that came late has undone, and keeps positions
+#: from expiring: those of a topic that the group doesn't subscribe to do, after a week by default.
+_ALL_EVERY_S = 60.0
+#: A commit without an answer for so long is taken for lost; librdkafka answers each in time.
+_LOST_S = 90.0
+#: For so long a rebalance may have them refused.
+_PROBLEM_S = 60.0
+
+
+class Commits:
+    """Of one consumer, for its main thread; `answered` is called in its polls."""
+
+    def __init__(
+        self, flight: InFlight[Any], marks: Marks, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._flight = flight
+        self._marks = marks
+        self._clock = clock
+        self._looked_at = self._all_at = clock()
+        self._sent_at: float | None = None
+        self._failing_since: float | None = None
+        self._failure = ""
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing has been committed for a while, though there is something to commit."""
+        since = self._failing_since
+        if since is None or self._clock() - since < _PROBLEM_S:
+            return None
+        return f"nothing can be committed: {self._failure}"
+
+    def now_and_then(self, consumer: Consumer) -> None:
+        """Send what the broker hasn't confirmed, once a second. Doesn't wait for the answer."""
+        now = self._clock()
+        if now - self._looked_at < _EVERY_S or not self._is_answered(now):
+            return
+        self._looked_at = now
+        again = now - self._all_at >= _ALL_EVERY_S
+        if again:
+            self._all_at = now
+        offsets = self._flight.committable(again=again)
+        if not offsets:
+            return
+        self._sent_at = now
+        try:
+            consumer.commit(offsets=[self._marks.position(*each) for each in offsets.items()])
+        except KafkaException as error:
+            self.answered(error.args[0], [])
+
+    def _is_answered(self, now: float) -> bool:
+        return self._sent_at is None or now - self._sent_at > _LOST_S
+
+    def answered(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        """What the broker says of a commit; librdkafka's `on_commit`."""
+        self._sent_at = None
+        refused = [place for place in places if place.error is not None]
+        if error is not None and not refused:
+            refused = places  # all of them: what is said is of the whole request
+        done = [place for place in places if place not in refused]
+        self._flight.committed({(p.topic, p.partition): p.offset for p in done})
+        problem = error or next((place.error for place in refused), None)
+        if problem is None:
+            self._failing_since = None
+            return
+        self._failure = problem.str()
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+            logger.warning("a commit failed, and is sent again: %s", self._failure)
+
+    def take(self, partitions: Collection[int]) -> list[TopicPartition]:
+        """What is left to commit of partitions that are let go. They are forgotten."""
+        offsets = self._flight.committable(partitions)
+        positions = [self._marks.position(*each) for each in offsets.items()]
+        self.forget(partitions)
+        return positions
+
+    def forget(self, partitions: Collection[int]) -> None:
+        """These are no longer ours."""
+        self._flight.forget(partitions)
+        self._marks.forget(partitions)
+
+
+def commit_last(consumer: Consumer, positions: list[TopicPartition], *, wait: bool = True) -> None:
+    """Commit what `take` has given, and wait for the broker's word.
+
+    Where it refuses, whoever has the partitions next reads some again, which changes nothing. While
+    a consumer closes, it can't be waited for; librdkafka asks the broker before it says goodbye.
+    """
+    if not positions:
+        return
+    try:
+        if not wait:
+            consumer.commit(offsets=positions)
+            return
+        for place in consumer.commit(offsets=positions, asynchronous=False):
+            if place.error is not None:
+                raise KafkaException(place.error)
+    except KafkaException as error:
+        logger.warning("the last commit failed: %s", error.args[0].str())

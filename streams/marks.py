@@ -1,0 +1,109 @@
+"""What is committed beside an offset: it tells later whether the log is still the one it was.
+
+A log may be cut short and grow again: a broker loses power before all is on its disk, or one takes
+over that had not everything. Its offsets then name other records. So a position carries the leader
+epoch that it was read under, and the digest of a record that lies below it.
+"""
+
+import hashlib
+import re
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from confluent_kafka import TopicPartition
+
+from streams.kafka import OURS, Position, Record
+from streams.offsets import Place
+
+_NO_EPOCH = -1
+#: Of a value, the bytes at either end that are looked at.
+_ENDS = 1024
+_TEXT = re.compile(rf"{OURS} (\d+) (-?\d+) ([0-9a-f]{{16}})")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A record, by its place in its partition and by what it is. `timestamp_ms` is its own."""
+
+    offset: int
+    timestamp_ms: int
+    digest: str
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """That of this record."""
+        value = record.value or b""
+        digest = hashlib.blake2b(record.key or b"", digest_size=8)
+        digest.update(b"%d" % len(value) + value[:_ENDS] + value[-_ENDS:])  # a picture may be large
+        return cls(record.offset, record.timestamp_ms, digest.hexdigest())
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """What `text` said; None where that is no mark, as of an older version."""
+        found = _TEXT.fullmatch(text)
+        return cls(int(found[1]), int(found[2]), found[3]) if found else None
+
+    @property
+    def text(self) -> str:
+        """As it is committed."""
+        return f"{OURS} {self.offset} {self.timestamp_ms} {self.digest}"
+
+
+def is_ours(position: Position) -> bool:
+    """Whether a worker has committed it; what an operator's tools commit carries nothing."""
+    return position.metadata.startswith(OURS)
+
+
+class Marks:
+    """Of each place, what to commit with an offset."""
+
+    def __init__(self) -> None:
+        self._read: dict[Place, deque[Mark]] = {}
+        self._epochs: dict[Place, tuple[int, int]] = {}
+
+    def begin(self, place: Place, position: Position) -> None:
+        """Go on from what was committed before."""
+        mark = Mark.read(position.metadata)
+        self._read[place] = deque([mark] if mark else [])
+        if position.leader_epoch is not None:
+            self.vouch(place, position.leader_epoch, position.offset)
+
+    def read(self, record: Record) -> None:
+        """This record was read."""
+        place = (record.topic, record.partition)
+        self._read.setdefault(place, deque()).append(Mark.of(record))
+        if record.leader_epoch is not None:
+            self.vouch(place, record.leader_epoch, record.offset + 1)
+
+    def vouch(self, place: Place, leader_epoch: int, end: int) -> None:
+        """Under that leader epoch the partition has reached this end."""
+        self._epochs[place] = max((leader_epoch, end), self._epochs.get(place, (leader_epoch, end)))
+
+    def lacking(self, offsets: Iterable[tuple[Place, int]]) -> set[Place]:
+        """The places of which no leader epoch is known that reached these offsets."""
+        return {place for place, offset in offsets if self._epoch(place, offset) == _NO_EPOCH}
+
+    def position(self, place: Place, offset: int) -> TopicPartition:
+        """To commit. What lies below that offset and isn't needed any more is forgotten."""
+        marks = self._read.get(place, deque())
+        while len(marks) > 1 and marks[1].offset < offset:
+            marks.popleft()
+        text = marks[0].text if marks and marks[0].offset < offset else OURS
+        return TopicPartition(
+            *place, offset, metadata=text, leader_epoch=self._epoch(place, offset)
+        )
+
+    def forget(self, partitions: Collection[int]) -> None:
+        """The partitions of these numbers are no longer ours."""
+        for of_place in (self._read, self._epochs):
+            for place in [place for place in of_place if place[1] in partitions]:
+                del of_place[place]
+
+    def _epoch(self, place: Place, offset: int) -> int:
+        """One that reached this offset. A marker of a transaction may be of a newer one than the
+        record before it: then it would seem that the log ended before it.
+        """
+        epoch, end = self._epochs.get(place, (_NO_EPOCH, -1))
+        return epoch if offset <= end else _NO_EPOCH

@@ -1,0 +1,168 @@
+"""Where reading begins in the partitions that a worker is given.
+
+1. ask     what the group has committed, and what the log holds
+2. compare the log with what was committed beside the offset: it may have been cut short, and have
+           grown again since
+3. expired where nothing is committed any more, but the log is the same: from its beginning
+
+All of this waits for the broker, so it is for a thread beside the one that polls.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from schemas.errors import FatalError, TransientError
+from streams import kafka
+from streams.kafka import Position, record_of
+from streams.kafka_connection import KafkaConnection
+from streams.kafka_errors import verdict
+from streams.log_guard import ADVICE, LogGuard
+from streams.marks import Mark, is_ours
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+_READ_S = 30.0
+#: A new leader may say for a moment that a partition ends earlier than it does.
+_LOOKS, _LOOK_AGAIN_S = 4, 2.0
+
+
+class Begin(NamedTuple):
+    """Where to begin in a partition: there `committed` is None where no position was left."""
+
+    where: TopicPartition
+    committed: Position | None
+
+
+class Positions:
+    """Of one generation's group in its log, the `topic`."""
+
+    def __init__(
+        self, connection: KafkaConnection, client: AdminClient, group: str, guard: LogGuard
+    ) -> None:
+        self._connection = connection
+        self._client = client
+        self._group = group
+        self._guard = guard
+        self.topic = guard.log.topic
+        self._asking: Consumer | None = None
+
+    def begins(self, partitions: Collection[int]) -> list[Begin]:
+        """Where to begin in each of these.
+
+        With the leader epoch of what is committed, so that librdkafka compares that with the
+        broker's: it doesn't where it goes on from a group's position by itself.
+
+        Raises:
+            FatalError: the log is no longer the one that was read.
+            TransientError: the broker can't be reached.
+        """
+        committed = self._committed(partitions)
+        with contextlib.suppress(TransientError):  # librdkafka finds it out, too, in other words
+            self._check_reach(committed)
+        self._check_marks(committed)
+        expired = [number for number in partitions if number not in committed]
+        if expired:
+            self._guard.check()
+            logger.warning(
+                "group %s has no position in partitions %s any more, as after a week without a "
+                "worker (offsets.retention.minutes). The log is the same, so it is read again from "
+                "its beginning, which changes no row that is right; of pictures whose delete the "
+                "log has forgotten meanwhile, `pixtide index verify --repair` removes the rows",
+                self._group,
+                expired,
+            )
+        return [self._begin(number, committed.get(number)) for number in partitions]
+
+    def epochs(self, partitions: Collection[int]) -> dict[int, tuple[int, int]]:
+        """By partition, the leader epoch of who leads it, and the end that it has reached.
+
+        Raises:
+            TransientError: the broker can't be reached.
+        """
+        return kafka.leader_epochs(self._client, self.topic, partitions)
+
+    def _committed(self, partitions: Collection[int]) -> dict[int, Position]:
+        """Asked over a connection that is kept until it has answered, however slow the broker."""
+        if self._asking is None:
+            self._asking = kafka.ingest_consumer(self._connection, self._group)  # it never joins
+        committed = kafka.positions_of(self._asking, self.topic, partitions, _READ_S)
+        self._asking.close()
+        self._asking = None
+        return committed
+
+    def _begin(self, number: int, committed: Position | None) -> Begin:
+        if committed is None:
+            return Begin(TopicPartition(self.topic, number, OFFSET_BEGINNING), None)
+        return Begin(self._place(number, committed.offset, committed.leader_epoch), committed)
+
+    def _place(self, number: int, offset: int, leader_epoch: int | None) -> TopicPartition:
+        epoch = -1 if leader_epoch is None else leader_epoch
+        return TopicPartition(self.topic, number, offset, leader_epoch=epoch)
+
+    def _check_reach(self, committed: Mapping[int, Position]) -> None:
+        """Raises FatalError where the log doesn't hold a group's position."""
+        low = kafka.beginnings(self._client, self.topic, committed)
+        for number, position in committed.items():
+            if position.offset < low[number]:
+                raise FatalError(
+                    f"the log changed: partition {number} of {self.topic} begins at "
+                    f"{low[number]}, and its group stands at {position.offset}; {ADVICE}"
+                )
+            if position.offset > low[number] and not is_ours(position):
+                logger.warning(
+                    "the position %d in partition %d was committed by an older version or by hand; "
+                    "if it was moved past events, `pixtide index verify --repair` finds them",
+                    position.offset,
+                    number,
+                )
+        ends = self._ends_of(committed)
+        for number, end in ends.items():
+            raise FatalError(
+                f"the log was cut short: partition {number} of {self.topic} ends at {end}, and "
+                f"its group stands at {committed[number].offset}; {ADVICE}"
+            )
+
+    def _ends_of(self, committed: Mapping[int, Position]) -> dict[int, int]:
+        """The ends of those partitions that end before what is committed, however often asked."""
+        short, ends = list(committed), dict[int, int]()
+        for look in range(_LOOKS if short else 0):
+            time.sleep(_LOOK_AGAIN_S if look else 0)
+            ends = kafka.ends(self._client, self.topic, short)
+            short = [number for number in short if ends[number] < committed[number].offset]
+            if not short:
+                break
+        return {number: ends[number] for number in short}
+
+    def _check_marks(self, committed: Mapping[int, Position]) -> None:
+        """Raises FatalError where a record that was read is another one now."""
+        marks = {n: m for n, p in committed.items() if (m := Mark.read(p.metadata)) is not None}
+        places = [self._place(n, m.offset, committed[n].leader_epoch) for n, m in marks.items()]
+        silent_since = time.monotonic()
+        with contextlib.closing(kafka.tail_consumer(self._connection, tells_ends=True)) as consumer:
+            consumer.assign(places)
+            while marks:
+                message = consumer.poll(_POLL_S)
+                if message is None:
+                    if time.monotonic() - silent_since > _READ_S:
+                        raise TransientError(f"the broker gives nothing of {self.topic}")
+                    continue
+                error = message.error()
+                if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                    raise verdict(error)
+                mark = marks.pop(message.partition() or 0, None)
+                if mark is None or error is not None:
+                    continue
+                found = Mark.of(record_of(message))
+                if found.offset == mark.offset and found != mark:  # else compaction took it
+                    raise FatalError(
+                        f"the log was cut short and has grown again: offset {mark.offset} of "
+                        f"partition {message.partition()} of {self.topic} holds another record "
+                        f"than the one that was read; {ADVICE}"
+                    )

@@ -1,0 +1,31 @@
+"""How far the page reads the outcomes, on a real Kafka."""
+
+import contextlib
+import uuid
+
+import pytest
+from confluent_kafka import Producer
+
+from schemas import topics
+from streams import kafka as kafka_clients
+from streams.kafka_connection import KafkaConnection
+from streams.web.outcomes import Outcomes
+from tests.servers import KafkaServer
+
+
+@pytest.mark.fault("a transaction's markers end the outcomes")
+def test_outcomes_that_end_in_a_marker_are_read_to_their_end(kafka: KafkaServer) -> None:
+    topic, connection = f"outcomes-{uuid.uuid4().hex[:10]}", KafkaConnection(kafka.bootstrap)
+    client = kafka_clients.admin(connection)
+    [like] = [each for each in topics.topics(embedded=False) if each.name == topics.INDEXED]
+    kafka_clients.create_topics(client, [(topic, like)], replication=1)
+    producer = Producer({**connection.librdkafka(), "transactional.id": topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(topic, b"no outcome", b"k", 0)
+    producer.commit_transaction(30)
+    outcomes = Outcomes(connection, topic, lambda _: None)
+    end = kafka_clients.ends(client, topic, [0])
+    assert end == {0: 2}
+    with contextlib.closing(kafka_clients.tail_consumer(connection, tells_ends=True)) as consumer:
+        outcomes._read(consumer, {0: 0}, end)  # or it says that the broker gives none
