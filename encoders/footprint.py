@@ -66,7 +66,7 @@ def _of_one(image: Image.Image) -> int:
 def _jpeg(image: Image.Image, data: bytes, most_pixels: int, side: int) -> int:
     """Its reader holds all coefficients, two bytes each, where there is more than one scan."""
     pixels = image.width * image.height
-    scans = _scans(data)
+    scans = _scans(image, data)
     if scans * pixels > _MOST_SCANS * most_pixels:
         raise PoisonError(ReasonCode.PIXEL_LIMIT, f"{scans} scans of {pixels} pixels")
     ample = min(image.width // side, image.height // side)
@@ -75,14 +75,21 @@ def _jpeg(image: Image.Image, data: bytes, most_pixels: int, side: int) -> int:
     return coefficients + _SHOWN * (image.width // scale + 1) * (image.height // scale + 1)
 
 
-def _scans(data: bytes) -> int:
-    """Scans of a JPEG, and of pictures behind it; not those of a thumbnail in its notes."""
+def _scans(image: Image.Image, data: bytes) -> int:
+    """Scans of a JPEG, and of pictures behind it; not those of a thumbnail in its notes.
+
+    Where the first has all components and is not progressive, there is no other.
+    """
     place = 2
     while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         if length < 2:
             break
         place += 2 + length
+    components = int.from_bytes(data[place + 4 : place + 5], "big")
+    whole = data[place : place + 2] == b"\xff\xda" and components >= len(image.getbands())
+    if whole and not image.info.get("progressive"):
+        return 1
     return data.count(b"\xff\xda", place)
 
 
