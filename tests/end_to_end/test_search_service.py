@@ -317,6 +317,7 @@ def ask(
     return {n: v or b"" for n, v in record.headers}, SearchReply.from_json(record.value or b"")
 
 
+@pytest.mark.fault("requests that are sent in transactions")
 def test_records_that_no_client_writes_cost_themselves(service: OnServers) -> None:
     """Into each partition, between good requests; all good ones are answered, all is read."""
     settings = service.settings()
