@@ -6,6 +6,7 @@ In front of a broker it can fail one kind of Kafka's requests alone.
 import contextlib
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from enum import IntEnum
@@ -13,6 +14,8 @@ from types import TracebackType
 from typing import Self
 
 _CHUNK = 65536
+#: From which version on Metadata is written with compact arrays.
+_FLEXIBLE_METADATA = 9
 
 
 class Proxy:
@@ -124,14 +127,20 @@ class Api(IntEnum):
 
 
 class ApiProxy(BrokerProxy):
-    """In front of the one broker of a Kafka: holds back, or cuts off, some kinds of requests.
+    """In front of the one broker of a Kafka: holds back, delays or cuts off some kinds of requests.
 
     A connection whose request is held back passes nothing after it, as where a broker is slow with
-    that one: its requests are answered in order. `seen` counts what has come of each kind.
+    that one: its requests are answered in order. `seen` counts what has come of each kind. `late`
+    says by how many seconds each kind is delayed. With `knows_no_brokers` it answers as a broker
+    does that has just come back: there are none.
     """
 
     def __init__(self, broker_port: int):
         self.seen: Counter[int] = Counter()
+        self.late: dict[Api, float] = {}
+        self.knows_no_brokers = False
+        #: The API and its version, by the connection to the broker and the correlation id.
+        self._asked: dict[tuple[socket.socket, bytes], tuple[int, int]] = {}
         self._held: frozenset[int] = frozenset()
         self._cut: frozenset[int] = frozenset()
         self._changed = threading.Condition()
@@ -157,11 +166,23 @@ class ApiProxy(BrokerProxy):
         with contextlib.suppress(OSError):
             for request in _frames(client):
                 self._flowing.wait()
-                self._admit(int.from_bytes(request[4:6], "big"))
+                api, version = (int.from_bytes(request[at : at + 2], "big") for at in (4, 6))
+                self._asked[server, request[8:12]] = api, version
+                self._admit(api)
                 server.sendall(request)
         for each in (client, server):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            for answer in _frames(source):
+                self._flowing.wait()
+                api, version = self._asked.pop((source, answer[4:8]))
+                if api == Api.Metadata and self.knows_no_brokers:
+                    answer = _without_brokers(answer, version)
+                sink.sendall(self._passed(answer))
+            sink.shutdown(socket.SHUT_RDWR)
 
     def _admit(self, api: int) -> None:
         """Return when such a request may pass. Raises ConnectionError where it is cut off."""
@@ -171,13 +192,32 @@ class ApiProxy(BrokerProxy):
             self._changed.wait_for(lambda: api not in self._held)
             if api in self._cut:
                 raise ConnectionError(f"cut off at {api}")
+        time.sleep(self.late.get(Api(api), 0) if api in set(Api) else 0)
 
 
 def _frames(source: socket.socket) -> Iterable[bytes]:
-    """Requests, each with the four bytes of its length before it."""
+    """Requests or answers, each with the four bytes of its length before it."""
     data = b""
     while more := source.recv(_CHUNK):
         data += more
         while len(data) >= 4 and len(data) >= (size := 4 + int.from_bytes(data[:4], "big")):
             yield data[:size]
             data = data[size:]
+
+
+def _without_brokers(answer: bytes, version: int) -> bytes:
+    """A MetadataResponse whose list of brokers is empty.
+
+    Length, correlation id, tags, throttle time, brokers (id, host, port, rack, tags), and so on.
+    """
+    assert version >= _FLEXIBLE_METADATA
+    at = first = 4 + 4 + 1 + 4
+    count, at = answer[at] - 1, at + 1
+    for _ in range(count):
+        at += 4
+        at += answer[at]  # a compact string: its length and one, then that
+        at += 4
+        at += max(1, answer[at])  # 0 is null
+        at += 1
+    made = answer[4:first] + b"\x01" + answer[at:]
+    return len(made).to_bytes(4, "big") + made

@@ -21,18 +21,18 @@ from streams.kafka_connection import KafkaConnection
 from streams.log_guard import LogGuard
 from streams.offsets import InFlight
 from streams.positions import Positions
-from tests.contracts.kafka_proxy import KafkaProxy
+from tests.contracts.proxy import Api, ApiProxy
 from tests.servers import KafkaServer
 
 #: Far longer than any turn may take, and that on a busy machine.
 DELAY_S, LONGEST_TURN_S = 8.0, 4.0
 IN_TIME_S = 120.0
-LATE = ("Metadata", "ListOffsets", "OffsetFetch", "OffsetCommit")
+LATE = (Api.Metadata, Api.ListOffsets, Api.OffsetFetch, Api.OffsetCommit)
 
 
 @pytest.fixture
-def way(kafka: KafkaServer) -> Iterator[KafkaProxy]:
-    with KafkaProxy(kafka.port) as proxy:
+def way(kafka: KafkaServer) -> Iterator[ApiProxy]:
+    with ApiProxy(kafka.port) as proxy:
         yield proxy
 
 
@@ -52,7 +52,7 @@ def name(kafka: KafkaServer) -> str:
 
 @pytest.mark.fault("a broker that comes back says for a moment that there are no brokers")
 def test_a_client_that_has_forgotten_all_brokers_is_made_anew(
-    way: KafkaProxy, name: str, monkeypatch: pytest.MonkeyPatch
+    way: ApiProxy, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # librdkafka starts over by itself mostly, and by chance not at all: here never
     never = kafka_clients._QUIET | {"metadata.recovery.strategy": "none"}
@@ -150,7 +150,7 @@ def members() -> Iterator[Callable[[KafkaConnection, str], Member]]:
 @pytest.mark.fault("a broker that answers each kind of request late")
 @pytest.mark.slow
 def test_the_main_thread_waits_for_no_broker(
-    way: KafkaProxy,
+    way: ApiProxy,
     name: str,
     kafka: KafkaServer,
     members: Callable[[KafkaConnection, str], Member],
@@ -159,16 +159,16 @@ def test_the_main_thread_waits_for_no_broker(
     monkeypatch.setattr(log_guard, "_EVERY_S", 1.0)
     slow = members(KafkaConnection(f"127.0.0.1:{way.port}"), name)
     assert awaited(lambda: len(slow.has) > 0)
-    way.slow = dict.fromkeys(LATE, DELAY_S)
-    way.asked.clear()
+    way.late = dict.fromkeys(LATE, DELAY_S)
+    way.seen.clear()
     producer = kafka_clients.producer(KafkaConnection(kafka.bootstrap), linger_ms=0)
     for number in range(60):
         producer.produce(name, b"x", str(number).encode())
     assert producer.flush(30) == 0
     other = members(KafkaConnection(kafka.bootstrap), name)
     assert awaited(lambda: len(other.has) > 0), "partitions are let go"
-    assert awaited(lambda: set(LATE) <= set(way.asked)), "each kind of request was made"
-    way.slow = {}
+    assert awaited(lambda: set(LATE) <= set(way.seen)), "each kind of request was made"
+    way.late = {}
     assert slow.longest_s < LONGEST_TURN_S
 
 
