@@ -37,6 +37,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: How deep JSON may be nested. A reply holds attributes a few levels further in, and many readers
 #: of JSON stop at 100 or 128.
 MAX_DEPTH = 64
+#: What an event may say of its picture, as JSON: replies hold that of each result.
+MAX_DESCRIPTION_BYTES = 16 * 1024
 
 
 class CloudEventAttributes(BaseModel):
@@ -288,7 +290,7 @@ def _uploaded(
     sha256 = body.sha256 or attributes.sha256
     if sha256 is not None and not _SHA256.fullmatch(sha256.lower()):
         raise PoisonError(ReasonCode.INVALID_DATA, "sha256 is not 64 hexadecimal digits")
-    return ImageUploaded(
+    uploaded = ImageUploaded(
         image_id=image_id,
         event_id=attributes.id,
         source=attributes.source,
@@ -303,6 +305,20 @@ def _uploaded(
         ),
         sha256=sha256.lower() if sha256 else None,
     )
+    _require_brief(uploaded)
+    return uploaded
+
+
+def _require_brief(event: ImageUploaded) -> None:
+    """A search's reply holds what is said of each of its pictures, and must fit into a record."""
+    uri = event.picture.uri if isinstance(event.picture, PictureAt) else ""
+    size = len(to_json((uri, event.caption, event.tags, event.attributes)))
+    if size > MAX_DESCRIPTION_BYTES:
+        raise PoisonError(
+            ReasonCode.TOO_LARGE,
+            f"uri, caption, tags and attributes take {size} bytes as JSON; the limit is "
+            f"{MAX_DESCRIPTION_BYTES}",
+        )
 
 
 def _upload_data(data: bytes) -> UploadData:

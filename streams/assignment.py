@@ -12,6 +12,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,6 +32,7 @@ from streams.kafka import Record, record_of, verdict
 from streams.marks import Marks
 from streams.offsets import InFlight
 from streams.positions import Begin, Positions
+from streams.unreadable_batch import is_unreadable, offset_after, record_in_place_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,8 @@ class Assignment:
         self._aside = Aside("assignment")
         self._letting_go = Aside("let-go")  # apart: the group waits for it
         self._asking_epochs = Aside("epochs")
+        self._passing = Aside("unreadable batch")
+        self._passed: deque[Record] = deque()
         self._ask_epochs_at = 0.0
         self._unchecked: set[int] = set()  # assigned, but where reading begins isn't known yet
         self._ours: set[int] = set()
@@ -105,6 +109,8 @@ class Assignment:
         Raises:
             FatalError: the log is no longer the one that this generation was made on.
         """
+        if self._passed:
+            return self._passed.popleft()
         message = self._consumer.poll(timeout_s)
         if message is None:
             return None
@@ -122,11 +128,35 @@ class Assignment:
         if message.topic() == self._retry and error.code() in _NOWHERE:
             self._restart(message)
             return None
+        if is_unreadable(error):
+            self._pass_batch(message)
+            return None
         problem = verdict(error)
         if isinstance(problem, FatalError):
             raise problem
         logger.warning("%s", problem)
         return None
+
+    def _pass_batch(self, message: Message) -> None:
+        """Go on behind a batch that can't be unpacked; one record stands for it.
+
+        Where it ends is asked aside; until that is known, the same error comes again.
+        """
+        record = record_in_place_of(message)
+        place = (record.topic, record.partition)
+
+        def go_on(after: int) -> None:
+            where = TopicPartition(*place, after)
+            if record.partition not in self._ours:
+                return
+            with contextlib.suppress(KafkaException):  # not fetched yet, or lost: it comes again
+                self._consumer.seek(where)
+                logger.error("%s %d: %d to %d can't be read", *place, record.offset, after - 1)
+                self._passed.append(record)
+
+        self._passing.begin(
+            lambda: offset_after(self._positions.connection, *place, record.offset), go_on
+        )
 
     def pause(self, *, wanted: bool) -> None:
         """Stop or go on fetching; polls go on either way."""
@@ -163,6 +193,7 @@ class Assignment:
         """
         self._aside.turn()
         self._asking_epochs.turn()
+        self._passing.turn()
         self._letting_go.turn()
         self._look_at_assigned()
         self._let_go()

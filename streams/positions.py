@@ -46,7 +46,7 @@ class Positions:
     def __init__(
         self, connection: KafkaConnection, client: AdminClient, group: str, guard: LogGuard
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self._client = client
         self._group = group
         self._guard = guard
@@ -91,7 +91,7 @@ class Positions:
     def _committed(self, partitions: Collection[int]) -> dict[int, Position]:
         """Asked over a connection that is kept until it has answered, however slow the broker."""
         if self._asking is None:
-            self._asking = kafka.ingest_consumer(self._connection, self._group)  # it never joins
+            self._asking = kafka.ingest_consumer(self.connection, self._group)  # it never joins
         committed = kafka.positions_of(self._asking, self.topic, partitions, _READ_S)
         self._asking.close()
         self._asking = None
@@ -145,7 +145,7 @@ class Positions:
         marks = {n: m for n, p in committed.items() if (m := Mark.read(p.metadata)) is not None}
         places = [self._place(n, m.offset, committed[n].leader_epoch) for n, m in marks.items()]
         silent_since = time.monotonic()
-        with contextlib.closing(kafka.tail_consumer(self._connection, tells_ends=True)) as consumer:
+        with contextlib.closing(kafka.tail_consumer(self.connection, tells_ends=True)) as consumer:
             consumer.assign(places)
             while marks:
                 message = consumer.poll(_POLL_S)

@@ -27,6 +27,7 @@ from streams import kafka
 from streams.image_store import ImageStore
 from streams.settings import Settings
 from streams.tracing import Span, begin
+from streams.unreadable_batch import is_unreadable, pass_batch
 
 logger = logging.getLogger(__name__)
 
@@ -284,6 +285,7 @@ class OutcomeWatch:
         numbers = range(kafka.partitions_of(client, topic))
         ends = kafka.ends(client, topic, numbers)
         self._generation = generation
+        self._connection = connection
         self._consumer = kafka.tail_consumer(connection)
         self._consumer.assign([TopicPartition(topic, p, end) for p, end in ends.items()])
 
@@ -320,6 +322,8 @@ class OutcomeWatch:
     def _new_outcomes(self, left: int) -> Iterator[Outcome]:
         for message in self._consumer.consume(500, timeout=0.1):
             error = message.error()
+            if is_unreadable(error):
+                pass_batch(self._consumer, self._connection, message)
             if error is not None and error.code() == KafkaError._ALL_BROKERS_DOWN:
                 raise TransientError(
                     f"the broker went away with {left} outcomes outstanding; what was published "

@@ -56,6 +56,8 @@ class RecordReader:
         record = work.record
         if work.is_retry:
             self._trace(work)
+        if "key" in record.unreadable:
+            raise PoisonError(ReasonCode.UNREADABLE_RECORD, record.unreadable["key"])
         work.image_id = image_id_of(record.key)
         wanted = partition_of(record.key or b"", self._log.partitions, self._partitioner)
         if wanted not in (None, work.source.partition):

@@ -24,6 +24,7 @@ from schemas.topics import REPLIES, REQUESTS
 from streams import kafka
 from streams.kafka_connection import KafkaConnection
 from streams.tracing import NO_SPAN, Span, begin
+from streams.unreadable_batch import is_unreadable, pass_batch
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,8 @@ class Replies:
         if messages:  # waiting for more than one would wait the whole time, whatever has come
             messages += self._consumer.consume(_MOST, timeout=0)
         for message in messages:
+            if is_unreadable(message.error()):
+                pass_batch(self._consumer, self._addresses.connection, message)
             if message.error() is not None or message.value() is None:
                 continue
             record = kafka.record_of(message)

@@ -10,6 +10,7 @@ from streams import kafka
 from streams.kafka import Record, record_of
 from streams.kafka_connection import KafkaConnection
 from streams.kafka_errors import verdict
+from streams.unreadable_batch import is_unreadable, pass_batch, record_in_place_of
 
 #: Records taken at once; one may be a picture of a megabyte.
 _TAKEN = 64
@@ -76,9 +77,14 @@ def records_between(
             for message in messages:
                 partition = message.partition() or 0
                 error, offset = message.error(), message.offset() or 0
+                end = open_partitions.get(partition, 0)
+                if is_unreadable(error):
+                    pass_batch(consumer, connection, message)
+                    if offset < end:
+                        yield record_in_place_of(message)
+                    continue
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:
                     raise verdict(error)
-                end = open_partitions.get(partition, 0)
                 if error is None and offset < end:
                     yield record_of(message)
                 # A new leader may say for a moment that all ends earlier: only our end counts,

@@ -23,6 +23,7 @@ from schemas.errors import TransientError, UsageError
 from schemas.outcomes import Outcome, OutcomeKind
 from streams import kafka
 from streams.kafka_connection import KafkaConnection
+from streams.unreadable_batch import is_unreadable, pass_batch
 from streams.web.lanes import busy
 from streams.web.problems import shortened
 from streams.web.rates import client_of
@@ -157,6 +158,9 @@ class Outcomes:
             heard_now: list[str] = []
             for message in consumer.consume(500, timeout=_READ_S):
                 if (error := message.error()) is not None:
+                    if is_unreadable(error):
+                        pass_batch(consumer, self._connection, message)
+                        continue
                     if error.code() != KafkaError._PARTITION_EOF:
                         raise TransientError(error.str())
                     # a transaction's marker, say, that no outcome comes after

@@ -20,8 +20,10 @@ from streams.log_guard import LogGuard
 from streams.marks import Mark
 from streams.offsets import InFlight
 from streams.positions import Positions
+from streams.topic_reading import records_of
 from tests.contracts.proxy import Api, ApiProxy
 from tests.servers import KafkaServer
+from tests.strangers.raw import RawRecord, batch, produce
 
 PARTITIONS = 2
 
@@ -161,6 +163,24 @@ def test_what_ends_in_markers_is_read_to_its_end(log: Log) -> None:
             producer.produce(log.topic, b"never", b"key", 1)
         wait_until(lambda: has_no_lag(log) and log.committed()[1].offset == 2)
         assert sorted(worker.read) == [(0, 0), (0, 1), (1, 0)]
+
+
+@pytest.mark.fault("a batch of records that can't be unpacked")
+def test_a_batch_that_can_not_be_unpacked_is_passed_as_one_record(
+    log: Log, kafka: KafkaServer
+) -> None:
+    """A few kilobytes that zstd unpacks to more than librdkafka takes at once."""
+    log.put(0, 1)
+    bomb = batch([RawRecord(b"key", bytes(40_000_000))] * 3, codec=4)
+    assert produce(kafka.bootstrap, log.topic, 0, bomb) == (0, 1)
+    log.put(0)
+    wanted = [(0, 0), (0, 1), (0, 4), (1, 0)]
+    with Worker(log) as worker:
+        wait_until(lambda: has_no_lag(log))
+        assert sorted(worker.read) == wanted
+    read = list(records_of(log.connection, log.topic))
+    assert sorted((record.partition, record.offset) for record in read) == wanted
+    assert [record.offset for record in read if record.unreadable] == [1]
 
 
 @pytest.mark.fault("a commit is refused in the middle of a rebalance, and no record follows")

@@ -191,6 +191,24 @@ def test_what_is_written_is_read(picture: InlinePicture | PictureAt) -> None:
     assert decode_event(key, value, list(written), 0) == event
 
 
+def test_what_is_said_of_a_picture_is_bounded_as_replies_hold_it() -> None:
+    uri = "https://example.org/a.jpg"
+    for said in (
+        {"caption": "é" * 9_000},
+        {"caption": "\x01" * 3_000},  # six bytes each as JSON
+        {"tags": ["x" * 100] * 200},
+        {"attributes": {"x": "y" * 17_000}},
+        {"uri": uri + "?" + "x" * 17_000},
+        {"caption": "x" * 9_000, "attributes": {"x": "y" * 9_000}},
+    ):
+        value = json.dumps({"uri": uri} | said).encode()
+        assert code_of(b"a", value, headers()) == ReasonCode.TOO_LARGE
+    named = headers(content_type="image/jpeg", ce_caption="x" * 17_000)
+    assert code_of(b"a", b"picture", named) == ReasonCode.TOO_LARGE
+    long = json.dumps({"uri": uri, "caption": "x" * 15_000}).encode()
+    assert len(upload(long, headers()).caption) == 15_000
+
+
 def test_a_time_beyond_the_calendar_is_its_end() -> None:
     event = decode_event(b"a", URI, headers(), 2**63 - 1)
     assert isinstance(event, ImageUploaded)
