@@ -1,6 +1,7 @@
 """How far the page reads the outcomes, on a real Kafka."""
 
 import contextlib
+import time
 import uuid
 
 import pytest
@@ -25,7 +26,9 @@ def test_outcomes_that_end_in_a_marker_are_read_to_their_end(kafka: KafkaServer)
     producer.produce(topic, b"no outcome", b"k", 0)
     producer.commit_transaction(30)
     outcomes = Outcomes(connection, topic, lambda _: None)
-    end = kafka_clients.ends(client, topic, [0])
-    assert end == {0: 2}
+    deadline = time.monotonic() + 60  # the marker may come a moment later
+    while (end := kafka_clients.ends(client, topic, [0])) != {0: 2}:
+        assert time.monotonic() < deadline, end
+        time.sleep(0.1)
     with contextlib.closing(kafka_clients.tail_consumer(connection, tells_ends=True)) as consumer:
         outcomes._read(consumer, {0: 0}, end)  # or it says that the broker gives none
