@@ -77,7 +77,8 @@ class Searches:
             async with asyncio.timeout(self._patience_s):
                 return await (await self._client.get()).search(asked)
         except (TransientError, UsageError, TimeoutError) as error:
-            raise unavailable(error, "SEARCH_UNAVAILABLE", "searches are not answered") from error
+            what = "searches are not answered (is a query consumer running?)"
+            raise unavailable(error, "SEARCH_UNAVAILABLE", what) from error
 
     async def _connected(self) -> AsyncSearchClient:
         """The connected client. Raises TransientError: the broker can't be reached."""
