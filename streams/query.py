@@ -70,6 +70,7 @@ _PICTURES_OF_ONE = {"owner": 12, "host": 10}
 _BEFORE_S = 0.5
 #: How long nothing may have come from Faust's consumer, dead by its own account.
 _DEAD_S = 10.0
+_WARNINGS_A_SECOND = 10
 _REFRESH_S = 1.0
 _BEAT_S = 1.0
 #: How long a stopping consumer waits for deliveries.
@@ -138,6 +139,7 @@ class QueryConsumer:
             _PICTURES, _PICTURES_OF_ONE, _PICTURES_WAITING
         )
         self._hearing = threading.Thread(target=self._hear, name="deliveries", daemon=True)
+        self._warned_at, self._warnings = 0.0, 0
         self._watch = parts.watch
         self._app = faust_app(parts.connection, parts.group, buffered=MAX_BATCH)
         requests = self._app.topic(
@@ -273,7 +275,7 @@ class QueryConsumer:
             address = reply_address(headers, self._allowed)
         except PermissionError as error:
             with about(**_names(message, trace_of(headers))):
-                logger.warning("request without reply: %s", error)
+                self._warn("request without reply: %s", error)
             self._watch.metrics.forbidden.inc()
             return None
         of = {"messaging.system": "kafka", "messaging.destination.name": self._parts.topic}
@@ -306,10 +308,21 @@ class QueryConsumer:
         if nothing.reason is not None:
             self._watch.metrics.unreadable.inc(nothing.offsets)
             with about(**_names(message, None)):
-                logger.warning(
+                self._warn(
                     "passed what can't be read, %d at partition %d, offset %d: %s",
                     *(nothing.offsets, message.partition, message.offset, nothing.reason),
                 )
+
+    def _warn(self, message: str, *arguments: object) -> None:
+        """Of what strangers send; some a second, so that many records don't fill the disk."""
+        now = time.monotonic()
+        if now - self._warned_at >= 1:
+            self._warned_at, self._warnings = now, 0
+        self._warnings += 1
+        if self._warnings <= _WARNINGS_A_SECOND:
+            logger.warning(message, *arguments)
+        elif self._warnings == _WARNINGS_A_SECOND + 1:
+            logger.warning("more of that within this second is counted in the metrics alone")
 
     # 3. answer
 

@@ -42,6 +42,9 @@ _XERIAL_HEADER_BYTES = 16
 _TOO_MUCH = f"it unpacks to more than {MOST_UNPACKED} bytes"
 #: No batch has more records: the smallest one has seven bytes.
 _MOST_RECORDS = MOST_UNPACKED // 7
+#: What no client sends by itself, and a few kilobytes can unpack to: a record takes a moment of the
+#: consumer's thread, in which nobody else is answered. librdkafka batches 10,000 at most.
+_MOST_READ, _MOST_HEADERS = 10_000, 1_000
 #: A varint of 64 bits has at most so many bytes.
 _VARINT_BYTES = 10
 
@@ -224,6 +227,8 @@ def _records_of(batch: memoryview) -> Iterator[Read]:
     content, at = _unpacked(bytes(batch[_HEADER.size :]), attributes & _CODEC), 0
     appended = last_ms if attributes & _LOG_APPEND_TIME else None
     for number in range(count):
+        if number == _MOST_READ:
+            raise UnreadableError(f"a batch has {count} records; {_MOST_READ} are read of one")
         length, start = _varint(content, at)
         at = start + length
         if length < 0 or at > len(content):
@@ -245,8 +250,8 @@ def _record(content: bytes) -> Read:
     key, at = _bytes(content, at)
     value, at = _bytes(content, at)
     count, at = _varint(content, at)
-    if not 0 <= count <= len(content):
-        raise UnreadableError(f"{count} headers")
+    if not 0 <= count <= _MOST_HEADERS:
+        raise UnreadableError(f"{count} headers; at most {_MOST_HEADERS} are read")
     headers: Headers = []
     for _ in range(count):
         name, at = _bytes(content, at)

@@ -144,7 +144,8 @@ class Settings(BaseSettings):
     breaker_window: int = Field(
         200,
         ge=0,
-        description="a worker stops when 95 % of its last so many became dead letters; 0: never",
+        description="a worker stops when 95 % of its last so many became dead letters; 0: never, "
+        "as in an embedded stack where it isn't set",
     )
     session_timeout_s: float = Field(
         30.0,

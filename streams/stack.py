@@ -325,6 +325,8 @@ class Stack:
             "PIXTIDE_MODEL": settings.model,
             "PIXTIDE_WEB_PORT": str(settings.web_port),
             "PIXTIDE_HEALTH_PORT": "0",  # one port can't be both workers'
+            # a worker that ends would end all the rest, which one batch of bad records could bring
+            "PIXTIDE_BREAKER_WINDOW": os.environ.get("PIXTIDE_BREAKER_WINDOW", "0"),
         }
 
     def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> None:

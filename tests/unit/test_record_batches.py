@@ -69,6 +69,23 @@ def test_a_header_name_that_is_not_utf8_is_read_as_it_is() -> None:
     assert one.headers == (("\udcff\udcfe", b"1"), HEADERS[0])
 
 
+def test_a_record_of_countless_headers_costs_itself() -> None:
+    """29 kB of gzip hold 15 million empty ones, which took the consumer a minute and 2 GB."""
+    many = [("", None)] * 1_001
+    found, end = read(batch(0, [b"a"], headers=many) + batch(1, [b"b"], headers=many[1:]))
+    assert [each.offset for each in found] == [0, 1]
+    assert reasons(found) == ["a record can't be read: 1001 headers; at most 1000 are read"]
+    assert (found[1].value, len(found[1].headers), end) == (b"b", 1_000, 2)
+
+
+def test_of_a_batch_of_countless_records_the_first_are_read() -> None:
+    found, end = read(batch(0, [None] * 10_500, 4, headers=()) + batch(10_500, [b"b"]))
+    assert [each.offset for each in found[:10_000]] == list(range(10_000))
+    assert sum(each.headers.offsets for each in found if isinstance(each.headers, NoRecord)) == 500
+    assert reasons(found) == ["a batch has 10500 records; 10000 are read of one"] * 3
+    assert (found[-1].value, end) == (b"b", 10_501)
+
+
 def test_a_transactions_marker_takes_its_offset() -> None:
     found, end = read(
         batch(0, [b"a"]) + batch(1, [b"\0\0\0\0\0\0"], control=True) + batch(2, [b"b"])
