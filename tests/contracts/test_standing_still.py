@@ -167,7 +167,9 @@ def test_the_main_thread_waits_for_no_broker(
     assert producer.flush(30) == 0
     other = members(KafkaConnection(kafka.bootstrap), name)
     assert awaited(lambda: len(other.has) > 0), "partitions are let go"
-    assert awaited(lambda: set(way.seen) >= set(LATE)), "each kind of request was made"
+    # where Metadata is as late, nobody comes to ask for the ends
+    asked = set(LATE) - {Api.ListOffsets}
+    assert awaited(lambda: set(way.seen) >= asked), "each kind of request was made"
     way.late = {}
     assert slow.longest_s < LONGEST_TURN_S
 

@@ -128,7 +128,7 @@ def test_a_crash_around_the_alias_swap_leaves_the_old_or_the_new(
         def crash(*_: object) -> None:
             raise TransientError("crash")
 
-        for step in ("update", "promote"):
+        for step in ("change", "promote"):
             with monkeypatch.context() as broken, pytest.raises(TransientError):
                 broken.setattr(type(catalog), step, crash)
                 promote_v2()
