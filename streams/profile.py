@@ -153,7 +153,8 @@ def profiled(registry: CollectorRegistry, limits: IngestLimits) -> Iterator[None
     finally:
         profile.end()
         thread.join()
-        console.complain(profile.text())
+        for line in profile.text().split("\n"):
+            console.complain(line)
 
 
 def _read(registry: Collector) -> defaultdict[tuple[str, str], float]:
