@@ -21,8 +21,8 @@ import streams.kafka
 from encoders.device import Device
 from encoders.open_clip_encoder import OpenClipEncoder
 from encoders.port import Pixels, Vectors
-from streams.assignment import Assignment
 from streams.cli import main
+from streams.commits import Commits
 from streams.record_batches import FetchedBytes
 from tests.faults.deadly_decoder import DEADLY as DEADLY
 
@@ -44,11 +44,12 @@ def program(what: str) -> tuple[str, ...]:
 def killed_before_its_commit() -> None:
     """All that was read is written or dead-lettered, and delivered; then comes SIGKILL."""
 
-    def commit_now_and_then(self: Assignment) -> None:
-        if self._flight.committable() and not self._flight:
+    def now_and_then(self: Commits, _: object) -> None:
+        # an end that nothing has come before is committable, too
+        if any(self._flight.committable().values()) and not self._flight:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    _replace(Assignment, "commit_now_and_then", commit_now_and_then)
+    _replace(Commits, "now_and_then", now_and_then)
 
 
 def small_device() -> None:
