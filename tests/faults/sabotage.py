@@ -103,7 +103,10 @@ def fetcher_dies() -> None:
 def slow_model() -> None:
     """Encoding a batch takes longer than a member of the group may be silent."""
     consumer = streams.kafka.ingest_consumer
-    limit: dict[str, Any] = {"max.poll.interval.ms": POLL_WITHIN_S * 1000}
+    limit: dict[str, Any] = {
+        "max.poll.interval.ms": POLL_WITHIN_S * 1000,
+        "session.timeout.ms": POLL_WITHIN_S * 1000,  # may not be longer, in no member either
+    }
     _replace(streams.kafka, "ingest_consumer", partial(consumer, **limit))
     warm_up, encode = OpenClipEncoder.warm_up, OpenClipEncoder.encode_pictures
 

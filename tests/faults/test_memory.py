@@ -1,10 +1,10 @@
 """A worker's memory stays under its configured bound, whatever the pictures."""
 
+import contextlib
 import io
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,7 +83,7 @@ def publish_files(stack: OnServers, folder: Path) -> None:
     assert producer.flush(30) == 0
 
 
-@contextmanager
+@contextlib.contextmanager
 def peak_of(pid: int) -> Iterator[list[int]]:
     """The greatest memory of a process and its children, looked at 20 times a second."""
     peak, done = [0], threading.Event()
@@ -103,7 +103,10 @@ def peak_of(pid: int) -> Iterator[list[int]]:
 
 def memory_of(pid: int) -> int:
     """The resident bytes of a process and its children, now."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    children: list[str] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():  # a child is that of a thread
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            children += (thread / "children").read_text().split()
     return _resident(pid) + sum(_resident(int(child)) for child in children)
 
 
