@@ -9,6 +9,10 @@ STAMP := $(VENV)/.stamp
 FOLDER ?=
 # More arguments for what demo, the tests and bench run.
 ARGS ?=
+# How many processes run the tests, each with a Kafka and a Weaviate of its own (2 GB); a file's
+# tests run in one of them. Most of the time they wait.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations 10
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -26,10 +30,10 @@ demo: $(STAMP) ## show it all on one machine: make demo FOLDER=~/Pictures
 	$(BIN)/pixtide demo $(if $(FOLDER),"$(patsubst ~/%,$(HOME)/%,$(FOLDER))") $(ARGS)
 
 test: setup-servers ## test everything quick, on real Kafka and real Weaviate (12 to 16 minutes on two cores)
-	$(BIN)/python -m pytest --ignore tests/benchmarks -m "not slow" $(ARGS)
+	$(PYTEST) --ignore tests/benchmarks -m "not slow" $(ARGS)
 
 test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 20 with npm, Chromium, kcat and Prometheus
-	$(BIN)/python -m pytest --ignore tests/benchmarks $(ARGS)
+	$(PYTEST) --ignore tests/benchmarks $(ARGS)
 
 cluster: $(STAMP) ## run three brokers, three Weaviate nodes and workers, to kill some of (4 GB of memory)
 	@$(BIN)/python -m tests.cluster
@@ -38,7 +42,7 @@ faults-cluster: setup-servers ## kill one of each in such a cluster under load; 
 	$(BIN)/python -m pytest -m fault tests/faults/test_cluster.py $(ARGS)
 
 faults: setup-servers ## break things on purpose and see what survives; a table at the end (25 minutes)
-	PIXTIDE_TEST_CHAOS=full $(BIN)/python -m pytest --ignore tests/benchmarks -m "fault and not cluster" $(ARGS)
+	PIXTIDE_TEST_CHAOS=full $(PYTEST) --ignore tests/benchmarks -m "fault and not cluster" $(ARGS)
 
 strangers: setup-servers ## send generated records and requests, thousands of them (two hours)
 	PIXTIDE_TEST_STRANGERS=long $(BIN)/python -m pytest tests/strangers --timeout 9000 $(ARGS)

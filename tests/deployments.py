@@ -19,6 +19,7 @@ from search.port import StoredImage, VectorIndex
 from streams.cli import cli
 from streams.settings import Settings, load_settings
 from streams.wiring import generation_to_work_for, open_catalog
+from tests import numpy_model
 from tests.servers import KafkaServer, WeaviateServer
 
 PIXTIDE = (sys.executable, "-m", "streams.cli")
@@ -35,9 +36,16 @@ class Deployment:
         self.folder = home.parent
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PIXTIDE_")}
         self.env = inherited | {"PIXTIDE_HOME": str(home), "OMP_NUM_THREADS": "2"} | settings
+        #: What processes are started as, and commands, whatever a test has processes started as.
         self.program: tuple[str, ...] = PIXTIDE
+        self.commands = PIXTIDE
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         home.mkdir(parents=True, exist_ok=True)
+
+    def take_numpy_model(self) -> None:
+        """Have processes and commands use a model that imports neither torch nor open_clip."""
+        self.program = self.commands = numpy_model.PROGRAM
+        self.env["PIXTIDE_MODEL"] = numpy_model.numpy_clip(self.folder / "model")
 
     def start(self) -> None:
         """Start every process and wait until it is ready."""
@@ -85,7 +93,7 @@ class Deployment:
     def run(self, *arguments: str, stdin: str = "", code: int = 0) -> str:
         """Run a command; its standard output."""
         done = subprocess.run(
-            [*PIXTIDE, *arguments],
+            [*self.commands, *arguments],
             env=self.env,
             input=stdin,
             capture_output=True,
@@ -101,6 +109,8 @@ class Deployment:
 
     def run_here(self, *arguments: str) -> str:
         """Run a command in this process, which has imported the model's libraries already."""
+        if self.commands != PIXTIDE:
+            return self.run(*arguments)
         with _ENVIRONMENT:
             before = Path.cwd()
             try:
@@ -187,19 +197,31 @@ class OnServers(Deployment):
 
 
 def on_servers(
-    folder: Path, kafka: KafkaServer, weaviate: WeaviateServer, **settings: str
+    folder: Path,
+    kafka: KafkaServer,
+    weaviate: WeaviateServer,
+    *,
+    real_model: bool = True,
+    **settings: str,
 ) -> OnServers:
-    """A deployment on the test servers with a tiny model of its own, all in that folder."""
-    from tests.models import tiny_clip  # benchmarks, which use the rest here, need no torch
+    """A deployment on the test servers with a tiny model of its own, all in that folder.
 
-    return OnServers(
+    Without `real_model` that is one of numpy, whose processes start in a tenth of the time.
+    """
+    made = OnServers(
         folder / "home",
         kafka=kafka.bootstrap,
         weaviate_url=weaviate.http_url,
         grpc_port=weaviate.grpc_port,
-        PIXTIDE_MODEL=tiny_clip(folder / "model"),
         **settings,
     )
+    if real_model:
+        from tests.models import tiny_clip  # benchmarks, which use the rest here, need no torch
+
+        made.env["PIXTIDE_MODEL"] = tiny_clip(folder / "model")
+    else:
+        made.take_numpy_model()
+    return made
 
 
 @contextlib.contextmanager

@@ -64,6 +64,7 @@ def prometheus(
         folder,
         kafka,
         weaviate,
+        real_model=False,
     )
     stack.create()
     jobs = {f"pixtide-{name}": port for name, port in ports.items()}

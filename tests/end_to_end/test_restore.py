@@ -66,7 +66,7 @@ def test_a_lost_index_comes_back_from_an_old_backup_and_the_log(
     own_weaviate: WeaviateServer,
     record_property: Callable[[str, object], None],
 ) -> None:
-    stack = on_servers(tmp_path, kafka, own_weaviate)
+    stack = on_servers(tmp_path, kafka, own_weaviate, real_model=False)
     stack.create()
     with killed_in_the_end(stack):
         stack.start_process("ingest")
@@ -111,8 +111,8 @@ def test_a_log_made_of_a_dump_with_more_partitions_holds_the_same(
 ) -> None:
     (tmp_path / "before").mkdir()
     (tmp_path / "after").mkdir()
-    old = on_servers(tmp_path / "before", kafka, weaviate)
-    new = on_servers(tmp_path / "after", kafka, weaviate)
+    old = on_servers(tmp_path / "before", kafka, weaviate, real_model=False)
+    new = on_servers(tmp_path / "after", kafka, weaviate, real_model=False)
     old.run_here("topics", "create")
     with killed_in_the_end(new):
         publish(old, {f"picture-{n}": jpeg(n) for n in range(60)})
@@ -141,7 +141,7 @@ def test_a_log_made_of_a_dump_with_more_partitions_holds_the_same(
         *records, end = lines.splitlines(keepends=True)
         assert json.loads(end) == {"records": len(records)} == {"records": len(copied)}
         (tmp_path / "cut").mkdir()
-        cut = on_servers(tmp_path / "cut", kafka, weaviate)
+        cut = on_servers(tmp_path / "cut", kafka, weaviate, real_model=False)
         cut.run_here("topics", "create")
         cut.run("topics", "load", stdin="".join(records), code=2)  # it may have broken off
 
@@ -149,7 +149,7 @@ def test_a_log_made_of_a_dump_with_more_partitions_holds_the_same(
 def test_topics_of_other_partitions_are_named(
     tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer
 ) -> None:
-    stack = on_servers(tmp_path, kafka, weaviate)
+    stack = on_servers(tmp_path, kafka, weaviate, real_model=False)
     create_topic(stack, topics.UPLOADED, 7)
     create_topic(stack, topics.RETRY, 6, "delete")
     log, retries = topic(stack, topics.UPLOADED), topic(stack, topics.RETRY)

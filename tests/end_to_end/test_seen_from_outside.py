@@ -48,6 +48,7 @@ def seen(
         folder,
         kafka,
         weaviate,
+        real_model=False,
         PIXTIDE_LOG="json",
     )
     made.run("topics", "create")

@@ -76,7 +76,7 @@ def test_a_picture_and_a_search_are_a_trace_each(
 ) -> None:
     picture = tmp_path / "red.jpg"
     picture.write_bytes(jpeg(1))
-    stack = on_servers(tmp_path, kafka, weaviate)
+    stack = on_servers(tmp_path, kafka, weaviate, real_model=False)
     stack.create()
     stack.env |= {
         "OTEL_TRACES_EXPORTER": "otlp",

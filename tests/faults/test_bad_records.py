@@ -89,7 +89,7 @@ def running(
         "PIXTIDE_FETCH_TIMEOUT_S": str(GIVE_UP_S),
         "PIXTIDE_FILE_ROOTS": str(folder),
     }
-    stack = on_servers(folder, kafka, weaviate, **settings)
+    stack = on_servers(folder, kafka, weaviate, real_model=False, **settings)
     stack.create()
     made = Running(stack)
     yield made

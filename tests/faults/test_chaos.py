@@ -88,6 +88,7 @@ def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Itera
         tmp_path,
         kafka,
         weaviate,
+        real_model=False,
         PIXTIDE_SESSION_TIMEOUT_S="6",  # or a group of two would wait for its dead most of the time
     )
     made.create()

@@ -49,6 +49,7 @@ def deployed(folder: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Iter
         folder,
         kafka,
         weaviate,
+        real_model=False,
         PIXTIDE_FILE_ROOTS=str(folder / "pictures"),
         PIXTIDE_KEEP_ORIGINALS="all",
         PIXTIDE_BREAKER_WINDOW="0",

@@ -47,6 +47,7 @@ def stack(
         folder,
         kafka,
         weaviate,
+        real_model=False,
         PIXTIDE_IMAGE_STORE=f"s3://{name}-originals/kept",
         PIXTIDE_ALLOWED_BUCKETS=f"s3://{name}",
         PIXTIDE_ALLOWED_HOSTS=f"127.0.0.1:{port},localhost:{port}",

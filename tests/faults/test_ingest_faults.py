@@ -39,6 +39,7 @@ def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Itera
         tmp_path,
         kafka,
         weaviate,
+        real_model=False,
         PIXTIDE_SESSION_TIMEOUT_S="9",  # so that a killed worker's partitions are soon another's
     )
     made.create()

@@ -39,6 +39,7 @@ def test_fifty_pictures_of_80_megapixels(
         tmp_path,
         kafka,
         weaviate,
+        real_model=False,
         PIXTIDE_FILE_ROOTS=str(tmp_path / "pictures"),
         PIXTIDE_IN_FLIGHT_BYTES=str(IN_FLIGHT),
         PIXTIDE_MAX_PICTURE_BYTES=str(16 * MiB),

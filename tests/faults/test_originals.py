@@ -23,7 +23,7 @@ from tests.servers import KafkaServer, WeaviateServer
 
 @pytest.fixture
 def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Iterator[OnServers]:
-    made = on_servers(tmp_path, kafka, weaviate, PIXTIDE_SESSION_TIMEOUT_S="9")
+    made = on_servers(tmp_path, kafka, weaviate, real_model=False, PIXTIDE_SESSION_TIMEOUT_S="9")
     made.create()
     with killed_in_the_end(made):
         yield made

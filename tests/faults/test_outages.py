@@ -84,6 +84,7 @@ def outages(
         folder,
         kafka,
         weaviate,
+        real_model=False,
         PIXTIDE_SESSION_TIMEOUT_S=str(SESSION_S),
         PIXTIDE_BREAKER_WINDOW="0",
     )

@@ -23,6 +23,7 @@ def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Itera
         tmp_path,
         kafka,
         weaviate,
+        real_model=False,
     )
     made.create()
     with killed_in_the_end(made):

@@ -33,6 +33,7 @@ def stack(tmp_path: Path, kafka: KafkaServer, weaviate: WeaviateServer) -> Itera
         tmp_path,
         kafka,
         weaviate,
+        real_model=False,
     )
     made.run("topics", "create")
     made.run("index", "create", "v1")

@@ -39,6 +39,7 @@ def service(
         folder,
         kafka,
         weaviate,
+        real_model=False,
     )
     try:
         made.start()

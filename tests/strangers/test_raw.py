@@ -60,7 +60,7 @@ def besieged_servers(
     tmp_path_factory: pytest.TempPathFactory, kafka: KafkaServer, weaviate: WeaviateServer
 ) -> Iterator[Besieged]:
     folder = tmp_path_factory.mktemp("besieged")
-    made = on_servers(folder, kafka, weaviate, **_quiet(folder))
+    made = on_servers(folder, kafka, weaviate, real_model=False, **_quiet(folder))
     try:
         made.start()
         yield Besieged(made)
