@@ -1,6 +1,7 @@
 """The ingest path: each record of `images.uploaded` from the log to the index.
 
-1. poll     a record; one whose picture is already in work waits its turn
+1. poll     a record; one whose picture is already in work waits its turn. Of several that wait
+            for one picture the newest goes on; the others are superseded once its row is written
 2. fetch    read its event and get the picture's bytes, unless a generation of the same model
             has the row of this very record
 3. look up  what the index knows of its id and of its content; leave out what a newer row
@@ -44,6 +45,7 @@ from encoders.images import Picture
 from encoders.isolation import encode_each
 from encoders.port import Encoder
 from encoders.reserve import Reserve
+from encoders.self_check import check_parts
 from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
 from schemas.events import ImageUploaded, InlinePicture
 from schemas.identity import Partitioner
@@ -54,7 +56,7 @@ from streams.assignment import Assignment
 from streams.breaker import Breaker
 from streams.fetch import OUR_DISKS, OUR_STORE, Fetcher, OriginalGoneError
 from streams.host_lanes import HostLanes
-from streams.ingest_watch import IngestWatch
+from streams.ingest_watch import IngestWatch, Pause
 from streams.log_guard import LogGuard
 from streams.offsets import InFlight
 from streams.originals import Originals
@@ -128,7 +130,7 @@ class IngestWorker:
     def __init__(self, parts: IngestParts, limits: IngestLimits) -> None:
         self.limits = limits
         self._parts = parts
-        self._flight: InFlight[Work] = InFlight()
+        self._flight: InFlight[Work] = InFlight(lambda work: not work.is_retry)
         self._assignment = Assignment(
             parts.connect,
             parts.positions,
@@ -143,7 +145,7 @@ class IngestWorker:
         self._most_record_bytes = max(1, limits.bytes // _RECORDS_PART)
         for_pictures = limits.bytes - self._most_record_bytes
         self._memory = Reserve(max(for_pictures, limits.picture_bytes, self._crop_bytes))
-        self._breaker = Breaker(limits.breaker_window)
+        self._breaker = Breaker(limits.breaker_window, self._check_parts)
         self._pace = Pace(limits.max_rate)
         self._standstill = Standstill(limits.session_s)
         # apart, since fetching may wait for memory that only decoding frees
@@ -197,7 +199,7 @@ class IngestWorker:
                 self._poll()
                 self._assignment.commit_now_and_then()  # 7. commit
                 self._parts.watch.commits(self._assignment.problem)
-                self._breaker.check()
+                self._parts.watch.breaks(self._breaker.turn())
                 self._parts.watch.turned(len(self._flight), self._flight.bytes)
                 self._parts.watch.check()
                 self._parts.guard.check_now_and_then()
@@ -298,14 +300,13 @@ class IngestWorker:
     def _poll(self) -> None:
         full = self._is_full()
         self._assignment.pause(wanted=full)
-        stopping = self._stopping.is_set()
-        self._parts.watch.paused("stopping" if stopping else "full" if full else None)
+        self._parts.watch.paused(self._why_paused(full))
         record = self._assignment.poll(0 if self._done.qsize() else _POLL_S)
         self._standstill.polled()
         if record is not None:
             work = self._reader.begin(record)
             if self._flight.admit(work):
-                self._readers.submit(self._guarded, self._take_up, work)
+                self._start_newest(work)
         self._lanes.wake()
         self._finish_done()
 
@@ -313,17 +314,34 @@ class IngestWorker:
         while not self._done.empty():
             work = self._done.get()
             self._memory.give_back(work.reserved)
-            if self._flight.holds(work) and not work.is_retry:
-                self._breaker.count(work.failure.code if work.failure else None)
+            if self._flight.holds(work) and (work.failure or work.is_live):
+                self._breaker.count(work.key, work.failure.code if work.failure else None)
+            for older in work.passed if work.row_stands else ():
+                self._flight.finish(older)
             following = self._flight.finish(work)
             if following is not None and not self._patiently.is_over:
-                self._readers.submit(self._guarded, self._take_up, following)
+                self._start_newest(following, strays=work.strays)
+
+    def _start_newest(self, work: Work, *, strays: bool = False) -> None:
+        *passed, newest = self._flight.newest(work)
+        newest.passed, newest.strays = passed, strays
+        self._readers.submit(self._guarded, self._take_up, newest)
+
+    def _why_paused(self, full: bool) -> Pause | None:
+        if self._stopping.is_set():
+            return "stopping"
+        return "breaker" if self._breaker.problem else "full" if full else None
+
+    def _check_parts(self) -> str | None:
+        with self._free_decoders:
+            return check_parts(self._parts.decoders, self._parts.encoder)
 
     def _is_full(self) -> bool:
         """Full to the brim, or after that not yet half empty: a pause drops what was prefetched."""
         share = 0.5 if self._assignment.is_paused else 1.0
         return (
             self._stopping.is_set()
+            or self._breaker.problem is not None
             or len(self._flight) >= self.limits.records * share
             or self._flight.bytes >= self._most_record_bytes * share
         )
@@ -339,6 +357,7 @@ class IngestWorker:
                 with self._parts.watch.about(work):
                     self._reader.read(work)
                     self._copy_known(work)
+                    self._look_for_strays(work)
                 if work.upload is not None:
                     host = self._parts.fetcher.host_of(work.upload.picture)
         if host is None:
@@ -349,6 +368,10 @@ class IngestWorker:
 
     def _fetching(self, work: Work, host: str) -> Callable[[], None]:
         return partial(self._guarded, self._fetch, work, host)
+
+    def _look_for_strays(self, work: Work) -> None:
+        owns = self._parts.fetcher.owns
+        work.strays |= any(self._reader.names_original(each, owns) for each in work.passed)
 
     def _copy_known(self, work: Work) -> None:
         """Take over the live row of this very record from a generation of the same model."""
@@ -451,6 +474,7 @@ class IngestWorker:
             stored = known.get(image_id)
             if stored is not None and stored.version.newer_than(work.version):
                 work.supersede()
+                work.row_stands = True
                 self._free(work)
             else:
                 work.twin = stored if work.has_content(stored) else twins.get(work.sha256)
@@ -531,6 +555,8 @@ class IngestWorker:
             for work in refused:
                 if self._is_refused(work, results):  # also as a row that says so
                     work.fail_without_row()
+            for work, result in results.items():
+                work.row_stands = result.error is None
             self._remove_obsolete(results)
         self._report(batch, results)
         for work in batch:
@@ -594,7 +620,11 @@ class IngestWorker:
             return {work: result for (work, _), result in zip(ours, written, strict=True)}
 
     def _report(self, batch: Sequence[Work], results: dict[Work, Written]) -> None:
-        kinds = {w: w.outcome(results.get(w)) for w in batch if self._flight.holds(w)}
+        kinds = {}
+        for work in filter(self._flight.holds, batch):
+            for older in work.passed if work.row_stands else ():
+                kinds[older] = OutcomeKind.SUPERSEDED
+            kinds[work] = work.outcome(results.get(work))
         with timed("report", *kinds):
             for work in kinds:
                 try:

@@ -17,7 +17,7 @@ from streams.progress import Progress
 from streams.work import Work
 
 Step = Literal["read", "fetch", "decode", "store", "look_up", "encode", "write", "report"]
-Pause = Literal["full", "stopping"]
+Pause = Literal["full", "breaker", "stopping"]
 _SECONDS_PER_MS = 0.001
 
 
@@ -41,6 +41,7 @@ class IngestWatch:
         self._failing: Counter[Step] = Counter()
         self._lock = threading.Lock()
         self._paused: Pause | None = None
+        self._breaks: str | None = None
         self._lagging: set[int] = set()
         self.idle = True
         for kind in OutcomeKind:  # so that there is a 0 before there is a 1
@@ -82,9 +83,11 @@ class IngestWatch:
         self._lagging = set(lags)
 
     def _is_kept(self) -> bool:
-        """Whether a step fails for which starting again would be no help: it is told as that."""
+        """Whether something fails for which starting again is no help: it is told as that."""
         with self._lock:
-            return any(n and not self._no_answer.get(step) for step, n in self._failing.items())
+            return self._breaks is not None or any(
+                n and not self._no_answer.get(step) for step, n in self._failing.items()
+            )
 
     def retry_lag(self, records: int) -> None:
         """How many retries wait in the partitions that this worker has."""
@@ -93,6 +96,12 @@ class IngestWatch:
     def commits(self, problem: str | None) -> None:
         """Why nothing can be committed, if so."""
         self._health.report("commit", problem)
+
+    def breaks(self, problem: str | None) -> None:
+        """Why no records are taken on until the parts do well, if so."""
+        if problem != self._breaks:
+            self._breaks = problem
+            self._health.report("breaker", problem)
 
     def paused(self, reason: Pause | None) -> None:
         """No more records are taken on for now, or they are again."""

@@ -144,8 +144,9 @@ class Settings(BaseSettings):
     breaker_window: int = Field(
         200,
         ge=0,
-        description="a worker stops when 95 % of its last so many became dead letters; 0: never, "
-        "as in an embedded stack where it isn't set",
+        description="a worker pauses, and tries its parts, when 95 % of its last so many became "
+        "dead letters whose code may be its own fault; 0: never, as in an embedded stack where it "
+        "isn't set",
     )
     session_timeout_s: float = Field(
         30.0,

@@ -33,6 +33,8 @@ class Work:
     is, and `twin` where the index holds the same content already. `row` is None where the record
     names no picture of this partition, or nothing is to be written. `pixels` are there while a
     vector is wanted. `reserved` is the memory set aside for it, in bytes.
+    `passed` are older records of its picture that are superseded once its row, or a newer one,
+    stands in the index, as `row_stands` says; `strays` where originals of theirs may be left over.
     `trial` is of the attempts to fetch its picture; `tell` is told of those that fail because our
     own store is away, and `trouble` ends that. `read_at` is by the monotonic clock.
     """
@@ -50,6 +52,9 @@ class Work:
     row: StoredImage | None = None
     failure: DeadLetterReason | None = None
     superseded: bool = False
+    row_stands: bool = False
+    passed: "list[Work]" = field(default_factory=list, repr=False)
+    strays: bool = False
     reserved: int = 0
     trial: Trial | None = None
     tell: Callable[[TransientError], None] | None = None
@@ -92,6 +97,11 @@ class Work:
     def wants_row(self) -> bool:
         """Whether a row is to be written for it, as far as is known."""
         return self.data is not None or self.row is not None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its row is to be a picture's."""
+        return self.row is not None and self.row.state is RowState.LIVE
 
     def has_content(self, stored: StoredImage | None) -> bool:
         """Whether that row holds the vector of this very picture."""
