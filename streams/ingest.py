@@ -60,6 +60,7 @@ from streams.ingest_watch import IngestWatch, Pause
 from streams.log_guard import LogGuard
 from streams.offsets import InFlight
 from streams.originals import Originals
+from streams.overtaken import Overtaken
 from streams.pace import Pace
 from streams.patience import Patience, StoppedError
 from streams.positions import Positions
@@ -74,6 +75,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _BATCH_LINGER_S = 0.03
+#: How often it is looked what is stuck.
+_LOOK_S = 1.0
 #: How long a stopping worker finishes what it has begun.
 GRACE_S = 20.0
 #: Of the bytes in flight, the part that records may fill; the rest is for their pictures.
@@ -146,6 +149,8 @@ class IngestWorker:
         for_pictures = limits.bytes - self._most_record_bytes
         self._memory = Reserve(max(for_pictures, limits.picture_bytes, self._crop_bytes))
         self._breaker = Breaker(limits.breaker_window, self._check_parts)
+        self._overtaken = Overtaken()
+        self._looked_at = 0.0
         self._pace = Pace(limits.max_rate)
         self._standstill = Standstill(limits.session_s)
         # apart, since fetching may wait for memory that only decoding frees
@@ -201,10 +206,19 @@ class IngestWorker:
                 self._parts.watch.commits(self._assignment.problem)
                 self._parts.watch.breaks(self._breaker.turn())
                 self._parts.watch.turned(len(self._flight), self._flight.bytes)
+                self._look_now_and_then()
                 self._parts.watch.check()
                 self._parts.guard.check_now_and_then()
         finally:
             self._end(threads)
+
+    def _look_now_and_then(self) -> None:
+        if (now := time.monotonic()) - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = now
+        watch = self._parts.watch
+        watch.overtaken(self._overtaken.look(self._flight, excused=watch.is_kept))
+        watch.read_to(self._flight.positions(self._parts.positions.topic), self._assignment.resumed)
 
     def _start(self) -> list[threading.Thread]:
         threads = [
@@ -313,6 +327,7 @@ class IngestWorker:
     def _finish_done(self) -> None:
         while not self._done.empty():
             work = self._done.get()
+            self._overtaken.finished(work)
             self._memory.give_back(work.reserved)
             if self._flight.holds(work) and (work.failure or work.is_live):
                 self._breaker.count(work.key, work.failure.code if work.failure else None)
@@ -325,6 +340,7 @@ class IngestWorker:
     def _start_newest(self, work: Work, *, strays: bool = False) -> None:
         *passed, newest = self._flight.newest(work)
         newest.passed, newest.strays = passed, strays
+        newest.enter()
         self._readers.submit(self._guarded, self._take_up, newest)
 
     def _why_paused(self, full: bool) -> Pause | None:
@@ -363,6 +379,7 @@ class IngestWorker:
         if host is None:
             self._fetch(work, "")
             return
+        work.since = None
         with contextlib.suppress(RuntimeError):  # the pool is shut down: all ends here
             self._fetchers.submit(self._lanes.run, host, self._fetching(work, host))
 
@@ -385,6 +402,7 @@ class IngestWorker:
             work.ask_same(row)
 
     def _fetch(self, work: Work, host: str) -> None:
+        work.enter()
         pause_s: float | None = None
         with self._costing(work, "fetch"):
             try:
@@ -399,9 +417,11 @@ class IngestWorker:
                 pause_s = self._pause_after(work, error)
         self._free(work)
         if pause_s is not None:  # neither a thread nor memory is kept meanwhile
+            work.since = None
             self._lanes.run_later(host, self._fetching(work, host), pause_s)
             return
         self._end_trouble(work)
+        work.enter()
         self._fetched.put(work)
 
     def _fetch_picture(self, work: Work, upload: ImageUploaded) -> None:

@@ -98,6 +98,10 @@ class InFlight(Generic[R]):
         """Note that reading has come so far, with or without a record before it."""
         self._next[place] = max(offset, self._next.get(place, offset))
 
+    def positions(self, topic: str) -> dict[int, int]:
+        """By partition, where reading has come to in that topic."""
+        return {place[1]: offset for place, offset in self._next.items() if place[0] == topic}
+
     def holds(self, record: R) -> bool:
         """Whether this very record is in flight: not finished, and its partition still ours.
 

@@ -36,7 +36,8 @@ class Work:
     `passed` are older records of its picture that are superseded once its row, or a newer one,
     stands in the index, as `row_stands` says; `strays` where originals of theirs may be left over.
     `trial` is of the attempts to fetch its picture; `tell` is told of those that fail because our
-    own store is away, and `trouble` ends that. `read_at` is by the monotonic clock.
+    own store is away, and `trouble` ends that. `read_at` is by the monotonic clock, and so is
+    `since`, when it last entered a step; None while it waits for its key or its source.
     """
 
     record: Record
@@ -62,6 +63,7 @@ class Work:
     span: Span | None = None
     took_ms: dict[str, float] = field(default_factory=dict)
     read_at: float = field(default_factory=time.monotonic)
+    since: float | None = None
 
     @property
     def topic(self) -> str:
@@ -127,6 +129,10 @@ class Work:
             "code": self.failure.code.value if self.failure else None,
             **(self.trace.names() if self.trace else {}),
         }
+
+    def enter(self) -> None:
+        """It is in a step, or in line for one, from now on."""
+        self.since = time.monotonic()
 
     def ask_delete(self, image_id: str) -> None:
         """The row to write is a deleted one: no vector, no text."""
