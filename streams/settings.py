@@ -157,8 +157,9 @@ class Settings(BaseSettings):
     stalled_s: float = Field(
         300.0,
         ge=0,
-        description="a worker ends, to be started again, when none of its work gets done for so "
-        "long though some waits and the brokers answer others; 0: never",
+        description="a worker ends, to be started again, when none of its work, or of that of one "
+        "partition, gets done for so long though some waits and the brokers answer others; "
+        "0: never",
     )
     query_queue: int = Field(
         2048, ge=1, description="search requests that wait; more are refused, retryably"

@@ -3,6 +3,7 @@
 One worker for all, in this process, so that its parts can be made to fail at a certain record.
 """
 
+import itertools
 import json
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 
 from encoders.decoding import DecoderPool
 from encoders.open_clip_encoder import OpenClipEncoder
@@ -23,8 +24,8 @@ from schemas.identity import original_key, partition_of
 from schemas.outcomes import Outcome, OutcomeKind
 from search.port import RowState, StoredImage, Written
 from search.weaviate_index import WeaviateIndex
+from streams import ingest_watch, membership, reading
 from streams import kafka as kafka_clients
-from streams import reading
 from streams.breaker import Breaker
 from streams.fetch import Fetcher
 from streams.health import Health
@@ -342,6 +343,56 @@ def test_what_publishers_can_do_neither_ends_nor_stops_a_worker(
     deadline = time.monotonic() + 60
     while running.health.problems:
         assert time.monotonic() < deadline, running.health.problems
+
+
+@pytest.mark.fault("one record, or one partition, is stuck beside busy ones")
+def test_a_stuck_partition_beside_busy_ones_is_told_by_name(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_watch, "_TOLD_S", 1.0)
+    monkeypatch.setattr(membership, "_COME_S", 1.0)
+    going_on = threading.Event()
+    keep = Originals.keep
+
+    def keep_or_hang(self: Originals, upload: Any, *arguments: Any) -> str:
+        if upload.image_id == "hangs":
+            going_on.wait(120)
+        return keep(self, upload, *arguments)
+
+    monkeypatch.setattr(Originals, "keep", keep_or_hang)
+    number = partition_of(b"hangs", PARTITIONS, "murmur2") or 0
+    others = (f"beside-{n}" for n in itertools.count())
+    others = (o for o in others if partition_of(o.encode(), PARTITIONS, "murmur2") != number)
+    publish(running, {"hangs": jpeg(80)})
+    told = _problem_beside(running, others, "partitions")
+    assert f"partition {number} is stuck at offset" in told
+    going_on.set()
+    running.outcomes(["hangs"])
+
+    consumer = running.worker._assignment._consumer
+    place = TopicPartition(topic(running.stack), number)
+    consumer.pause([place])  # as one of which librdkafka delivers nothing any more
+    publish(running, {"hangs": jpeg(81)})
+    told = _problem_beside(running, others, "log")
+    assert f"records of partition {number} do not come" in told
+    consumer.resume([place])
+    deadline = time.monotonic() + 60
+    while running.health.problems:
+        assert time.monotonic() < deadline, running.health.problems
+        running.health.ask_checks()
+        time.sleep(0.5)
+
+
+def _problem_beside(running: Running, others: Iterator[str], part: str) -> str:
+    """What the worker says of that part, while others' records go on."""
+    deadline = time.monotonic() + 120
+    while part not in running.health.problems:
+        assert time.monotonic() < deadline and running.thread.is_alive()
+        other = next(others)
+        publish(running, {other: jpeg(82)})
+        assert running.outcomes([other])
+        running.health.ask_checks()
+    return running.health.problems[part]
 
 
 class PanicException(BaseException):
