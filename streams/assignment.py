@@ -81,6 +81,7 @@ class Assignment:
         self._log, self._retry = positions.topic, retry_topic
         self._settle = settle
         self._paused = False
+        self.resumed = 0  # how often fetching has gone on after a pause
         self._aside = Aside("assignment")
         self._letting_go = Aside("let-go")  # apart: the group waits for it
         self._asking_epochs = Aside("epochs")
@@ -162,6 +163,7 @@ class Assignment:
         """Stop or go on fetching; polls go on either way."""
         if wanted != self._paused:
             self._paused = wanted
+            self.resumed += not wanted
             self._hold(self._consumer.assignment())
 
     @property

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 _EVERY_S = 1.0
@@ -12,6 +13,7 @@ _SILENT_S = 30.0
 #: How long a group may take to share out its partitions anew, which is as long as its slowest
 #: member may take to notice; meanwhile a member is one.
 _REBALANCED_WITHIN_S = 150.0
+_NONE: Mapping[int, int] = MappingProxyType({})
 #: The states of a partition that is fetched, or will be.
 _ASSIGNED = ("offset-query", "offset-wait", "active")
 
@@ -22,13 +24,16 @@ class Standing:
 
     `partitions` is None where it is in no group. `read` is the offset up to which a partition has
     been read, `committed` that which its group has committed. `idle` is false while it has work,
-    so that it needn't read on.
+    so that it needn't read on; `full` is true while it reads nothing for that reason, and `resumed`
+    tells how often it has read on since.
     """
 
     partitions: frozenset[int] | None = None
     committed: Mapping[int, int] = field(default_factory=dict)
     read: Mapping[int, int] = field(default_factory=dict)
     idle: bool = True
+    full: bool = False
+    resumed: int = 0
 
 
 class Statistics:
@@ -72,15 +77,19 @@ class Statistics:
         self._last = Standing(
             frozenset(ours),
             {number: p["committed_offset"] for number, p in ours.items()},
-            {number: p["next_offset"] for number, p in ours.items()},
         )
 
-    def standing(self, *, idle: bool) -> Standing:
-        """Where it stands now. A rebalance that goes on doesn't change that for a while."""
+    def standing(
+        self, *, idle: bool, full: bool = False, resumed: int = 0, read: Mapping[int, int] = _NONE
+    ) -> Standing:
+        """Where it stands now, and how it is by its own account.
+
+        A rebalance that goes on doesn't change that for a while.
+        """
         now, last = self._clock(), self._last
         if now - self._told_at > _SILENT_S or now - self._settled_at > _REBALANCED_WITHIN_S:
             return Standing()
-        return Standing(last.partitions, last.committed, last.read, idle)
+        return Standing(last.partitions, last.committed, read, idle, full, resumed)
 
 
 def _assigned(told: dict[str, Any], topic: str) -> dict[int, dict[str, Any]]:

@@ -161,6 +161,10 @@ class Fetcher:
             return False
         return not self._store.answers()
 
+    def owns(self, uri: str) -> bool:
+        """Whether it names an original in our own store."""
+        return self._store.owns(uri)
+
     def host_of(self, picture: InlinePicture | PictureAt) -> str | None:
         """Which host, bucket, store or disk is asked; None for what lies in the event."""
         if isinstance(picture, InlinePicture):

@@ -48,7 +48,7 @@ _REMEMBERED = 100_000
 #: Written to hear what time it is there.
 _CLOCK = "clock"
 _CLOCK_KEPT_S = 600.0
-#: The folder of what says which logs' rows name originals here.
+#: The folder of what says that other logs' rows name originals here, too.
 _LOGS = "logs"
 
 
@@ -242,16 +242,12 @@ class ImageStore:
         self.discard(uri, now)
         return now
 
-    def claim(self, topic: str, topic_id: str) -> None:
-        """Say that the rows of that log, too, name originals here. Raises TransientError."""
-        self.put_raw(self.claim_of(topic, topic_id), b"")
-
-    def claim_of(self, topic: str, topic_id: str) -> str:
-        """The key of that log's claim."""
-        return f"{_LOGS}/{topic}@{topic_id}"
-
     def claims(self) -> set[str]:
-        """The keys of all logs' claims. Raises TransientError."""
+        """The keys of what operators have put where another log shares the store.
+
+        Raises:
+            TransientError: the store can't be reached.
+        """
         return {each.key for each in self.files(_LOGS)}
 
     def uri_at(self, key: str) -> str:

@@ -1,6 +1,7 @@
 """The ingest path: each record of `images.uploaded` from the log to the index.
 
-1. poll     a record; one whose picture is already in work waits its turn
+1. poll     a record; one whose picture is already in work waits its turn. Of several that wait
+            for one picture the newest goes on; the others are superseded once its row is written
 2. fetch    read its event and get the picture's bytes, unless a generation of the same model
             has the row of this very record
 3. look up  what the index knows of its id and of its content; leave out what a newer row
@@ -44,6 +45,7 @@ from encoders.images import Picture
 from encoders.isolation import encode_each
 from encoders.port import Encoder
 from encoders.reserve import Reserve
+from encoders.self_check import check_parts
 from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
 from schemas.events import ImageUploaded, InlinePicture
 from schemas.identity import Partitioner
@@ -54,10 +56,11 @@ from streams.assignment import Assignment
 from streams.breaker import Breaker
 from streams.fetch import OUR_DISKS, OUR_STORE, Fetcher, OriginalGoneError
 from streams.host_lanes import HostLanes
-from streams.ingest_watch import IngestWatch
+from streams.ingest_watch import IngestWatch, Pause
 from streams.log_guard import LogGuard
 from streams.offsets import InFlight
 from streams.originals import Originals
+from streams.overtaken import Overtaken
 from streams.pace import Pace
 from streams.patience import Patience, StoppedError
 from streams.positions import Positions
@@ -72,6 +75,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _BATCH_LINGER_S = 0.03
+#: How often it is looked what is stuck.
+_LOOK_S = 1.0
 #: How long a stopping worker finishes what it has begun.
 GRACE_S = 20.0
 #: Of the bytes in flight, the part that records may fill; the rest is for their pictures.
@@ -128,7 +133,7 @@ class IngestWorker:
     def __init__(self, parts: IngestParts, limits: IngestLimits) -> None:
         self.limits = limits
         self._parts = parts
-        self._flight: InFlight[Work] = InFlight()
+        self._flight: InFlight[Work] = InFlight(lambda work: not work.is_retry)
         self._assignment = Assignment(
             parts.connect,
             parts.positions,
@@ -143,7 +148,9 @@ class IngestWorker:
         self._most_record_bytes = max(1, limits.bytes // _RECORDS_PART)
         for_pictures = limits.bytes - self._most_record_bytes
         self._memory = Reserve(max(for_pictures, limits.picture_bytes, self._crop_bytes))
-        self._breaker = Breaker(limits.breaker_window)
+        self._breaker = Breaker(limits.breaker_window, self._check_parts)
+        self._overtaken = Overtaken()
+        self._looked_at = 0.0
         self._pace = Pace(limits.max_rate)
         self._standstill = Standstill(limits.session_s)
         # apart, since fetching may wait for memory that only decoding frees
@@ -197,12 +204,21 @@ class IngestWorker:
                 self._poll()
                 self._assignment.commit_now_and_then()  # 7. commit
                 self._parts.watch.commits(self._assignment.problem)
-                self._breaker.check()
+                self._parts.watch.breaks(self._breaker.turn())
                 self._parts.watch.turned(len(self._flight), self._flight.bytes)
+                self._look_now_and_then()
                 self._parts.watch.check()
                 self._parts.guard.check_now_and_then()
         finally:
             self._end(threads)
+
+    def _look_now_and_then(self) -> None:
+        if (now := time.monotonic()) - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = now
+        watch = self._parts.watch
+        watch.overtaken(self._overtaken.look(self._flight, excused=watch.is_kept))
+        watch.read_to(self._flight.positions(self._parts.positions.topic), self._assignment.resumed)
 
     def _start(self) -> list[threading.Thread]:
         threads = [
@@ -298,32 +314,50 @@ class IngestWorker:
     def _poll(self) -> None:
         full = self._is_full()
         self._assignment.pause(wanted=full)
-        stopping = self._stopping.is_set()
-        self._parts.watch.paused("stopping" if stopping else "full" if full else None)
+        self._parts.watch.paused(self._why_paused(full))
         record = self._assignment.poll(0 if self._done.qsize() else _POLL_S)
         self._standstill.polled()
         if record is not None:
             work = self._reader.begin(record)
             if self._flight.admit(work):
-                self._readers.submit(self._guarded, self._take_up, work)
+                self._start_newest(work)
         self._lanes.wake()
         self._finish_done()
 
     def _finish_done(self) -> None:
         while not self._done.empty():
             work = self._done.get()
+            self._overtaken.finished(work)
             self._memory.give_back(work.reserved)
-            if self._flight.holds(work) and not work.is_retry:
-                self._breaker.count(work.failure.code if work.failure else None)
+            if self._flight.holds(work) and (work.failure or work.is_live):
+                self._breaker.count(work.key, work.failure.code if work.failure else None)
+            for older in work.passed if work.row_stands else ():
+                self._flight.finish(older)
             following = self._flight.finish(work)
             if following is not None and not self._patiently.is_over:
-                self._readers.submit(self._guarded, self._take_up, following)
+                self._start_newest(following, strays=work.strays)
+
+    def _start_newest(self, work: Work, *, strays: bool = False) -> None:
+        *passed, newest = self._flight.newest(work)
+        newest.passed, newest.strays = passed, strays
+        newest.enter()
+        self._readers.submit(self._guarded, self._take_up, newest)
+
+    def _why_paused(self, full: bool) -> Pause | None:
+        if self._stopping.is_set():
+            return "stopping"
+        return "breaker" if self._breaker.problem else "full" if full else None
+
+    def _check_parts(self) -> str | None:
+        with self._free_decoders:
+            return check_parts(self._parts.decoders, self._parts.encoder)
 
     def _is_full(self) -> bool:
         """Full to the brim, or after that not yet half empty: a pause drops what was prefetched."""
         share = 0.5 if self._assignment.is_paused else 1.0
         return (
             self._stopping.is_set()
+            or self._breaker.problem is not None
             or len(self._flight) >= self.limits.records * share
             or self._flight.bytes >= self._most_record_bytes * share
         )
@@ -339,16 +373,22 @@ class IngestWorker:
                 with self._parts.watch.about(work):
                     self._reader.read(work)
                     self._copy_known(work)
+                    self._look_for_strays(work)
                 if work.upload is not None:
                     host = self._parts.fetcher.host_of(work.upload.picture)
         if host is None:
             self._fetch(work, "")
             return
+        work.since = None
         with contextlib.suppress(RuntimeError):  # the pool is shut down: all ends here
             self._fetchers.submit(self._lanes.run, host, self._fetching(work, host))
 
     def _fetching(self, work: Work, host: str) -> Callable[[], None]:
         return partial(self._guarded, self._fetch, work, host)
+
+    def _look_for_strays(self, work: Work) -> None:
+        owns = self._parts.fetcher.owns
+        work.strays |= any(self._reader.names_original(each, owns) for each in work.passed)
 
     def _copy_known(self, work: Work) -> None:
         """Take over the live row of this very record from a generation of the same model."""
@@ -362,6 +402,7 @@ class IngestWorker:
             work.ask_same(row)
 
     def _fetch(self, work: Work, host: str) -> None:
+        work.enter()
         pause_s: float | None = None
         with self._costing(work, "fetch"):
             try:
@@ -376,9 +417,11 @@ class IngestWorker:
                 pause_s = self._pause_after(work, error)
         self._free(work)
         if pause_s is not None:  # neither a thread nor memory is kept meanwhile
+            work.since = None
             self._lanes.run_later(host, self._fetching(work, host), pause_s)
             return
         self._end_trouble(work)
+        work.enter()
         self._fetched.put(work)
 
     def _fetch_picture(self, work: Work, upload: ImageUploaded) -> None:
@@ -451,6 +494,7 @@ class IngestWorker:
             stored = known.get(image_id)
             if stored is not None and stored.version.newer_than(work.version):
                 work.supersede()
+                work.row_stands = True
                 self._free(work)
             else:
                 work.twin = stored if work.has_content(stored) else twins.get(work.sha256)
@@ -531,6 +575,8 @@ class IngestWorker:
             for work in refused:
                 if self._is_refused(work, results):  # also as a row that says so
                     work.fail_without_row()
+            for work, result in results.items():
+                work.row_stands = result.error is None
             self._remove_obsolete(results)
         self._report(batch, results)
         for work in batch:
@@ -594,7 +640,11 @@ class IngestWorker:
             return {work: result for (work, _), result in zip(ours, written, strict=True)}
 
     def _report(self, batch: Sequence[Work], results: dict[Work, Written]) -> None:
-        kinds = {w: w.outcome(results.get(w)) for w in batch if self._flight.holds(w)}
+        kinds = {}
+        for work in filter(self._flight.holds, batch):
+            for older in work.passed if work.row_stands else ():
+                kinds[older] = OutcomeKind.SUPERSEDED
+            kinds[work] = work.outcome(results.get(work))
         with timed("report", *kinds):
             for work in kinds:
                 try:

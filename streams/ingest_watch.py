@@ -9,16 +9,20 @@ from typing import Literal, get_args
 
 from schemas.errors import FatalError, ReasonCode, TransientError
 from schemas.outcomes import OutcomeKind
+from streams.consumer_standing import Standing, Statistics
 from streams.health import Health
 from streams.kafka_errors import BrokerAwayError
 from streams.logs import about
 from streams.metrics import IngestMetrics
-from streams.progress import Progress
+from streams.overtaken import Late
+from streams.progress import Progress, stuck_at
 from streams.work import Work
 
 Step = Literal["read", "fetch", "decode", "store", "look_up", "encode", "write", "report"]
-Pause = Literal["full", "stopping"]
+Pause = Literal["full", "breaker", "stopping"]
 _SECONDS_PER_MS = 0.001
+#: A record may be overtaken by others for a while, of a slow decoder or in a batch.
+_TOLD_S = 60.0
 
 
 class IngestWatch:
@@ -41,8 +45,11 @@ class IngestWatch:
         self._failing: Counter[Step] = Counter()
         self._lock = threading.Lock()
         self._paused: Pause | None = None
+        self._breaks: str | None = None
         self._lagging: set[int] = set()
         self.idle = True
+        self._read: dict[int, int] = {}
+        self._resumed = 0
         for kind in OutcomeKind:  # so that there is a 0 before there is a 1
             metrics.outcomes.labels(generation, kind)
         for reason in get_args(Pause):
@@ -71,7 +78,7 @@ class IngestWatch:
         Args:
             cut_off: the worker's consumer knows no broker, though another client was answered.
         """
-        self._progress.saw(records, excused=self._is_kept(), cut_off=cut_off)
+        self._progress.saw(records, excused=self.is_kept, cut_off=cut_off)
 
     def lags(self, lags: dict[int, int]) -> None:
         """How far behind the log each partition is that this worker has, and no other."""
@@ -81,10 +88,38 @@ class IngestWatch:
             self._metrics.lag.labels(self._generation, str(partition)).set(lag)
         self._lagging = set(lags)
 
-    def _is_kept(self) -> bool:
-        """Whether a step fails for which starting again would be no help: it is told as that."""
+    @property
+    def is_kept(self) -> bool:
+        """Whether something fails for which starting again is no help: it is told as that."""
         with self._lock:
-            return any(n and not self._no_answer.get(step) for step, n in self._failing.items())
+            return self._breaks is not None or any(
+                n and not self._no_answer.get(step) for step, n in self._failing.items()
+            )
+
+    def late(self, partitions: dict[int, float]) -> None:
+        """For how long records of these partitions have not come."""
+        self._progress.late(partitions)
+
+    def overtaken(self, partitions: Late) -> None:
+        """For how long a record of these partitions has been stuck in the worker."""
+        self._progress.overtaken(partitions)
+        told = max(partitions, key=lambda number: partitions[number], default=None)
+        if told is None or partitions[told][0] <= _TOLD_S:
+            self._health.report("partitions", None)
+        else:
+            seconds, offset = partitions[told]
+            self._health.report("partitions", stuck_at(told, offset, seconds))
+
+    def read_to(self, positions: dict[int, int], resumed: int) -> None:
+        """How far each partition has been read, and how often reading was resumed."""
+        self._read, self._resumed = positions, resumed
+
+    def standing(self, statistics: Statistics) -> Standing:
+        """Where the worker stands, by its consumer's account and its own."""
+        full = self._paused is not None
+        return statistics.standing(
+            idle=self.idle, full=full, resumed=self._resumed, read=self._read
+        )
 
     def retry_lag(self, records: int) -> None:
         """How many retries wait in the partitions that this worker has."""
@@ -93,6 +128,12 @@ class IngestWatch:
     def commits(self, problem: str | None) -> None:
         """Why nothing can be committed, if so."""
         self._health.report("commit", problem)
+
+    def breaks(self, problem: str | None) -> None:
+        """Why no records are taken on until the parts do well, if so."""
+        if problem != self._breaks:
+            self._breaks = problem
+            self._health.report("breaker", problem)
 
     def paused(self, reason: Pause | None) -> None:
         """No more records are taken on for now, or they are again."""

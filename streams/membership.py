@@ -10,16 +10,29 @@ the connection to a group's coordinator breaks meanwhile, it aborts the process
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from confluent_kafka.admin import AdminClient
 
 from streams import kafka
 from streams.consumer_standing import Standing
 
-#: How long records may lie there before a consumer that does nothing is taken for dead.
+#: How long records of a partition may lie there, and none come, before that is told.
 _COME_S = 30.0
-#: A transaction's end takes an offset that is never delivered; more than that should have been.
-_MARKER = 1
+#: A consumer that is full drops what it had fetched, and fetches from its partitions in turns: each
+#: should have had its turn after so many rounds of all.
+_TURNS = 10
+
+
+@dataclass
+class _Waiting:
+    """One partition, since something of it came last: by the clock, and without its pauses."""
+
+    reads: int
+    at: float
+    resumed: int
+    whole_s: float = 0.0
+    open_s: float = 0.0
 
 
 class Membership:
@@ -30,6 +43,10 @@ class Membership:
         on_lags: told, at each check, how far behind each of its partitions is.
         on_waiting: told, at each check, how many records wait to be read or finished; None where
             the group has not let it in.
+        on_late: told, at each check, of each partition whose records don't come for how long,
+            whatever comes of the others.
+        markers: of the offsets before an end, how many may be a transaction's, which is never
+            delivered; 0 where the consumer knows the ends that it has reached.
     """
 
     def __init__(
@@ -40,6 +57,8 @@ class Membership:
         on_lags: Callable[[dict[int, int]], None],
         *,
         on_waiting: Callable[[int | None], None] = lambda _: None,
+        on_late: Callable[[dict[int, float]], None] = lambda _: None,
+        markers: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -48,7 +67,9 @@ class Membership:
         self._look = look
         self._on_lags = on_lags
         self._clock = clock
-        self._waiting: dict[int, tuple[float, int]] = {}
+        self._on_late = on_late
+        self._markers = markers
+        self._waiting: dict[int, _Waiting] = {}
 
     def check(self) -> str | None:
         """What is wrong, if anything.
@@ -63,23 +84,39 @@ class Membership:
         if now.partitions is None:
             self._on_waiting(None)
             return "the group has not let this consumer in"
-        lags, late, waiting = {}, None, 0 if now.idle else 1
+        lags, late, waiting = dict[int, int](), dict[int, float](), 0 if now.idle else 1
         for partition in now.partitions & ends.keys():
             end = ends[partition]
             stands = max(beginnings[partition], now.committed.get(partition, 0))
             reads = max(stands, now.read.get(partition, 0))
             # Markers, and records at the end that compaction took, are read and never committed.
             lags[partition] = max(0, end - (reads if now.idle else stands))
-            unread = max(0, end - reads - _MARKER)
+            unread = max(0, end - reads - self._markers)
             waiting += unread if now.idle else lags[partition]
-            if self._is_late(partition, reads, waits=now.idle and unread > 0):
-                late = f"records of partition {partition} do not come, for {_COME_S:g} s by now"
+            if (late_s := self._late_s(partition, reads, now, waits=unread > 0)) > _COME_S:
+                late[partition] = late_s
+        for gone in self._waiting.keys() - now.partitions:
+            del self._waiting[gone]
         self._on_lags(lags)
+        self._on_late(late)
         self._on_waiting(waiting)
-        return late
+        if not late:
+            return None
+        longest = max(late, key=lambda partition: late[partition])
+        return f"records of partition {longest} do not come, for {late[longest]:.0f} s by now"
 
-    def _is_late(self, partition: int, reads: int, *, waits: bool) -> bool:
+    def _late_s(self, partition: int, reads: int, stands: Standing, *, waits: bool) -> float:
+        """For how long its records could have come, and none has."""
         now = self._clock()
-        since, stood = self._waiting.get(partition, (now, -1))
-        self._waiting[partition] = (since if waits and stood == reads else now, reads)
-        return now - self._waiting[partition][0] > _COME_S
+        before = self._waiting.pop(partition, None)
+        if not waits:
+            return 0.0
+        if before is None or before.reads != reads:
+            self._waiting[partition] = _Waiting(reads, now, stands.resumed)
+            return 0.0
+        before.whole_s += now - before.at
+        before.open_s += 0.0 if stands.full else now - before.at
+        before.at = now
+        self._waiting[partition] = before
+        turns = (stands.resumed - before.resumed) / max(1, len(stands.partitions or ()))
+        return before.whole_s if turns >= _TURNS else before.open_s

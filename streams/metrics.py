@@ -113,7 +113,7 @@ class IngestMetrics:
         )
         self.paused = make.gauge(
             "pixtide_ingest_paused",
-            "1 while no records are taken on, because the worker is full or stopping",
+            "1 while no records are taken on: it is full, its breaker is open, or it is stopping",
             *("generation", "reason"),
         )
 

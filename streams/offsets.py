@@ -7,7 +7,8 @@ Pure: no Kafka and no clock, so that its promises can be tested exhaustively.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
 #: A topic's name and a partition's number.
@@ -44,12 +45,20 @@ R = TypeVar("R", bound=InPartition)
 class InFlight(Generic[R]):
     """Records taken from the log or the retry topic and not yet finished.
 
-    Records of one key start one after the other; keys run side by side. The committable
+    Records of one key start one after the other; keys run side by side. Of those of a key that
+    wait, `newest` tells which one is worth starting. The committable
     offset of a partition is the lowest one that is unfinished, or where reading has come to: what
     no record is delivered of (the end of a transaction, what compaction has removed) is read, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, supersedes: Callable[[R], bool] = lambda _: False) -> None:
+        """Holds nothing yet.
+
+        Args:
+            supersedes: whether a record is superseded by the next one of its key for which that
+                holds, too, once that is written.
+        """
+        self._supersedes = supersedes
         self._unfinished: dict[Place, dict[int, R]] = {}
         self._next: dict[Place, int] = {}
         self._committed: dict[Place, int] = {}
@@ -75,9 +84,23 @@ class InFlight(Generic[R]):
         lane.append(record)
         return len(lane) == 1
 
+    def newest(self, first: R) -> list[R]:
+        """Of a record that may start, and those of its key behind it: the one to start is the last.
+
+        Those before it need no work of their own unless it ends without a row: then they still
+        wait, and the first of them is what `finish` gives.
+        """
+        if first.key is None or not self._supersedes(first):
+            return [first]
+        return list(takewhile(self._supersedes, self._lanes[first.partition, first.key]))
+
     def reached(self, place: Place, offset: int) -> None:
         """Note that reading has come so far, with or without a record before it."""
         self._next[place] = max(offset, self._next.get(place, offset))
+
+    def positions(self, topic: str) -> dict[int, int]:
+        """By partition, where reading has come to in that topic."""
+        return {place[1]: offset for place, offset in self._next.items() if place[0] == topic}
 
     def holds(self, record: R) -> bool:
         """Whether this very record is in flight: not finished, and its partition still ours.

@@ -105,8 +105,9 @@ class Originals:
     def remove_obsolete(self, results: Mapping[Work, Written]) -> None:
         """Remove the originals that the rows written have replaced.
 
-        A dead letter's row doesn't say where its original lies, and a delete erases all there
-        is: then every original of the picture goes but the one that its latest record names.
+        A dead letter's row doesn't say where its original lies, nor does any row say it of a record
+        that was passed over for a newer one, and a delete erases all there is: then every original
+        of the picture goes but the one that its latest record names.
 
         Raises:
             TransientError: the store, the index or the broker can't be reached.
@@ -154,8 +155,10 @@ class Originals:
         if not result.applied:
             return self._in_vain(work, row, previous, since)
         kept = frozenset({row.uri or work.original})
-        if row.state is RowState.DELETED or (
-            previous is not None and previous.state is RowState.DEAD_LETTERED
+        if (
+            work.strays
+            or row.state is RowState.DELETED
+            or (previous is not None and previous.state is RowState.DEAD_LETTERED)
         ):
             return _Obsolete(row.image_id, row.version, since, kept)
         if previous is not None and previous.uri not in kept:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from streams.overtaken import Late
+
 #: A worker is looked at every few seconds. Was the broker away for longer, waiting begins anew.
 _UNSEEN_S = 60.0
 #: A consumer that knows no broker, while another client is answered, comes back by no other means.
@@ -13,7 +15,8 @@ class Progress:
     """Of one worker. Safe to share between threads.
 
     Nobody notices a client that is stuck in itself: it raises nothing and its process looks well.
-    So what counts is that work gets done where there is some, as another client hears of it.
+    So what counts is that work gets done where there is some, as another client hears of it: of
+    the whole worker, and of each of its partitions, however busy the others are.
 
     Args:
         limit_s: how long none may get done; 0: for ever.
@@ -28,11 +31,37 @@ class Progress:
         self._clock = clock
         self._since = self._connected_at = clock()
         self._seen_at = float("-inf")
-        self.stalled: str | None = None
+        self._late: dict[int, float] = {}
+        self._overtaken: Late = {}
+        self._stalled: str | None = None
+
+    @property
+    def stalled(self) -> str | None:
+        """Why only another start helps, if so: of the whole worker, or of one partition."""
+        return self._stalled or self._stalled_partition()
 
     def did(self) -> None:
         """A piece of work is done."""
         self._since = self._clock()
+
+    def late(self, partitions: dict[int, float]) -> None:
+        """For how long records of these partitions have waited, and none has come."""
+        self._late = partitions
+
+    def overtaken(self, partitions: Late) -> None:
+        """For how long a record of these partitions has been in work, and later ones are done."""
+        self._overtaken = partitions
+
+    def _stalled_partition(self) -> str | None:
+        if not self._limit_s:
+            return None
+        for partition, (seconds, offset) in self._overtaken.items():
+            if seconds > self._limit_s:
+                return stuck_at(partition, offset, seconds)
+        for partition, seconds in self._late.items():
+            if seconds > self._limit_s:
+                return f"records of partition {partition} have not come for {seconds:.0f} s"
+        return None
 
     def saw(self, waiting: int | None, *, excused: bool = False, cut_off: bool = False) -> None:
         """The broker has answered: so much waits.
@@ -46,9 +75,11 @@ class Progress:
         unseen, self._seen_at = now - self._seen_at > _UNSEEN_S, now
         if unseen or excused or waiting == 0:
             self._since = now
+        if excused:
+            self._late = {}
         if unseen or not cut_off:
             self._connected_at = now
-        self.stalled = self._judged(waiting, now)
+        self._stalled = self._judged(waiting, now)
 
     def _judged(self, waiting: int | None, now: float) -> str | None:
         if not self._limit_s:
@@ -60,3 +91,11 @@ class Progress:
         if waiting is None:
             return f"its group has not let it in for {idle_s:.0f} s"
         return f"no {self._done} for {idle_s:.0f} s, though {waiting} wait and the broker answers"
+
+
+def stuck_at(partition: int, offset: int, seconds: float) -> str:
+    """What is said of a partition of which a record is stuck."""
+    return (
+        f"partition {partition} is stuck at offset {offset}: later records have finished for "
+        f"{seconds:.0f} s"
+    )

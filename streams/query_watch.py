@@ -76,6 +76,10 @@ class QueryWatch:
         """The broker answers: so many wait to be read; None where the group hasn't let it in."""
         self._progress.saw(requests)
 
+    def late(self, partitions: dict[int, float]) -> None:
+        """For how long requests of these partitions have not come."""
+        self._progress.late(partitions)
+
     def looked(self, snapshots: Snapshots) -> None:
         """It has been looked where the alias points."""
         self._health.report("index", snapshots.problem)

@@ -1,9 +1,11 @@
 """What a record says: which record of the log it stands for, of which picture, and what to do."""
 
+from collections.abc import Callable
+
 from schemas.codec import image_id_of
 from schemas.dead_letters import LATEST_MS, SourceRecord
 from schemas.errors import PoisonError, ReasonCode
-from schemas.events import ImageDeleted
+from schemas.events import ImageDeleted, ImageUploaded, PictureAt
 from schemas.identity import Partitioner, partition_of
 from schemas.trace import trace_of
 from search.generations import LogIdentity
@@ -12,6 +14,7 @@ from streams.log_guard import LogGuard
 from streams.patience import Patience
 from streams.record_event import event_of
 from streams.tracing import begin
+from streams.unexpected import is_unexpected
 from streams.work import Work
 
 
@@ -72,6 +75,19 @@ class RecordReader:
             work.ask_delete(event.image_id)
         else:
             work.upload = event
+
+    def names_original(self, work: Work, owns: Callable[[str], bool]) -> bool:
+        """Whether it says that its picture lies where `owns` holds; what is wrong with it is not
+        told here.
+        """
+        try:
+            event = event_of(work.record, work.source.timestamp_ms)
+        except BaseException as error:
+            if not (isinstance(error, PoisonError) or is_unexpected(error)):
+                raise
+            return False
+        picture = event.picture if isinstance(event, ImageUploaded) else None
+        return isinstance(picture, PictureAt) and owns(picture.uri)
 
     def _trace(self, work: Work) -> None:
         source = SourceRecord.from_headers(work.record.headers)

@@ -144,8 +144,9 @@ class Settings(BaseSettings):
     breaker_window: int = Field(
         200,
         ge=0,
-        description="a worker stops when 95 % of its last so many became dead letters; 0: never, "
-        "as in an embedded stack where it isn't set",
+        description="a worker pauses, and tries its parts, when 95 % of its last so many became "
+        "dead letters whose code may be its own fault; 0: never, as in an embedded stack where it "
+        "isn't set",
     )
     session_timeout_s: float = Field(
         30.0,
@@ -156,8 +157,9 @@ class Settings(BaseSettings):
     stalled_s: float = Field(
         300.0,
         ge=0,
-        description="a worker ends, to be started again, when none of its work gets done for so "
-        "long though some waits and the brokers answer others; 0: never",
+        description="a worker ends, to be started again, when none of its work, or of that of one "
+        "partition, gets done for so long though some waits and the brokers answer others; "
+        "0: never",
     )
     query_queue: int = Field(
         2048, ge=1, description="search requests that wait; more are refused, retryably"

@@ -26,7 +26,6 @@ class StoreSide:
         self, store: ImageStore, generation: Generation, catalog: GenerationCatalog
     ) -> None:
         self._store = store
-        self._catalog = catalog
         self._others = OtherGenerations(generation, catalog)
         self._old = datetime.min.replace(tzinfo=UTC)
 
@@ -58,9 +57,7 @@ class StoreSide:
         """Leave out of what is left what others name; why nothing can be said of it, if so."""
         if not ledger.count_left():
             return None
-        logs = {each.log for each in self._catalog.list()}
-        ours = {self._store.claim_of(log.topic, log.topic_id) for log in logs}
-        if foreign := sorted(self._store.claims() - ours):
+        if foreign := sorted(self._store.claims()):
             left = [key for key, _ in ledger.left()]
             ledger.note_named(map(self._store.uri_at, left))
             return (

@@ -33,8 +33,11 @@ class Work:
     is, and `twin` where the index holds the same content already. `row` is None where the record
     names no picture of this partition, or nothing is to be written. `pixels` are there while a
     vector is wanted. `reserved` is the memory set aside for it, in bytes.
+    `passed` are older records of its picture that are superseded once its row, or a newer one,
+    stands in the index, as `row_stands` says; `strays` where originals of theirs may be left over.
     `trial` is of the attempts to fetch its picture; `tell` is told of those that fail because our
-    own store is away, and `trouble` ends that. `read_at` is by the monotonic clock.
+    own store is away, and `trouble` ends that. `read_at` is by the monotonic clock, and so is
+    `since`, when it last entered a step; None while it waits for its key or its source.
     """
 
     record: Record
@@ -50,6 +53,9 @@ class Work:
     row: StoredImage | None = None
     failure: DeadLetterReason | None = None
     superseded: bool = False
+    row_stands: bool = False
+    passed: "list[Work]" = field(default_factory=list, repr=False)
+    strays: bool = False
     reserved: int = 0
     trial: Trial | None = None
     tell: Callable[[TransientError], None] | None = None
@@ -57,6 +63,7 @@ class Work:
     span: Span | None = None
     took_ms: dict[str, float] = field(default_factory=dict)
     read_at: float = field(default_factory=time.monotonic)
+    since: float | None = None
 
     @property
     def topic(self) -> str:
@@ -93,6 +100,11 @@ class Work:
         """Whether a row is to be written for it, as far as is known."""
         return self.data is not None or self.row is not None
 
+    @property
+    def is_live(self) -> bool:
+        """Whether its row is to be a picture's."""
+        return self.row is not None and self.row.state is RowState.LIVE
+
     def has_content(self, stored: StoredImage | None) -> bool:
         """Whether that row holds the vector of this very picture."""
         return stored is not None and stored.vector is not None and stored.sha256 == self.sha256
@@ -117,6 +129,10 @@ class Work:
             "code": self.failure.code.value if self.failure else None,
             **(self.trace.names() if self.trace else {}),
         }
+
+    def enter(self) -> None:
+        """It is in a step, or in line for one, from now on."""
+        self.since = time.monotonic()
 
     def ask_delete(self, image_id: str) -> None:
         """The row to write is a deleted one: no vector, no text."""

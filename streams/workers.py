@@ -104,8 +104,9 @@ def ingest_worker(
     membership = Membership(
         client,
         generation.log.topic,
-        look=lambda: statistics.standing(idle=watch.idle),
+        look=lambda: watch.standing(statistics),
         on_lags=watch.lags,
+        on_late=watch.late,
         on_waiting=lambda records: watch.waits(records, cut_off=statistics.cut_off),
     )
     vitals.health.check("log", membership.check)
@@ -199,6 +200,8 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
         look=lambda: watch.standing(committed),
         on_lags=watch.lags,
         on_waiting=watch.waits,
+        on_late=watch.late,
+        markers=1,
     )
     vitals.health.check("log", membership.check)
     return QueryConsumer(
@@ -232,7 +235,8 @@ def _look_at(catalog: GenerationCatalog) -> str | None:
 
 
 def _stalled_s(settings: Settings, max_rate: float | None) -> float:
-    """A worker that is to be slow finishes little."""
-    if not settings.stalled_s or not max_rate:
-        return settings.stalled_s
-    return max(settings.stalled_s, _RECORDS_DONE / max_rate)
+    """A worker that is to be slow finishes little, and a fetch may take its time."""
+    if not settings.stalled_s:
+        return 0
+    slow_s = _RECORDS_DONE / max_rate if max_rate else 0
+    return max(settings.stalled_s, slow_s, 2 * settings.fetch_timeout_s)

@@ -3,26 +3,30 @@
 One worker for all, in this process, so that its parts can be made to fail at a certain record.
 """
 
+import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 
 from encoders.decoding import DecoderPool
 from encoders.open_clip_encoder import OpenClipEncoder
 from schemas import topics
-from schemas.errors import TransientError
+from schemas.errors import PoisonError, ReasonCode, TransientError
 from schemas.identity import original_key, partition_of
 from schemas.outcomes import Outcome, OutcomeKind
 from search.port import RowState, StoredImage, Written
 from search.weaviate_index import WeaviateIndex
+from streams import ingest_watch, membership, reading
 from streams import kafka as kafka_clients
-from streams import reading
+from streams.breaker import Breaker
 from streams.fetch import Fetcher
 from streams.health import Health
 from streams.image_store import ImageStore
@@ -247,6 +251,148 @@ def test_what_can_not_be_read_for_long_is_given_up_and_holds_up_nobody(
     healed.set()
     away.clear()
     assert running.outcomes(["waits"])["waits"].outcome is OutcomeKind.SUPERSEDED
+
+
+@pytest.mark.fault("hundreds of records of one key wait")
+def test_of_many_records_of_one_key_only_the_newest_that_waits_is_worked_on(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the last gets no row: then the one before it counts, as if it had been alone."""
+    stack, count = running.stack, 120
+    number = partition_of(b"many", PARTITIONS, "murmur2") or 0
+    before = [r.offset for r in read_topic(stack, topics.UPLOADED) if r.partition == number]
+    offsets = range(max(before, default=-1) + 1, max(before, default=-1) + 1 + count)
+    rows: list[StoredImage] = []
+    write = WeaviateIndex.write
+
+    def is_last(row: StoredImage) -> bool:
+        return row.image_id == "many" and row.version.offset == offsets[-1]
+
+    def refuse(self: WeaviateIndex, batch: list[StoredImage]) -> list[Written]:
+        rows.extend(row for row in batch if row.image_id == "many")
+        taken = iter(write(self, [row for row in batch if not is_last(row)]))
+        refused = Written(applied=False, error="invalid property (simulated)")
+        return [refused if is_last(row) else next(taken) for row in batch]
+
+    monkeypatch.setattr(WeaviateIndex, "write", refuse)
+    _publish_of_one_key(running, "many", [jpeg(400 + n) for n in range(count)])
+    deadline = time.monotonic() + 120
+    while len(told := _told(stack, number, offsets)) < count:
+        assert running.thread.is_alive() and time.monotonic() < deadline, len(told)
+        time.sleep(0.2)
+    assert told[offsets[-1]] == "dead_lettered"
+    assert told[offsets[-2]] in ("indexed", "replaced")
+    assert stack.rows()["many"].version.offset == offsets[-2]
+    assert Counter(told.values())["superseded"] > count / 2
+    assert set(told.values()) <= {"superseded", "indexed", "replaced", "dead_lettered"}
+    assert len(rows) < count / 2, "each would have had its own round"
+
+
+def test_originals_of_records_that_were_passed_over_are_erased(running: Running) -> None:
+    stack = running.stack
+    store = ImageStore(stack.settings().image_store_url)
+    uris = [store.put("passed", jpeg(600 + n), "jpg") for n in range(30)]
+    _publish_of_one_key(running, "passed", [{"uri": uri} for uri in uris])
+    deadline = time.monotonic() + 120
+    folder = urlsplit(uris[0]).path.rsplit("/", 2)[1]
+    while {each.uri for each in store.files(folder)} != {uris[-1]}:
+        assert running.thread.is_alive() and time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _publish_of_one_key(
+    running: Running, image_id: str, events: Sequence[Mapping[str, str] | bytes]
+) -> None:
+    """All at once."""
+    connection = running.stack.settings().kafka_connection()
+    producer = kafka_clients.producer(connection, linger_ms=500)
+    for event in events:
+        [record] = records(running.stack, {image_id: event})
+        named: Any = [(name.decode(), value) for name, value in record.headers]
+        producer.produce(record.topic, record.value, record.key, record.partition, headers=named)
+    assert producer.flush(30) == 0
+
+
+def _told(stack: OnServers, partition: int, offsets: Collection[int]) -> dict[int, str]:
+    found = outcomes_by_record(stack)
+    return {n: str(found[partition, n][0].outcome) for n in offsets if (partition, n) in found}
+
+
+@pytest.mark.fault("nothing but pictures that crash decoders, or that no decoder takes")
+def test_what_publishers_can_do_neither_ends_nor_stops_a_worker(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    breaker = Breaker(20, running.worker._check_parts)
+    monkeypatch.setattr(running.worker, "_breaker", breaker)
+    decode = DecoderPool.decode
+
+    def crash(self: DecoderPool, data: bytes, *arguments: Any) -> Any:
+        if data.startswith(b"crash"):
+            raise PoisonError(ReasonCode.DECODER_CRASHED, "simulated")
+        return decode(self, data, *arguments)
+
+    monkeypatch.setattr(DecoderPool, "decode", crash)
+    bad = {f"crash-{n}": b"crash %d" % n for n in range(50)}
+    worse = {f"nothing-{n}": b"nothing %d" % n for n in range(50)}
+    publish(running, bad | worse)
+    publish(running, {"crash-beside": jpeg(70)})
+    found = reasons(running.outcomes([*bad, *worse, "crash-beside"]))
+    assert found.pop("crash-beside") == "indexed"
+    assert Counter(found.values()) == {"DECODER_CRASHED": 50, "UNIDENTIFIED_FORMAT": 50}
+    assert "the decoder and the model do well" in caplog.text
+    deadline = time.monotonic() + 60
+    while running.health.problems:
+        assert time.monotonic() < deadline, running.health.problems
+
+
+@pytest.mark.fault("one record, or one partition, is stuck beside busy ones")
+def test_a_stuck_partition_beside_busy_ones_is_told_by_name(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_watch, "_TOLD_S", 1.0)
+    monkeypatch.setattr(membership, "_COME_S", 1.0)
+    going_on = threading.Event()
+    keep = Originals.keep
+
+    def keep_or_hang(self: Originals, upload: Any, *arguments: Any) -> str:
+        if upload.image_id == "hangs":
+            going_on.wait(120)
+        return keep(self, upload, *arguments)
+
+    monkeypatch.setattr(Originals, "keep", keep_or_hang)
+    number = partition_of(b"hangs", PARTITIONS, "murmur2") or 0
+    others = (f"beside-{n}" for n in itertools.count())
+    others = (o for o in others if partition_of(o.encode(), PARTITIONS, "murmur2") != number)
+    publish(running, {"hangs": jpeg(80)})
+    told = _problem_beside(running, others, "partitions")
+    assert f"partition {number} is stuck at offset" in told
+    going_on.set()
+    running.outcomes(["hangs"])
+
+    consumer = running.worker._assignment._consumer
+    place = TopicPartition(topic(running.stack), number)
+    consumer.pause([place])  # as one of which librdkafka delivers nothing any more
+    publish(running, {"hangs": jpeg(81)})
+    told = _problem_beside(running, others, "log")
+    assert f"records of partition {number} do not come" in told
+    consumer.resume([place])
+    deadline = time.monotonic() + 60
+    while running.health.problems:
+        assert time.monotonic() < deadline, running.health.problems
+        running.health.ask_checks()
+        time.sleep(0.5)
+
+
+def _problem_beside(running: Running, others: Iterator[str], part: str) -> str:
+    """What the worker says of that part, while others' records go on."""
+    deadline = time.monotonic() + 120
+    while part not in running.health.problems:
+        assert time.monotonic() < deadline and running.thread.is_alive()
+        other = next(others)
+        publish(running, {other: jpeg(82)})
+        assert running.outcomes([other])
+        running.health.ask_checks()
+    return running.health.problems[part]
 
 
 class PanicException(BaseException):

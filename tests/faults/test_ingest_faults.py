@@ -257,21 +257,6 @@ def test_known_content_is_neither_decoded_nor_encoded_again(stack: OnServers) ->
     stack.stop_process("ingest")
 
 
-@pytest.mark.fault("nothing but bad input")
-@pytest.mark.slow
-def test_a_worker_that_dead_letters_everything_stops(stack: OnServers) -> None:
-    stack.env["PIXTIDE_BREAKER_WINDOW"] = "40"
-    publish(stack, {f"bad-{n}": b"no picture" for n in range(60)})
-    stack.spawn("ingest", "ingest")
-    assert stack.processes.pop("ingest").wait(90) == 1
-    log = stack.log("ingest")
-    assert "records became dead letters (UNIDENTIFIED_FORMAT" in log
-    assert "pixtide dlq retry" in log
-    found = outcomes(stack)
-    assert 38 <= len(found) <= 60
-    assert len(read_topic(stack, topics.DEAD_LETTERS)) == len(found)
-
-
 @pytest.mark.fault("SIGSTOP past the session, a newer write elsewhere, SIGCONT")
 @pytest.mark.slow
 def test_a_worker_that_stood_still_past_its_session_overwrites_nothing(stack: OnServers) -> None:

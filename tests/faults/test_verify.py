@@ -158,7 +158,7 @@ def test_content_is_compared_where_the_event_names_it(stack: OnServers) -> None:
         original.unlink()
     old, _ = leftovers(stack, "whoever")
     os.utime(old, (time.time() - 7200,) * 2)
-    ImageStore(stack.settings().image_store_url).claim("another.log", "t9")
+    ImageStore(stack.settings().image_store_url).put_raw("logs/another.log@t9", b"")
     told = verify(stack, "--repair", code=1)
     assert told["differences"] == {"original_missing": 1}
     assert "logs/another.log@t9" in told["notes"][0] and old.exists()

@@ -196,6 +196,7 @@ class Member:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock, self.standing = Clock(), Standing()
         self.begins, self.ends, self.lags = {0: 0}, {0: 0}, {9: 9}
+        self.late: dict[int, float] = {}
         monkeypatch.setattr(kafka, "partitions_of", lambda *_: 1)
         monkeypatch.setattr(kafka, "beginnings", lambda *_: self.begins)
         monkeypatch.setattr(kafka, "ends", lambda *_: self.ends)
@@ -204,6 +205,7 @@ class Member:
             "t",
             look=lambda: self.standing,
             on_lags=lambda lags: setattr(self, "lags", lags),
+            on_late=lambda late: setattr(self, "late", late),
             clock=self.clock,
         )
 
@@ -233,20 +235,50 @@ def test_a_consumer_that_died_without_a_word_is_found_out(member: Member) -> Non
     member.ends = {0: 14}
     assert member.after(5) is None
     assert member.lags == {0: 4}
-    assert member.after(31) == "records of partition 0 do not come, for 30 s by now"
+    assert member.after(31) == "records of partition 0 do not come, for 31 s by now"
     member.stands(10, 12)
     assert member.after(5) is None, "it moves"
-    member.stands(10, 12, idle=False)
-    assert member.after(100) is None, "it has enough to do"
-    assert member.lags == {0: 4}
+
+
+@pytest.mark.parametrize("waits", [1, 4])
+def test_a_partition_that_is_not_read_is_found_out_beside_busy_ones(
+    member: Member, waits: int
+) -> None:
+    """However little waits there, and however much comes of the others."""
+    member.begins, member.ends = {0: 0, 1: 0}, {0: 10 + waits, 1: 1000}
+
+    def after(seconds: float, read: int) -> str | None:
+        committed = {0: 10, 1: read - 5}
+        member.standing = Standing(frozenset({0, 1}), committed, {0: 10, 1: read}, idle=False)
+        return member.after(seconds)
+
+    assert [after(10, read) for read in (100, 200, 300, 400)] == [None] * 4, "30 s, and no more"
+    assert after(10, 500) == "records of partition 0 do not come, for 40 s by now"
+    assert member.late == {0: 40.0}
+
+
+def test_while_a_consumer_is_full_its_partitions_have_turns(member: Member) -> None:
+    member.ends = {0: 14}
+
+    def after(seconds: float, *, resumed: int, full: bool = True) -> str | None:
+        read = {0: 10}
+        member.standing = Standing(frozenset({0}), read, read, False, full, resumed)
+        return member.after(seconds)
+
+    assert after(0, resumed=0) is None
+    assert after(500, resumed=5) is None, "it might have been others' turns"
+    assert after(500, resumed=10) is not None
+    assert after(1, resumed=10, full=False) is not None
     member.stands(10, 12)
     assert member.after(5) is None
-    assert member.after(31) is not None
+    assert after(100, resumed=12) is None
+    assert after(20, resumed=12, full=False) is None
+    assert after(20, resumed=12, full=False) is not None, "it has had 40 s to read"
 
 
 def test_what_is_never_delivered_is_not_waited_for(member: Member) -> None:
     member.ends = {0: 11}
-    member.stands(10, 10)
+    member.stands(10, 11)
     assert [member.after(31) for _ in range(3)] == [None] * 3, "a transaction's marker"
     member.ends = {0: 50}
     member.stands(10, 50)
@@ -265,15 +297,15 @@ def test_where_a_consumer_stands_by_what_librdkafka_tells() -> None:
     statistics = Statistics("t", "retries", waiting.append, clock)
 
     def told(join_state: str) -> Standing:
-        partition = {"next_offset": 7, "committed_offset": 5, "fetch_state": "active"}
-        other = {"next_offset": 0, "committed_offset": -1001, "fetch_state": "none"}
+        partition = {"committed_offset": 5, "fetch_state": "active"}
+        other = {"committed_offset": -1001, "fetch_state": "none"}
         partitions = {"3": partition, "4": partition | {"fetch_state": "stopped"}, "-1": other}
         lags = {"0": 4, "1": -1, "2": 5}
         retried = {n: {"consumer_lag": lag, "fetch_state": "active"} for n, lag in lags.items()}
         topics = {"t": {"partitions": partitions}, "retries": {"partitions": retried}}
         report = {"cgrp": {"join_state": join_state}, "topics": topics, "brokers": brokers}
         statistics.take(json.dumps(report))
-        return statistics.standing(idle=False)
+        return statistics.standing(idle=False, read={3: 7})
 
     assert statistics.standing(idle=True) == Standing(), "it has told nothing yet"
     assert told("wait-join") == Standing()

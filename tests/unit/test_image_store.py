@@ -79,12 +79,7 @@ def test_the_stores_own_clock_is_told(store: ImageStore) -> None:
     assert abs(store.now() - datetime.now(UTC)) < timedelta(minutes=5)
 
 
-def test_logs_claim_the_store(store: ImageStore) -> None:
+def test_who_shares_the_store_is_told(store: ImageStore) -> None:
     assert store.claims() == set()
-    store.claim("images.uploaded", "t0")
-    store.claim("images.uploaded", "t0")
-    store.claim("b.images.uploaded", "t1")
-    assert store.claims() == {
-        store.claim_of("images.uploaded", "t0"),
-        store.claim_of("b.images.uploaded", "t1"),
-    }
+    store.put_raw("logs/moving", b"")
+    assert store.claims() == {"logs/moving"}

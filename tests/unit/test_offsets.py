@@ -80,6 +80,59 @@ def test_a_key_keeps_its_order_across_the_log_and_the_retries() -> None:
     assert flight.committable([1]) == {}
 
 
+def test_of_a_key_that_waits_the_newest_starts_and_no_retry_is_passed() -> None:
+    flight: InFlight[Item] = InFlight(lambda item: item.topic == "log")
+    items = [Item(0, offset, b"a") for offset in range(3)]
+    retry, last = Item(0, 0, b"a", topic="retry"), Item(0, 3, b"a")
+    for item in (*items, retry, last):
+        flight.admit(item)
+    assert flight.newest(items[0]) == items
+    assert flight.finish(items[0]) is items[1]
+    assert flight.newest(items[1]) == items[1:]
+    assert flight.finish(items[2]) is items[1], "it had no row: what it passed over still waits"
+    assert flight.newest(items[1]) == [items[1]]
+    assert flight.finish(items[1]) is retry
+    assert flight.newest(retry) == [retry]
+    assert flight.finish(retry) is last
+    keyless = Item(0, 4)
+    assert flight.admit(keyless) and flight.newest(keyless) == [keyless]
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=1, max_size=12))
+def test_passing_over_ends_as_working_on_each_would(steps: list[tuple[int, bool]]) -> None:
+    """`steps`: how many records of one key come, and whether the one in work gets its row."""
+    flight: InFlight[Item] = InFlight(lambda _: True)
+    offset, row, finished, rows = 0, -1, list[int](), set[int]()
+    working: list[Item] = []
+
+    def end(*, with_row: bool) -> None:
+        nonlocal row, working
+        *passed, newest = working
+        if with_row:
+            rows.add(newest.offset)
+            assert newest.offset > row, "newest wins"
+            row = newest.offset
+            for each in passed:
+                flight.finish(each)
+                finished.append(each.offset)
+        following = flight.finish(newest)
+        finished.append(newest.offset)
+        working = flight.newest(following) if following else []
+
+    for count, with_row in steps:
+        for _ in range(count):
+            item = Item(0, offset, b"a")
+            offset += 1
+            if flight.admit(item):
+                working = flight.newest(item)
+        end(with_row=with_row)
+    while working:
+        end(with_row=True)
+    assert sorted(finished) == list(range(offset)), "each is finished once"
+    assert (len(flight), flight.bytes) == (0, 0)
+    assert flight.committable() == {("log", 0): offset}
+
+
 TOPICS = ("log", "retry")
 
 

@@ -20,13 +20,14 @@ def told(*outcomes: tuple[int, str]) -> dict[tuple[int, int], list[Outcome]]:
     for offset, kind in outcomes:
         outcome = Outcome(
             image_id=(LOG[offset].key or b"").decode(),
-            outcome=OutcomeKind(kind),
+            outcome=OutcomeKind("superseded" if kind == "passed" else kind),
             generation="v1",
             topic="log",
             topic_id="AAAAAAAAAAAAAAAAAAAAAQ",
             partition=0,
             offset=offset,
             at=datetime.now(UTC),
+            took_ms={} if kind == "passed" else {"look_up": 1.0},
         )
         found.setdefault((0, offset), []).append(outcome)
     return found
@@ -35,6 +36,7 @@ def told(*outcomes: tuple[int, str]) -> dict[tuple[int, int], list[Outcome]]:
 def test_keys_side_by_side_and_repetitions_are_in_order() -> None:
     read = told((1, "indexed"), (0, "indexed"), (2, "replaced"), (3, "deleted"))
     check_order(LOG, read)
+    check_order(LOG, told((1, "indexed"), (0, "indexed"), (2, "passed"), (3, "replaced")))
     again = told(
         *((0, "indexed"), (2, "replaced"), (1, "indexed"), (3, "deleted")),
         *((0, "superseded"), (2, "superseded"), (1, "indexed"), (3, "deleted"), (2, "replaced")),
@@ -49,6 +51,7 @@ def test_keys_side_by_side_and_repetitions_are_in_order() -> None:
         ([(0, "indexed"), (3, "replaced"), (2, "replaced")], "not worked on in order"),
         ([(0, "indexed"), (3, "replaced")], "not worked on in order"),
         ([(0, "indexed"), (2, "superseded"), (3, "replaced")], "was overtaken"),
+        ([(0, "indexed"), (2, "replaced"), (3, "passed")], "was overtaken"),
     ],
 )
 def test_what_was_overtaken_or_left_out_is_found(

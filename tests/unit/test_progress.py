@@ -7,6 +7,7 @@ from streams.health import Health
 from streams.ingest_watch import IngestWatch
 from streams.kafka_errors import BrokerAwayError
 from streams.metrics import IngestMetrics, Instruments, QueryMetrics
+from streams.overtaken import Overtaken
 from streams.progress import Progress
 from streams.query_watch import QueryWatch
 
@@ -49,6 +50,60 @@ def test_work_that_waits_while_none_is_done() -> None:
     assert said == "no record has finished for 305 s, though 3 wait and the broker answers"
     looked.progress.did()
     assert looked.after(LOOK_S, 3) is None
+
+
+def test_a_partition_of_which_nothing_comes_while_others_are_busy() -> None:
+    looked = Looked()
+    looked.progress.did()
+    looked.progress.late({3: LIMIT_S})
+    assert looked.after(LOOK_S, 3) is None
+    looked.progress.late({3: LIMIT_S + 1})
+    assert looked.progress.stalled == "records of partition 3 have not come for 301 s"
+    looked.progress.late({})
+    assert looked.progress.stalled is None
+
+
+class Item:
+    def __init__(self, partition: int, offset: int, since: float | None) -> None:
+        self.partition, self.offset, self.since = partition, offset, since
+
+
+def test_a_record_that_later_ones_have_overtaken_is_stuck() -> None:
+    clock, looked = Clock(), Looked()
+    overtaken = Overtaken(clock)
+    stuck, source = Item(2, 7, 10.0), Item(1, 3, None)
+    assert overtaken.look([stuck, source], excused=False) == {}
+    clock.now += 1000
+    assert overtaken.look([stuck, source], excused=False) == {}, "nobody has overtaken it"
+    overtaken.finished(Item(0, 9, 11.0))
+    assert overtaken.look([stuck, source, Item(0, 10, 12.0)], excused=False) == {2: (0.0, 7)}
+    clock.now += 301
+    late = overtaken.look([stuck, source], excused=False)
+    assert late == {2: (301.0, 7)}
+    looked.progress.overtaken(late)
+    assert "partition 2 is stuck at offset 7" in (looked.progress.stalled or "")
+    assert overtaken.look([stuck], excused=True) == {}
+    assert overtaken.look([stuck], excused=False) == {2: (0.0, 7)}, "its time begins again"
+    clock.now += 100
+    stuck.since = 10.5
+    assert overtaken.look([stuck], excused=False) == {2: (0.0, 7)}, "it is in another step"
+    stuck.since = 12.0
+    assert overtaken.look([stuck], excused=False) == {}
+
+
+def test_a_stuck_partition_is_told_by_name_before_it_ends_the_worker() -> None:
+    looked, health = Looked(), Health({})
+    watch = IngestWatch(health, IngestMetrics(Instruments()), "v1", looked.progress)
+    watch.overtaken({2: (59.0, 7)})
+    assert health.problems == {}
+    watch.overtaken({1: (1.0, 3), 2: (61.0, 7)})
+    assert "partition 2 is stuck at offset 7" in health.problems["partitions"]
+    watch.check()
+    watch.overtaken({2: (301.0, 7)})
+    with pytest.raises(FatalError, match="partition 2"):
+        watch.check()
+    watch.overtaken({})
+    assert health.problems == {}
 
 
 def test_who_has_nothing_to_do_is_not_stuck() -> None:

@@ -1,0 +1,38 @@
+"""Whether the decoder and the model do well, as a picture of our own shows."""
+
+import io
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+from encoders.decoding import DecoderPool
+from encoders.isolation import encode_each
+from encoders.port import Encoder
+from schemas.errors import FatalError
+
+
+def check_parts(decoders: DecoderPool, encoder: Encoder) -> str | None:
+    """What is wrong with one of them; None: nothing.
+
+    Raises:
+        FatalError: the device is lost.
+    """
+    part = "the decoder"
+    try:
+        pixels = decoders.decode(_picture(), encoder.crop).pixels
+        part = "the model"
+        [vector] = encode_each(encoder, np.stack([pixels]))
+    except FatalError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is what was asked for
+        return f"{part}: {type(error).__name__}: {error}"
+    return None if np.isfinite(vector).all() else "the model makes no vector of a picture"
+
+
+@cache
+def _picture() -> bytes:
+    shades = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(shades).save(file, "JPEG")
+    return file.getvalue()
