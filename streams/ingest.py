@@ -141,6 +141,8 @@ class IngestWorker:
         self._crop = parts.encoder.crop
         self._crop_bytes = 3 * self._crop.size**2
         self._most_record_bytes = max(1, limits.bytes // _RECORDS_PART)
+        # a picture of the largest size in base64, and what is said of it
+        self._most_read_bytes = limits.picture_bytes * 3 // 2 + 2**20
         for_pictures = limits.bytes - self._most_record_bytes
         self._memory = Reserve(max(for_pictures, limits.picture_bytes, self._crop_bytes))
         self._breaker = Breaker(limits.breaker_window)
@@ -303,7 +305,7 @@ class IngestWorker:
         record = self._assignment.poll(0 if self._done.qsize() else _POLL_S)
         self._standstill.polled()
         if record is not None:
-            work = self._reader.begin(record)
+            work = self._reader.begin(record.bounded(self._most_read_bytes))
             if self._flight.admit(work):
                 self._readers.submit(self._guarded, self._take_up, work)
         self._lanes.wake()

@@ -6,7 +6,7 @@
            stores the originals of inline pictures anew, too
 3. rewrite the rows that searches don't find, as they are
 4. look    again whether all agrees now; then let go of deletes that the log has forgotten, and of
-           the originals that nothing names
+           the originals that nothing names; values of dead letters that have expired go, too
 """
 
 from collections.abc import Callable, Iterator
@@ -45,6 +45,7 @@ def repair(
         _remove_what_is_in_the_way(index, ledger)
         _replay(settings, generation, ledger)
     verifier.rewrite()
+    verifier.expire_values()
     verification = verifier.look_again()
     if verification.rows_agree:
         verification = verifier.sweep()
