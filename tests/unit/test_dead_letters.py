@@ -227,7 +227,7 @@ def test_values_that_were_put_longer_ago_than_letters_are_kept_expire(
         side.expire_values(timedelta(days=14))
         assert {f.uri for f in store.files(VALUES)} == {old, young}, "they may be another's"
         for claim in store.claims():
-            os.remove(unquote(urlsplit(store.uri_at(claim)).path))
+            Path(unquote(urlsplit(store.uri_at(claim)).path)).unlink()
         side.expire_values(timedelta(days=14))
     assert {file.uri for file in store.files(VALUES)} == {young}
     assert store.holds(original)
@@ -241,8 +241,5 @@ def test_a_part_that_is_larger_than_any_picture_is_let_go() -> None:
     assert (large.key, large.value, large.headers) == (None, None, small.headers)
     assert large.unreadable.keys() == {"key", "value"}
     headed = small.bounded(most - 1)
-    assert (headed.value, headed.headers, headed.unreadable.keys()) == (
-        small.value,
-        [],
-        {"headers"},
-    )
+    assert (headed.value, len(headed.headers)) == (small.value, 0)
+    assert headed.unreadable.keys() == {"headers"}
