@@ -23,7 +23,7 @@ from streams.positions import Positions
 from streams.topic_reading import records_of
 from tests.contracts.proxy import Api, ApiProxy
 from tests.servers import KafkaServer
-from tests.strangers.raw import RawRecord, batch, produce
+from tests.raw_records import RawRecord, batch, produce
 
 PARTITIONS = 2
 

@@ -14,7 +14,7 @@ from tests.models import tiny_clip
 from tests.servers import KafkaServer, WeaviateServer
 from tests.strangers.deployment import SECRET, Besieged
 from tests.strangers.generated import Sent, requests, uploads
-from tests.strangers.raw import RawRecord
+from tests.raw_records import RawRecord
 
 #: Records that each example sends; and how many examples.
 _AT_ONCE = 12
