@@ -393,7 +393,8 @@ class IngestWorker:
             data = self._parts.fetcher.attempt(picture, work.trial)
         work.data, work.sha256 = data, hashlib.sha256(data).hexdigest()
         if upload.sha256 not in (None, work.sha256):
-            raise PoisonError(ReasonCode.DIGEST_MISMATCH, f"the picture's sha256 is {work.sha256}")
+            message = "the picture isn't the one whose sha256 the event names"
+            raise PoisonError(ReasonCode.DIGEST_MISMATCH, message)
 
     def _pause_after(self, work: Work, error: TransientError) -> float:
         """How long to rest until the next attempt at its picture.

@@ -1,4 +1,4 @@
-"""Record batches byte by byte: header names and batches that no client library makes, sent as they are.
+"""Record batches byte by byte: what no client library makes, sent as it is.
 
 Source of the format: Kafka's protocol guide, record batch (magic 2) and Produce request version 7.
 """
@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cramjam
+from aiokafka.codec import lz4_encode
 from aiokafka.record.util import calc_crc32c
 
 from streams.batch_head import HEAD
-
 
 Headers = Sequence[tuple[bytes, bytes | None]]
 
@@ -34,7 +34,7 @@ _PACK: dict[int, Callable[[bytes], bytes]] = {
     0: lambda body: body,
     1: lambda body: gzip.compress(body, 1),
     2: lambda body: bytes(cramjam.snappy.compress_raw(body)),
-    3: lambda body: bytes(cramjam.lz4.compress(body)),
+    3: lambda body: bytes(lz4_encode(body)),
     4: lambda body: bytes(cramjam.zstd.compress(body, 1)),
 }
 

@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -26,7 +27,7 @@ def namespace() -> Iterator[str]:
     yield f"copy{uuid.uuid4().hex[:8]}"
 
 
-def log_of(kafka: KafkaServer, namespace: str, **like: int) -> Settings:
+def log_of(kafka: KafkaServer, namespace: str, **like: Any) -> Settings:
     """Settings that reach a new log."""
     settings = Settings(kafka=kafka.bootstrap, namespace=namespace)
     client = kafka_clients.admin(settings.kafka_connection())
