@@ -258,7 +258,8 @@ def _reply(asked: _Asked, generation: Generation, took_ms: dict[str, float]) -> 
     end = min(asked.offset + request.limit, WINDOW)
     page = [_result(one, request) for one in asked.ranked[asked.offset : end]]
     results = page if len(page) <= _FEW and _is_short(request) else _fitting(page)
-    end -= len(page) - len(results)
+    if len(results) < len(page):
+        end = asked.offset + len(results)
     return SearchReply(
         results=tuple(results),
         next_cursor=cursor_to(end, request, generation) if len(asked.ranked) > end else None,

@@ -272,8 +272,8 @@ def test_a_page_has_as_many_results_as_a_reply_takes_and_the_next_goes_on(
 ) -> None:
     index = Index()
     like = index.rows[0]
-    told = {"text": "x" * 16_000}
-    index.rows = [replace(like, image_id=f"{n}", attributes=told) for n in range(150)]
+    told: dict[str, Any] = {"text": "x" * 16_000}
+    index.rows = [replace(like, image_id=f"{n:03}", attributes=told) for n in range(150)]
     large = Snapshot(generation, index, Encoder())
     text = next(iter(DIRECTIONS))
     seen: list[str] = []
@@ -284,5 +284,5 @@ def test_a_page_has_as_many_results_as_a_reply_takes_and_the_next_goes_on(
         seen += ids(reply)
         sizes.append(len(reply.results or ()))
         cursor = reply.next_cursor
-    assert seen == [f"{n}" for n in range(150)], "each comes once"
+    assert seen == [f"{n:03}" for n in range(150)], "each comes once"
     assert min(sizes[:-1]) > 40 and len(sizes) < 5
