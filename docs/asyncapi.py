@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from schemas import reply_address as address
 from schemas import topics
 from schemas.codec import CloudEventAttributes
-from schemas.dead_letters import REASON, VALUE_URI, SourceRecord, dead_letter_headers
+from schemas.dead_letters import REASON, VALUE_MISSING, VALUE_URI, SourceRecord, dead_letter_headers
 from schemas.errors import ReasonCode
 from schemas.events import DELETED_V1, UPLOADED_V1, UploadData
 from schemas.outcomes import DeadLetterReason, Outcome
@@ -200,6 +200,7 @@ def _dead_letter_headers() -> Node:
     headers: Node = {name: _text() for name in ours}
     headers[REASON] = {"type": "string", "enum": [str(code) for code in ReasonCode]}
     headers[VALUE_URI] = _text("where the value lies that the topic doesn't take")
+    headers[VALUE_MISSING] = _text("why the value is nowhere; such a letter can't be tried again")
     return _headers(headers, ours)
 
 

@@ -19,6 +19,8 @@ REASON = "pixtide-reason"
 GENERATION = "pixtide-generation"
 #: Where the value lies that the dead-letter topic refused as too large.
 VALUE_URI = "pixtide-value-uri"
+#: Why the record's value is nowhere. A letter without a value and without this is one of a delete.
+VALUE_MISSING = "pixtide-value-missing"
 STAGE = "__connect.errors.stage"
 EXCEPTION = "__connect.errors.exception.class.name"
 MESSAGE = "__connect.errors.exception.message"
@@ -27,7 +29,7 @@ MESSAGE = "__connect.errors.exception.message"
 LATEST_MS = 253_402_300_799_999
 
 _SOURCE = "pixtide-source-"
-_OURS = (_SOURCE, "__connect.errors.", REASON, GENERATION, VALUE_URI)
+_OURS = (_SOURCE, "__connect.errors.", REASON, GENERATION, VALUE_URI, VALUE_MISSING)
 #: Longest text put into a header, in bytes of UTF-8: all headers of it stay well below
 #: `topics.DEAD_LETTER_ROOM`.
 _MAX_TEXT = 2048

@@ -45,6 +45,10 @@ logger = logging.getLogger(__name__)
 Q = TypeVar("Q")
 H = TypeVar("H")
 
+#: Of a reply's results, as JSON: a topic takes about a MiB, and a client of Kafka sends a MB.
+_MOST_BYTES = 900_000
+#: So many results always fit, where each is as short as events are.
+_FEW = 40
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
@@ -252,13 +256,32 @@ def _reply(asked: _Asked, generation: Generation, took_ms: dict[str, float]) -> 
     if asked.error is not None:
         return SearchReply.failed(asked.error)
     end = min(asked.offset + request.limit, WINDOW)
+    page = [_result(one, request) for one in asked.ranked[asked.offset : end]]
+    results = page if len(page) <= _FEW and _is_short(request) else _fitting(page)
+    if len(results) < len(page):
+        end = asked.offset + len(results)
     return SearchReply(
-        results=tuple(_result(one, request) for one in asked.ranked[asked.offset : end]),
+        results=tuple(results),
         next_cursor=cursor_to(end, request, generation) if len(asked.ranked) > end else None,
         generation=generation.name,
         took_ms=took_ms,
         explanation=_explanation(asked, generation) if request.explain else None,
     )
+
+
+def _is_short(request: SearchRequest) -> bool:
+    """Whether each of its results is bounded by what an event may say of its picture."""
+    return not request.with_vectors and request.collapse_above is None
+
+
+def _fitting(page: Sequence[SearchResult]) -> Sequence[SearchResult]:
+    """Of a page so many that a reply topic takes them: the next cursor leads to the others."""
+    left = _MOST_BYTES
+    for number, result in enumerate(page):
+        left -= len(result.to_json()) + 1
+        if left < 0:
+            return page[: max(1, number)]
+    return page
 
 
 def _explanation(asked: _Asked, generation: Generation) -> Explanation:

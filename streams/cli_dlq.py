@@ -42,6 +42,7 @@ def dlq() -> None:
 @json_option
 def dlq_list(codes: tuple[str, ...], image_ids: tuple[str, ...], as_json: bool) -> None:
     """Count dead letters by code, with examples; with --code or --id, list each."""
+    from schemas.base import shortened
     from streams import console
     from streams.dead_letters import LetterState, by_code
     from streams.settings import load_settings
@@ -65,7 +66,7 @@ def dlq_list(codes: tuple[str, ...], image_ids: tuple[str, ...], as_json: bool) 
             (
                 group.code or "(none)",
                 *(group.counts.get(state, 0) for state in LetterState),
-                ", ".join(letter.image_id or letter.place for letter in group.examples),
+                ", ".join(shortened(e.image_id, 60) or e.place for e in group.examples),
             )
             for group in groups
         ],
@@ -148,7 +149,7 @@ def dlq_retry(
         console.say(f"{len(plan.letters)} would be tried again" + "; add --execute" * (not execute))
         return
     for letter, reason in result.refused:
-        console.say(f"{letter.image_id or letter.place}: not sent: {reason}")
+        console.say(f"{letter.place}: not sent: {reason}")
     console.say(f"{len(result.sent)} sent; `pixtide dlq list` tells what becomes of them")
     if result.refused:
         sys.exit(1)

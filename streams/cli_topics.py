@@ -58,17 +58,19 @@ def topics_dump() -> None:
     """Write the log, `images.uploaded`, to stdout: one JSON line a record.
 
     Run it as `pixtide topics dump | gzip > log.jsonl.gz`. What comes later isn't in it. Originals
-    aren't either: back up the image store too. A dump that breaks off can't be loaded.
+    aren't either: back up the image store too. A dump that breaks off can't be loaded. A record
+    that can't be read is named and left out; then this exits 1.
     """
     from streams import console
     from streams.log_copy import dump
     from streams.settings import load_settings
 
-    count = -1  # for the last line is no record
-    for line in dump(load_settings()):
+    count, left_out = -1, _LeftOut()  # for the last line is no record
+    for line in dump(load_settings(), left_out):
         console.line(line)
         count += 1
     console.say(f"{count:,} records")
+    left_out.end()
 
 
 @topics.command("load")
@@ -77,10 +79,34 @@ def topics_load() -> None:
     """Read what `dump` wrote from stdin into an `images.uploaded` that is new.
 
     It may have another number of partitions. Where it has ever held a record, nothing is loaded;
-    where what is read breaks off, it fails.
+    where what is read breaks off, it fails. A record that the topic doesn't take is named and left
+    out; then this exits 1.
     """
     from streams import console
     from streams.log_copy import load
     from streams.settings import load_settings
 
-    console.say(f"{load(load_settings(), sys.stdin):,} records")
+    left_out = _LeftOut()
+    console.say(f"{load(load_settings(), sys.stdin, left_out):,} records")
+    left_out.end()
+
+
+class _LeftOut:
+    """Tells of each record that is left out, and how many were."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, problem: str) -> None:
+        from streams import console
+
+        self._count += 1
+        console.complain(problem)
+
+    def end(self) -> None:
+        """Exit 1 where there were any."""
+        from streams import console
+
+        if self._count:
+            console.complain(f"{self._count:,} left out; of their pictures older records count")
+            sys.exit(1)

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from schemas.base import shortened
 from schemas.errors import TransientError
 from schemas.queries import SearchReply
 from streams.escaping import visible, visible_json, visible_lines
@@ -35,6 +36,8 @@ T = TypeVar("T")
 messages = Console(stderr=True, highlight=False)
 output = Console(highlight=False)
 
+#: Of a cell, the characters that are shown: an id of a dead letter may have any length.
+_WIDEST_CELL = 200
 #: Columns of a table of results that its ids leave to the rest.
 _BESIDE_IDS = 40
 _WIDEST = 10_000
@@ -108,7 +111,7 @@ def show_reply(query: str, reply: SearchReply) -> None:
         padding=(0, 2, 0, 0),
     )
     table.add_column("similarity", justify="right", style="cyan")
-    longest = max((len(visible(result.image_id)) for result in reply.results or ()), default=0)
+    longest = max((len(_cell(result.image_id)) for result in reply.results or ()), default=0)
     table.add_column("picture", no_wrap=True)  # ids are copied: captions give way to them
     table.add_column("size", justify="right", style="dim")
     if with_caption := any(result.caption for result in reply.results or ()):
@@ -155,7 +158,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
 
 
 def _cell(value: object) -> Text:
-    return Text(visible(str(value)))
+    return Text(shortened(visible(str(value)), _WIDEST_CELL))
 
 
 def duration(seconds: float) -> str:

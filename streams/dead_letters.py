@@ -14,6 +14,7 @@ from schemas.dead_letters import (
     MESSAGE,
     REASON,
     STAGE,
+    VALUE_MISSING,
     VALUE_URI,
     SourceRecord,
     original_headers,
@@ -221,6 +222,8 @@ class DeadLetters:
         return self._store.get(picture.uri, most_bytes) if self._store.owns(picture.uri) else None
 
     def _value(self, record: Record, most_bytes: int) -> bytes | None:
+        if problem := _header(record, VALUE_MISSING):
+            raise _ValueMissingError(f"its value was not kept: {problem}")
         uri = _header(record, VALUE_URI)
         if not uri:
             return record.value

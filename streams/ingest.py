@@ -146,6 +146,8 @@ class IngestWorker:
         self._crop = parts.encoder.crop
         self._crop_bytes = 3 * self._crop.size**2
         self._most_record_bytes = max(1, limits.bytes // _RECORDS_PART)
+        # a picture of the largest size in base64, and what is said of it
+        self._most_read_bytes = limits.picture_bytes * 3 // 2 + 2**20
         for_pictures = limits.bytes - self._most_record_bytes
         self._memory = Reserve(max(for_pictures, limits.picture_bytes, self._crop_bytes))
         self._breaker = Breaker(limits.breaker_window, self._check_parts)
@@ -318,7 +320,7 @@ class IngestWorker:
         record = self._assignment.poll(0 if self._done.qsize() else _POLL_S)
         self._standstill.polled()
         if record is not None:
-            work = self._reader.begin(record)
+            work = self._reader.begin(record.bounded(self._most_read_bytes))
             if self._flight.admit(work):
                 self._start_newest(work)
         self._lanes.wake()
@@ -434,7 +436,8 @@ class IngestWorker:
             data = self._parts.fetcher.attempt(picture, work.trial)
         work.data, work.sha256 = data, hashlib.sha256(data).hexdigest()
         if upload.sha256 not in (None, work.sha256):
-            raise PoisonError(ReasonCode.DIGEST_MISMATCH, f"the picture's sha256 is {work.sha256}")
+            message = "the picture isn't the one whose sha256 the event names"
+            raise PoisonError(ReasonCode.DIGEST_MISMATCH, message)
 
     def _pause_after(self, work: Work, error: TransientError) -> float:
         """How long to rest until the next attempt at its picture.

@@ -4,7 +4,7 @@ import contextlib
 import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 from confluent_kafka import (
@@ -82,6 +82,31 @@ class Record:
             + len(self.value or b"")
             + sum(len(name) + len(value or b"") for name, value in self.headers)
             + 512
+        )
+
+    def bounded(self, most_bytes: int) -> "Record":
+        """Without those of its parts that are larger: nobody reads them, and their memory is free.
+
+        A few kilobytes may unpack to parts of any size.
+        """
+        sizes = {
+            "key": len(self.key or b""),
+            "value": len(self.value or b""),
+            "headers": sum(len(name) + len(value or b"") for name, value in self.headers),
+        }
+        large = {
+            part: f"{size} bytes; at most {most_bytes} are read"
+            for part, size in sizes.items()
+            if size > most_bytes
+        }
+        if not large:
+            return self
+        return replace(
+            self,
+            key=None if "key" in large else self.key,
+            value=None if "value" in large else self.value,
+            headers=[] if "headers" in large else self.headers,
+            unreadable={**self.unreadable, **large},
         )
 
 
@@ -214,10 +239,9 @@ def ingest_consumer(
             "partition.assignment.strategy": "cooperative-sticky",
             "max.poll.interval.ms": 120_000,
             "fetch.wait.max.ms": 50,
-            "queued.max.messages.kbytes": 32 * 1024,
-            # by default it fetches nothing for a second once those are there
+            # by default it fetches nothing for a second once its queue is full
             "fetch.queue.backoff.ms": 50,
-            "fetch.message.max.bytes": 4 * 2**20,
+            **_FETCHED,
             **_QUIET,
             **more,
         }
@@ -254,11 +278,21 @@ def tail_consumer(connection: KafkaConnection, *, tells_ends: bool = False) -> C
             "auto.offset.reset": "error",
             "enable.partition.eof": tells_ends,
             "fetch.wait.max.ms": 100,
+            **_FETCHED,
             **_QUIET,
         }
     )
 
 
+#: What a consumer holds. librdkafka unpacks all that an answer holds at once, and 30,000 bytes may
+#: come out of one; so an answer is small. A batch that is larger comes alone.
+_ANSWER_BYTES = 32 * 1024
+_FETCHED = {
+    "message.max.bytes": _ANSWER_BYTES,  # of a consumer, only the least that the next one may be
+    "fetch.max.bytes": _ANSWER_BYTES,
+    "fetch.message.max.bytes": _ANSWER_BYTES,
+    "queued.max.messages.kbytes": 32 * 1024,  # unpacked; what one answer brings may exceed it
+}
 _QUIET = {
     "log_level": 2,  # errors reach us as errors; its own lines would flood a terminal
     "socket.keepalive.enable": True,

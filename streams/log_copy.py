@@ -7,16 +7,17 @@ line says how many there are, so that one can tell whether that is all.
 
 import base64
 import logging
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka.admin import AdminClient
 from pydantic import Base64Bytes, ValidationError
 
 from schemas import topics
 from schemas.base import Contract, explain
 from schemas.errors import TransientError, UsageError
 from streams import kafka
+from streams.kafka_errors import KafkaDeniedError
 from streams.settings import Settings
 from streams.topic_reading import records_of
 
@@ -26,16 +27,24 @@ _LINGER_MS = 50
 _DELIVER_S = 60.0
 #: Of a record, in bytes; what the topic takes the broker knows.
 _LARGEST = 2**26
+#: Of the batches that are sent, unless the topic takes less.
+_BATCH = 512 * 1024
 _AGAIN = "Delete the topic, and begin again with a whole dump"
+#: What a broker, or the client, says of a record that it will never take.
+_REFUSED = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD)
+
+#: Told of each record that is left out, in a line.
+LeaveOut = Callable[[str], None]
 
 
 class LoggedRecord(Contract):
-    """One line."""
+    """One line. `place` is where the record lay, `partition@offset`, to speak of it."""
 
     key: Base64Bytes | None = None
     value: Base64Bytes | None = None
     headers: tuple[tuple[str, Base64Bytes | None], ...] = ()
     timestamp_ms: int
+    place: str = ""
 
 
 class End(Contract):
@@ -44,25 +53,28 @@ class End(Contract):
     records: int
 
 
-def dump(settings: Settings) -> Iterator[str]:
+def dump(settings: Settings, leave_out: LeaveOut) -> Iterator[str]:
     """Everything in the log up to its end at the call, each partition in order.
 
-    Headers that can't be read are left out of their line; which record's, the log tells.
+    What can't be read at all is left out. Headers that can't be read are left out of their line;
+    which record's, the log tells.
 
     Raises as `records_of`.
     """
     count = 0
     for record in records_of(settings.kafka_connection(), settings.named(topics.UPLOADED)):
+        place = f"{record.partition}@{record.offset}"
+        if "key" in record.unreadable:
+            leave_out(f"{place} can't be dumped: {record.unreadable['key']}")
+            continue
         for part, problem in record.unreadable.items():
-            logger.warning(
-                "the %s of %d@%d can't be read, and are left out: %s",
-                *(part, record.partition, record.offset, problem),
-            )
+            logger.warning("the %s of %s can't be read, and are left out: %s", part, place, problem)
         line = LoggedRecord(
             key=_encoded(record.key),
             value=_encoded(record.value),
             headers=tuple((name, _encoded(value)) for name, value in record.headers),
             timestamp_ms=record.timestamp_ms,
+            place=place,
         )
         yield line.to_json().decode()
         count += 1
@@ -73,15 +85,16 @@ def _encoded(data: bytes | None) -> bytes | None:
     return None if data is None else base64.b64encode(data)
 
 
-def load(settings: Settings, lines: Iterable[str]) -> int:
-    """Put these lines into a log that has never held anything; how many they were.
+def load(settings: Settings, lines: Iterable[str], leave_out: LeaveOut) -> int:
+    """Put these lines into a log that has never held anything; how many it took.
 
-    Each goes where its key belongs, however many partitions there are.
+    Each goes where its key belongs, however many partitions there are. Records are packed, so that
+    those fit again that came packed. What the topic doesn't take all the same is left out.
 
     Raises:
         UsageError: the log isn't new, so that older records would count as newer than its own; its
             keys' places aren't ours to know; a line is no record; or the end is missing.
-        TransientError: the broker doesn't take them all.
+        TransientError: the broker can't be reached, or takes no more.
     """
     topic, connection = settings.named(topics.UPLOADED), settings.kafka_connection()
     if settings.partitioner == "unchecked":
@@ -96,33 +109,34 @@ def load(settings: Settings, lines: Iterable[str]) -> int:
             f"{topic} is not new: what is loaded now would count as newer than what it has held. "
             "Make new topics, in another PIXTIDE_NAMESPACE"
         )
-    producer = kafka.producer(
-        connection,
-        linger_ms=_LINGER_MS,
-        max_bytes=_LARGEST,
-        partitioner=settings.partitioner,
-    )
-    failed: list[str] = []
+    loading = _Loading(settings, topic, _batch_bytes(settings, client, topic), leave_out)
     count, told = 0, None
     for line in lines:
-        if told is not None or failed:
+        if told is not None or loading.failed:
             break
         read = _read(count + 1, line)
         if isinstance(read, End):
             told = read.records
         else:
-            _produce(producer, topic, read, failed)
             count += 1
-    left = len(producer)
-    while (before := left) and not failed:
-        left = producer.flush(_DELIVER_S)
-        if left == before:
-            failed.append(f"{left} are not acknowledged")
-    if failed:
-        raise TransientError(f"not everything was loaded: {failed[0]}. {_AGAIN}")
+            loading.send(read, read.place or f"line {count}")
+    loading.finish()
+    if loading.failed:
+        raise TransientError(f"not everything was loaded: {loading.failed}. {_AGAIN}")
     if told != count:
         raise UsageError(f"the dump breaks off after {count:,} records. {_AGAIN}")
-    return count
+    return count - loading.left_out
+
+
+def _batch_bytes(settings: Settings, client: AdminClient, topic: str) -> int:
+    """So few that a batch that the topic refuses as too large is one record alone."""
+    if settings.embedded_log:
+        return _BATCH
+    try:
+        takes = int(kafka.topic_config(client, topic)["max.message.bytes"])
+    except KafkaDeniedError:  # a publisher may write the topic, and not ask how it is configured
+        return 1
+    return max(1, min(_BATCH, takes // 2))
 
 
 def _read(number: int, line: str) -> LoggedRecord | End:
@@ -135,26 +149,66 @@ def _read(number: int, line: str) -> LoggedRecord | End:
         raise UsageError(f"{problem}. {_AGAIN if number > 1 else ''}".rstrip()) from error
 
 
-def _produce(producer: Producer, topic: str, record: LoggedRecord, failed: list[str]) -> None:
-    send = partial(
-        producer.produce,
-        topic,
-        record.value,
-        record.key,
-        headers=list(record.headers),
-        timestamp=record.timestamp_ms,
-        on_delivery=partial(_heard, failed),
-    )
-    while True:
-        try:
-            send()
-            producer.poll(0)
+class _Loading:
+    """Sends records; `failed` says why no more can be sent."""
+
+    def __init__(
+        self, settings: Settings, topic: str, batch_bytes: int, leave_out: LeaveOut
+    ) -> None:
+        self._producer = kafka.producer(
+            settings.kafka_connection(),
+            linger_ms=_LINGER_MS,
+            max_bytes=_LARGEST,
+            partitioner=settings.partitioner,
+            **{"batch.size": batch_bytes, "compression.type": "zstd"},
+        )
+        self._topic = topic
+        self._leave_out = leave_out
+        self.left_out = 0
+        self.failed = ""
+
+    def send(self, record: LoggedRecord, name: str) -> None:
+        """Queue it under that name. One that the client refuses is left out."""
+        if record.key is None:  # a compacted topic refuses a whole batch because of one
+            self._refused(name, "it has no key, and so is of no picture")
             return
-        except BufferError:
-            producer.poll(0.1)  # the queue is full: let some go first
 
+        def heard(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                self._heard(name, error)
 
-def _heard(failed: list[str], error: KafkaError | None, message: Message) -> None:
-    if error is not None:
-        key = bytes(message.key() or b"").decode(errors="replace")
-        failed.append(f"{key}: {error.str()}")
+        while True:
+            try:
+                self._producer.produce(
+                    self._topic,
+                    record.value,
+                    record.key,
+                    headers=list(record.headers),
+                    timestamp=record.timestamp_ms,
+                    on_delivery=heard,
+                )
+                self._producer.poll(0)
+                return
+            except BufferError:
+                self._producer.poll(0.1)  # the queue is full: let some go first
+            except KafkaException as error:
+                self._heard(name, error.args[0])
+                return
+
+    def finish(self) -> None:
+        """Wait until all are acknowledged, as long as some are."""
+        left = len(self._producer)
+        while (before := left) and not self.failed:
+            left = self._producer.flush(_DELIVER_S)
+            if left == before:
+                self.failed = f"{left} are not acknowledged"
+
+    def _heard(self, name: str, error: KafkaError) -> None:
+        if error.code() in _REFUSED:
+            self._refused(name, error.str())
+        else:
+            self.failed = self.failed or f"{name}: {error.str()}"
+
+    def _refused(self, name: str, why: str) -> None:
+        self.left_out += 1
+        self._leave_out(f"{name} can't be loaded: {why}")

@@ -14,16 +14,17 @@ import time
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.errors import FatalError, TransientError
 from streams import kafka
-from streams.kafka import Position, record_of
+from streams.kafka import Position
 from streams.kafka_connection import KafkaConnection
 from streams.kafka_errors import verdict
 from streams.log_guard import ADVICE, LogGuard
 from streams.marks import Mark, is_ours
+from streams.topic_reading import Told, taken
 
 logger = logging.getLogger(__name__)
 
@@ -148,21 +149,20 @@ class Positions:
         with contextlib.closing(kafka.tail_consumer(self.connection, tells_ends=True)) as consumer:
             consumer.assign(places)
             while marks:
-                message = consumer.poll(_POLL_S)
-                if message is None:
-                    if time.monotonic() - silent_since > _READ_S:
-                        raise TransientError(f"the broker gives nothing of {self.topic}")
-                    continue
-                error = message.error()
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise verdict(error)
-                mark = marks.pop(message.partition() or 0, None)
-                if mark is None or error is not None:
-                    continue
-                found = Mark.of(record_of(message))
-                if found.offset == mark.offset and found != mark:  # else compaction took it
-                    raise FatalError(
-                        f"the log was cut short and has grown again: offset {mark.offset} of "
-                        f"partition {message.partition()} of {self.topic} holds another record "
-                        f"than the one that was read; {ADVICE}"
-                    )
+                heard = taken(consumer, self.connection, len(marks), _POLL_S)
+                if not heard and time.monotonic() - silent_since > _READ_S:
+                    raise TransientError(f"the broker gives nothing of {self.topic}")
+                for each in heard:
+                    if isinstance(each, Told) and not each.is_end:
+                        raise verdict(each.error)
+                    mark = marks.pop(each.partition, None)
+                    # what can't be unpacked was never read, so that it has no mark
+                    if mark is None or isinstance(each, Told) or "key" in each.unreadable:
+                        continue
+                    found = Mark.of(each)
+                    if found.offset == mark.offset and found != mark:  # else compaction took it
+                        raise FatalError(
+                            f"the log was cut short and has grown again: offset {mark.offset} of "
+                            f"partition {each.partition} of {self.topic} holds another record "
+                            f"than the one that was read; {ADVICE}"
+                        )

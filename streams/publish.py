@@ -26,8 +26,8 @@ from schemas.outcomes import Outcome
 from streams import kafka
 from streams.image_store import ImageStore
 from streams.settings import Settings
+from streams.topic_reading import Told, taken
 from streams.tracing import Span, begin
-from streams.unreadable_batch import is_unreadable, pass_batch
 
 logger = logging.getLogger(__name__)
 
@@ -320,18 +320,16 @@ class OutcomeWatch:
                     yield outcome
 
     def _new_outcomes(self, left: int) -> Iterator[Outcome]:
-        for message in self._consumer.consume(500, timeout=0.1):
-            error = message.error()
-            if is_unreadable(error):
-                pass_batch(self._consumer, self._connection, message)
-            if error is not None and error.code() == KafkaError._ALL_BROKERS_DOWN:
-                raise TransientError(
-                    f"the broker went away with {left} outcomes outstanding; what was published "
-                    "is in the log, and is indexed once everything runs again"
-                )
-            if error is None and message.value() is not None:
+        for each in taken(self._consumer, self._connection, 500, 0.1):
+            if isinstance(each, Told):
+                if each.error.code() == KafkaError._ALL_BROKERS_DOWN:
+                    raise TransientError(
+                        f"the broker went away with {left} outcomes outstanding; what was "
+                        "published is in the log, and is indexed once everything runs again"
+                    )
+            elif each.value is not None:
                 try:
-                    outcome = Outcome.from_json(bytes(message.value() or b""))
+                    outcome = Outcome.from_json(each.value)
                 except ValidationError as wrong:  # of a later version, say, or somebody else's
                     logger.warning("an outcome is not understood: %s", explain(wrong))
                     continue

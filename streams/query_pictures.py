@@ -30,11 +30,12 @@ _OF_ADDRESSES = {
     ReasonCode.INVALID_URL: "the address is no plain http(s) URL",
     ReasonCode.SOURCE_GONE: "there is nothing at that address",
     ReasonCode.SOURCE_CHANGED: "the address holds something else by now",
-    ReasonCode.PATH_NOT_ALLOWED: "that file may not be read",
-    ReasonCode.BUCKET_NOT_ALLOWED: "that bucket may not be read",
     ReasonCode.SOURCE_FORBIDDEN: "access to that address is refused",
     ReasonCode.SOURCE_UNAVAILABLE: "the address gave no picture in time",
 }
+
+#: The same of whatever lies on our disks, in our buckets and in our store.
+_OURS = f"{ReasonCode.PATH_NOT_ALLOWED}: there is no picture at that address that may be read"
 
 
 class QueryPictures:
@@ -64,9 +65,9 @@ class QueryPictures:
                 [vector] = encoder.encode_pictures(picture.pixels[np.newaxis])
         except PoisonError as error:
             logger.info("a searched picture can't be had: %s", shortened(str(error)))
-            raise RequestError(QueryCode.BAD_PICTURE, _told(error)) from error
+            raise RequestError(QueryCode.BAD_PICTURE, _told(error, term)) from error
         except OriginalGoneError as error:
-            raise RequestError(QueryCode.BAD_PICTURE, f"{ReasonCode.SOURCE_GONE}") from error
+            raise RequestError(QueryCode.BAD_PICTURE, _OURS) from error
         except TransientError as error:
             logger.warning("a searched picture can't be read now: %s", error)
             raise RequestError(QueryCode.OVERLOADED, "the picture can't be read now") from error
@@ -75,8 +76,10 @@ class QueryPictures:
         return np.asarray(vector, np.float32)
 
 
-def _told(error: PoisonError) -> str:
+def _told(error: PoisonError, term: Term) -> str:
     code = error.code
+    if term.uri is not None and not term.uri.lower().startswith(("http:", "https:")):
+        return _OURS  # or it would tell which files and objects there are
     if code is ReasonCode.ADDRESS_BLOCKED:
         # or it would tell which names exist within our network
         code = ReasonCode.SOURCE_UNAVAILABLE

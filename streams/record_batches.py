@@ -25,6 +25,8 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import ConsumerRecord
 
+from streams.batch_head import HEAD, MAGIC_AT, offset_after
+
 #: What a batch may grow to when it is unpacked. A broker takes about a MiB of packed ones, and
 #: zstd packs zeros to a thirty-thousandth.
 MOST_UNPACKED = 32 * 1024 * 1024
@@ -34,14 +36,11 @@ Headers = list[tuple[str, bytes | None]]
 Read = tuple[int, int, bytes | None, bytes | None, "Headers | NoRecord"]
 
 _LENGTH = struct.Struct(">qi")
-_HEADER = struct.Struct(">qiibIhiqqqhii")
-_MAGIC_AT, _LEGACY_ATTRIBUTES_AT, _CRC_FROM = 16, 17, 21
+_LEGACY_ATTRIBUTES_AT, _CRC_FROM = 17, 21
 _CODEC, _LOG_APPEND_TIME, _CONTROL = 0x07, 0x08, 0x20
 _XERIAL = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
 _TOO_MUCH = f"it unpacks to more than {MOST_UNPACKED} bytes"
-#: No batch has more records: the smallest one has seven bytes.
-_MOST_RECORDS = MOST_UNPACKED // 7
 #: What no client sends by itself, and a few kilobytes can unpack to: a record takes a moment of the
 #: consumer's thread, in which nobody else is answered. librdkafka batches 10,000 at most.
 _MOST_READ, _MOST_HEADERS = 10_000, 1_000
@@ -94,7 +93,7 @@ class FetchedBytes:
         while len(data) - at >= _LENGTH.size:
             _, length = _LENGTH.unpack_from(data, at)
             end = at + _LENGTH.size + length
-            if length <= _MAGIC_AT - _LENGTH.size:
+            if length <= MAGIC_AT - _LENGTH.size:
                 raise UnreadableError("a batch says that it has no length")
             if end > len(data):
                 break
@@ -132,7 +131,7 @@ class ReadRecords:
 
     def _of(self, batch: memoryview) -> Iterator[Any]:
         """One batch's, each of its offsets once, whatever is in it."""
-        following = _offset_after(batch)
+        following = offset_after(batch) or self.next_fetch_offset + 1
         reason: str | None = None
         try:
             for offset, timestamp, key, value, headers in _records_of(batch):
@@ -187,21 +186,11 @@ def install() -> None:
     aiokafka.consumer.fetcher.PartitionRecords = ReadRecords
 
 
-def _offset_after(batch: memoryview) -> int:
-    """The first offset that is no more in a batch."""
-    base: int
-    if batch[_MAGIC_AT] != 2 or len(batch) < _HEADER.size:
-        base, _ = _LENGTH.unpack_from(batch)  # of an old compressed batch it is the last
-        return base + 1
-    base, *_, last = _HEADER.unpack_from(batch)[:7]
-    return base + (last if 0 <= last < _MOST_RECORDS else 0) + 1
-
-
 def _is_control(batch: memoryview) -> bool:
     return (
-        batch[_MAGIC_AT] == 2
-        and len(batch) >= _HEADER.size
-        and bool(_HEADER.unpack_from(batch)[5] & _CONTROL)
+        batch[MAGIC_AT] == 2
+        and len(batch) >= HEAD.size
+        and bool(HEAD.unpack_from(batch)[5] & _CONTROL)
     )
 
 
@@ -211,20 +200,18 @@ def _records_of(batch: memoryview) -> Iterator[Read]:
     Raises:
         Exception: it can't be opened, or from somewhere on can't be read.
     """
-    magic = batch[_MAGIC_AT]
+    magic = batch[MAGIC_AT]
     if magic < 2:
         yield from _old(batch, magic)
         return
-    if magic > 2 or len(batch) < _HEADER.size:
+    if magic > 2 or len(batch) < HEAD.size:
         raise UnreadableError(f"a batch has the format {magic}, of {len(batch)} bytes")
-    base, _, _, _, crc, attributes, _, first_ms, last_ms, _, _, _, count = _HEADER.unpack_from(
-        batch
-    )
+    base, _, _, _, crc, attributes, _, first_ms, last_ms, _, _, _, count = HEAD.unpack_from(batch)
     if calc_crc32c(bytes(batch[_CRC_FROM:])) != crc:
         raise UnreadableError("a batch's checksum is wrong")
     if attributes & _CONTROL:
         return
-    content, at = _unpacked(bytes(batch[_HEADER.size :]), attributes & _CODEC), 0
+    content, at = _unpacked(bytes(batch[HEAD.size :]), attributes & _CODEC), 0
     appended = last_ms if attributes & _LOG_APPEND_TIME else None
     for number in range(count):
         if number == _MOST_READ:

@@ -6,7 +6,7 @@
            stores the originals of inline pictures anew, too
 3. rewrite the rows that searches don't find, as they are
 4. look    again whether all agrees now; then let go of deletes that the log has forgotten, and of
-           the originals that nothing names
+           the originals that nothing names; values of dead letters that have expired go, too
 """
 
 from collections.abc import Callable, Iterator
@@ -19,8 +19,10 @@ from search.generations import Generation
 from search.port import VectorIndex
 from streams.acls import NO_GROUP
 from streams.health import Health
+from streams.kafka_connection import KafkaConnection
 from streams.ledger import Kind, Ledger
 from streams.settings import Settings
+from streams.unreadable_batch import is_unreadable, offset_after
 from streams.verify import Verification, Verifier
 from streams.vitals import Vitals
 from streams.workers import ingest_worker
@@ -45,6 +47,7 @@ def repair(
         _remove_what_is_in_the_way(index, ledger)
         _replay(settings, generation, ledger)
     verifier.rewrite()
+    verifier.expire_values()
     verification = verifier.look_again()
     if verification.rows_agree:
         verification = verifier.sweep()
@@ -71,7 +74,7 @@ def _replay(settings: Settings, generation: Generation, ledger: Ledger) -> None:
         generation.name,
         Vitals(Health({})),
         replay=lambda config: ReplayConsumer(
-            config, generation.log.topic, places, lambda: worker.stop()
+            config, settings.kafka_connection(), generation.log.topic, places, lambda: worker.stop()
         ),
     )
     worker.run()
@@ -91,11 +94,13 @@ class ReplayConsumer(Consumer):
     def __init__(
         self,
         config: dict[str, Any],
+        connection: KafkaConnection,
         topic: str,
         places: Iterator[tuple[int, int]],
         on_end: Callable[[], None],
     ) -> None:
         super().__init__({**config, "group.id": NO_GROUP, "enable.partition.eof": True})
+        self._connection = connection
         self._topic = topic
         self._places = places
         self._on_end = on_end
@@ -113,11 +118,15 @@ class ReplayConsumer(Consumer):
         if message is None or self._wanted is None:
             return None
         error = message.error()
+        place = (message.partition() or 0, message.offset() or 0)
+        if is_unreadable(error):  # whose keys nobody knows, so that none of its records is wanted
+            self._pass_to((place[0], offset_after(self._connection, self._topic, *place)))
+            self._next = (-1, 0)  # not here, where it would come to that batch again
+            self._go_to_wanted()
+            return None
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
             return message
-        place = (message.partition() or 0, message.offset() or 0)
-        while self._wanted is not None and self._wanted < place:
-            self._wanted = next(self._places, None)
+        self._pass_to(place)
         is_wanted = error is None and self._wanted == place
         if is_wanted:
             self._wanted = next(self._places, None)
@@ -127,6 +136,10 @@ class ReplayConsumer(Consumer):
 
     def commit(self, *_: object, **__: object) -> None:  # type: ignore[override]
         """Nothing: these records are committed already."""
+
+    def _pass_to(self, place: tuple[int, int]) -> None:
+        while self._wanted is not None and self._wanted < place:
+            self._wanted = next(self._places, None)
 
     def _go_to_wanted(self) -> None:
         if self._wanted is None:

@@ -23,8 +23,8 @@ from schemas.reply_address import (
 from schemas.topics import REPLIES, REQUESTS
 from streams import kafka
 from streams.kafka_connection import KafkaConnection
+from streams.topic_reading import Told, taken
 from streams.tracing import NO_SPAN, Span, begin
-from streams.unreadable_batch import is_unreadable, pass_batch
 
 logger = logging.getLogger(__name__)
 
@@ -132,19 +132,17 @@ class Replies:
     def heard(self, wait_s: float) -> Iterator[tuple[bytes, bytes]]:
         """Correlation ids and JSON of what has come in; others' replies are among them."""
         self._producer.poll(0)
-        messages = self._consumer.consume(1, timeout=wait_s)
-        if messages:  # waiting for more than one would wait the whole time, whatever has come
-            messages += self._consumer.consume(_MOST, timeout=0)
-        for message in messages:
-            if is_unreadable(message.error()):
-                pass_batch(self._consumer, self._addresses.connection, message)
-            if message.error() is not None or message.value() is None:
+        connection = self._addresses.connection
+        heard = taken(self._consumer, connection, 1, wait_s)
+        if heard:  # waiting for more than one would wait the whole time, whatever has come
+            heard += taken(self._consumer, connection, _MOST, 0)
+        for record in heard:
+            if isinstance(record, Told) or record.value is None:
                 continue
-            record = kafka.record_of(message)
             correlation_id = dict(record.headers).get(CORRELATION_ID)
             if correlation_id is not None:
                 self._asked.pop(correlation_id, (0, NO_SPAN))[1].end()
-                yield correlation_id, record.value or b""
+                yield correlation_id, record.value
 
     def _give_up_before(self, now_ms: int) -> None:
         """The spans of those that no reply has come to in time; the oldest were asked first."""

@@ -7,7 +7,12 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from schemas.dead_letters import VALUE_URI, dead_letter_headers, headers_of_ours
+from schemas.dead_letters import (
+    VALUE_MISSING,
+    VALUE_URI,
+    dead_letter_headers,
+    headers_of_ours,
+)
 from schemas.errors import TransientError
 from schemas.identity import MAX_IMAGE_ID_BYTES
 from schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
@@ -19,7 +24,11 @@ from streams.work import Work
 
 #: The image store's folder of values that the dead-letter topic refused as too large.
 VALUES = "dead-letters"
+#: The largest that is kept there. A topic takes about a MiB, so that a larger one came packed, and
+#: a few kilobytes may unpack to any size.
+MOST_KEPT = 4 * 2**20
 _DELIVER_S = 30.0
+_MAX_TEXT = 500
 #: What a producer is told to drop is reported by it at once.
 _PURGE_S = 5.0
 
@@ -72,7 +81,8 @@ class Reporter:
 
         One that the topic refuses as too large leaves its value in the image store, and what it
         must of its own headers and key: a record that came compressed may be larger than a topic
-        takes as it is.
+        takes as it is. What is larger than `MOST_KEPT` then is kept nowhere, and so is a value
+        that could not be read; the letter says so.
 
         Args:
             without_headers: leave out those that the record came with.
@@ -80,6 +90,8 @@ class Reporter:
         record, source = work.record, work.source
         original = () if without_headers else record.headers
         headers = dead_letter_headers(source, reason, self._generation.name, original)
+        if problem := record.unreadable.get("value"):
+            headers.append((VALUE_MISSING, problem.encode(errors="replace")[:_MAX_TEXT]))
         self._produce(
             _Outgoing(self._dead_letters, record.key, record.value, headers, source.timestamp_ms)
         )
@@ -131,6 +143,10 @@ class Reporter:
 
     def _without_value(self, letter: "_Outgoing") -> "_Outgoing":
         value = letter.value or b""
+        if len(value) > MOST_KEPT:
+            problem = f"it has {len(value)} bytes; at most {MOST_KEPT} are kept"
+            headers = [*letter.headers, (VALUE_MISSING, problem.encode())]
+            return replace(letter, value=None, headers=headers)
         uri = self._store.put_raw(f"{VALUES}/{hashlib.sha256(value).hexdigest()}", value)
         headers = [*letter.headers, (VALUE_URI, uri.encode())]
         return replace(letter, value=None, headers=headers)

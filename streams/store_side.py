@@ -6,7 +6,7 @@ waits for a retry. What is younger may belong to a record that is on its way. Ti
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from search.generations import Generation
@@ -15,6 +15,7 @@ from streams.image_store import ImageStore, Stored
 from streams.ledger import Ledger
 from streams.originals import ON_ITS_WAY
 from streams.other_generations import OtherGenerations
+from streams.reporter import VALUES
 
 _CHUNK = 500
 
@@ -57,7 +58,7 @@ class StoreSide:
         """Leave out of what is left what others name; why nothing can be said of it, if so."""
         if not ledger.count_left():
             return None
-        if foreign := sorted(self._store.claims()):
+        if foreign := self._foreign():
             left = [key for key, _ in ledger.left()]
             ledger.note_named(map(self._store.uri_at, left))
             return (
@@ -74,3 +75,20 @@ class StoreSide:
             for key, modified in some:
                 self._store.discard(self._store.uri_at(key), modified)
             ledger.forget_originals(key for key, _ in some)
+
+    def expire_values(self, kept: timedelta) -> None:
+        """Remove the values of dead letters that were put longer ago than letters are kept.
+
+        One that was dead-lettered again meanwhile was put again, too. In a store that others use,
+        too, none are: their letters may be kept for longer.
+        """
+        if self._foreign():
+            return
+        expired = self._store.now() - kept
+        for file in self._store.files(VALUES):
+            if file.modified < expired:
+                self._store.discard(file.uri, file.modified)
+
+    def _foreign(self) -> list[str]:
+        """What says that another log shares the store."""
+        return sorted(self._store.claims())

@@ -1,9 +1,13 @@
-"""Reading a topic, or a stretch of it, once and in no group."""
+"""Reading a topic, or a stretch of it, in no group.
+
+Whoever reads so takes its records by `taken`, which passes what can't be unpacked.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from schemas.errors import FatalError, TransientError
 from streams import kafka
@@ -17,6 +21,41 @@ _TAKEN = 64
 _POLL_S = 0.5
 #: How often nothing may come, though there is something to read.
 _EMPTY_POLLS = 60
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is told of a partition in place of a record: that it ends there, or what is wrong."""
+
+    partition: int
+    offset: int
+    error: KafkaError
+
+    @property
+    def is_end(self) -> bool:
+        """Whether there are no more records for now."""
+        return self.error.code() == KafkaError._PARTITION_EOF
+
+
+def taken(
+    consumer: Consumer, connection: KafkaConnection, most: int, wait_s: float
+) -> list[Record | Told]:
+    """What a consumer without a group hears, at most so much, and waiting at most so long.
+
+    One record without content stands for a batch that can't be unpacked; it is passed, which may
+    take some seconds.
+    """
+    heard: list[Record | Told] = []
+    for message in consumer.consume(most, timeout=wait_s):
+        error = message.error()
+        if error is None:
+            heard.append(record_of(message))
+        elif is_unreadable(error):
+            pass_batch(consumer, connection, message)
+            heard.append(record_in_place_of(message))
+        else:
+            heard.append(Told(message.partition() or 0, message.offset() or 0, error))
+    return heard
 
 
 def records_of(connection: KafkaConnection, topic: str) -> Iterator[Record]:
@@ -70,24 +109,18 @@ def records_between(
     with contextlib.closing(kafka.tail_consumer(connection, tells_ends=True)) as consumer:
         consumer.assign([TopicPartition(topic, p, first.get(p, 0)) for p in open_partitions])
         while open_partitions:
-            messages = consumer.consume(_TAKEN, timeout=_POLL_S)
-            empty = 0 if messages else empty + 1
+            heard = taken(consumer, connection, _TAKEN, _POLL_S)
+            empty = 0 if heard else empty + 1
             if empty > _EMPTY_POLLS:
                 raise TransientError(f"the broker gives nothing of {topic}")
-            for message in messages:
-                partition = message.partition() or 0
-                error, offset = message.error(), message.offset() or 0
-                end = open_partitions.get(partition, 0)
-                if is_unreadable(error):
-                    pass_batch(consumer, connection, message)
-                    if offset < end:
-                        yield record_in_place_of(message)
-                    continue
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise verdict(error)
-                if error is None and offset < end:
-                    yield record_of(message)
+            for each in heard:
+                end = open_partitions.get(each.partition, 0)
+                if isinstance(each, Record):
+                    if each.offset < end:
+                        yield each
+                elif not each.is_end:
+                    raise verdict(each.error)
                 # A new leader may say for a moment that all ends earlier: only our end counts,
                 # which is told where compaction has left a gap before it.
-                if offset >= (end - 1 if error is None else end):
-                    open_partitions.pop(partition, None)
+                if each.offset >= (end - isinstance(each, Record)):
+                    open_partitions.pop(each.partition, None)

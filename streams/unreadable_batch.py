@@ -8,10 +8,10 @@ of a batch, which is never packed, says where the next one begins.
 import asyncio
 import contextlib
 import importlib.util
-import struct
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from streams import batch_head
 from streams.kafka import Record
 from streams.kafka_connection import KafkaConnection
 
@@ -19,8 +19,6 @@ from streams.kafka_connection import KafkaConnection
 _CODES = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)
 _WITHIN_S = 10.0
 _MOST_BYTES = 2**21
-#: Of a batch's head (Kafka's record batch, magic 2): its first offset, and its last one's distance.
-_HEAD = struct.Struct(">q15xi")
 
 
 def is_unreadable(error: KafkaError | None) -> bool:
@@ -51,11 +49,8 @@ def offset_after(connection: KafkaConnection, topic: str, partition: int, offset
     """
     if importlib.util.find_spec("aiokafka") is None:
         return offset + 1
-    head = asyncio.run(_head_of(connection, topic, partition, offset))
-    if head is None:
-        return offset + 1
-    first, distance = head
-    return max(offset, first + distance) + 1
+    batch = asyncio.run(_batch_at(connection, topic, partition, offset))
+    return max(offset + 1, batch_head.offset_after(batch) or 0)
 
 
 def pass_batch(consumer: Consumer, connection: KafkaConnection, message: Message) -> None:
@@ -70,9 +65,8 @@ def pass_batch(consumer: Consumer, connection: KafkaConnection, message: Message
         consumer.seek(TopicPartition(topic, partition, after))
 
 
-async def _head_of(
-    connection: KafkaConnection, topic: str, partition: int, offset: int
-) -> tuple[int, int] | None:
+async def _batch_at(connection: KafkaConnection, topic: str, partition: int, offset: int) -> bytes:
+    """What the broker sends from there on; nothing where nobody leads it just now."""
     from aiokafka.client import AIOKafkaClient
     from aiokafka.errors import KafkaError as AiokafkaError
     from aiokafka.protocol.fetch import FetchRequest
@@ -89,9 +83,8 @@ async def _head_of(
             await client.force_metadata_update()
             leader = client.cluster.leader_for_partition(Where(topic, partition))
             answer = await client.send(leader, asked)
-        data = answer.topics[0][1][0][-1] or b""
-        return _HEAD.unpack_from(data) if len(data) >= _HEAD.size else None
+        return answer.topics[0][1][0][-1] or b""
     except (AiokafkaError, TimeoutError, OSError, LookupError, AttributeError):
-        return None  # nobody leads it just now, or it answers with an error
+        return b""
     finally:
         await client.close()

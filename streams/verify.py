@@ -10,12 +10,15 @@
 Both sides lie in a database on disk (see streams/ledger.py), so that memory stays bounded.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from itertools import chain, islice
 from typing import Any, TypeVar
 
+from schemas import topics
 from search.generations import Generation
 from search.port import VectorIndex
 from streams import kafka
@@ -23,6 +26,7 @@ from streams.expectation import expected_row
 from streams.finding import Finding
 from streams.group import Tell, await_group
 from streams.kafka import Record
+from streams.kafka_errors import KafkaDeniedError
 from streams.ledger import OF_THE_STORE, Difference, Expected, Kind, Ledger
 from streams.log_guard import LogGuard
 from streams.settings import Settings
@@ -163,6 +167,23 @@ class Verifier:
         if self._store:
             self._store.sweep(self.ledger)
         return self._verification()
+
+    def expire_values(self) -> None:
+        """Remove the values of dead letters that are kept no longer."""
+        kept = self._letters_kept()
+        if self._store and kept is not None:
+            self._store.expire_values(kept)
+
+    def _letters_kept(self) -> timedelta | None:
+        """How long the topic keeps a dead letter; None: for ever."""
+        embedded = self._settings.embedded_log
+        [usual] = (t for t in topics.topics(embedded=embedded) if t.name == topics.DEAD_LETTERS)
+        kept_ms = usual.retention_ms or -1
+        if not embedded:
+            name = self._settings.named(topics.DEAD_LETTERS)
+            with contextlib.suppress(KafkaDeniedError):  # then they are kept as usual
+                kept_ms = int(kafka.topic_config(self._client, name)["retention.ms"])
+        return timedelta(milliseconds=kept_ms) if kept_ms >= 0 else None
 
     # 1. fold
 

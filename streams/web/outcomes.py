@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -22,8 +22,9 @@ from schemas.base import explain
 from schemas.errors import TransientError, UsageError
 from schemas.outcomes import Outcome, OutcomeKind
 from streams import kafka
+from streams.kafka import Record
 from streams.kafka_connection import KafkaConnection
-from streams.unreadable_batch import is_unreadable, pass_batch
+from streams.topic_reading import taken
 from streams.web.lanes import busy
 from streams.web.problems import shortened
 from streams.web.rates import client_of
@@ -156,22 +157,16 @@ class Outcomes:
             if time.monotonic() - heard > _STALLED_S:
                 raise TransientError("the broker says that there are outcomes and gives none")
             heard_now: list[str] = []
-            for message in consumer.consume(500, timeout=_READ_S):
-                if (error := message.error()) is not None:
-                    if is_unreadable(error):
-                        pass_batch(consumer, self._connection, message)
-                        continue
-                    if error.code() != KafkaError._PARTITION_EOF:
-                        raise TransientError(error.str())
-                    # a transaction's marker, say, that no outcome comes after
-                    if (message.offset() or 0) >= left.get(message.partition() or 0, 0):
-                        left.pop(message.partition() or 0, None)
-                    continue
-                heard = time.monotonic()
-                heard_now += self._hear(bytes(message.value() or b""))
-                partition, offset = message.partition() or 0, message.offset() or 0
-                if offset + 1 >= left.get(partition, 0):
-                    left.pop(partition, None)
+            for each in taken(consumer, self._connection, 500, _READ_S):
+                reached = each.offset
+                if isinstance(each, Record):
+                    heard, reached = time.monotonic(), each.offset + 1
+                    heard_now += self._hear(each.value or b"")
+                elif not each.is_end:
+                    raise TransientError(each.error.str())
+                # an end may lie behind a transaction's marker, say, that no outcome comes after
+                if reached >= left.get(each.partition, 0):
+                    left.pop(each.partition, None)
             if heard_now:
                 self._loop.call_soon_threadsafe(self._tell, heard_now)
         consumer.unassign()

@@ -22,8 +22,8 @@ from streams.offsets import InFlight
 from streams.positions import Positions
 from streams.topic_reading import records_of
 from tests.contracts.proxy import Api, ApiProxy
+from tests.raw_records import RawRecord, batch, produce
 from tests.servers import KafkaServer
-from tests.strangers.raw import RawRecord, batch, produce
 
 PARTITIONS = 2
 

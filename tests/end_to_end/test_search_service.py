@@ -32,8 +32,7 @@ from streams.publish import Description, Publisher, Source
 from streams.wiring import search_client
 from tests.deployments import OnServers, on_servers
 from tests.pictures import jpeg
-from tests.raw_records import Headers, Raw, batch, packed
-from tests.raw_records import send as send_raw
+from tests.raw_records import Headers, RawRecord, batch, packed, produce
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
 
@@ -323,20 +322,23 @@ def test_records_that_no_client_writes_cost_themselves(service: OnServers) -> No
     settings = service.settings()
     requests, replies = (settings.named(name) for name in (topics.REQUESTS, topics.REPLIES))
     now_ms = int(time.time() * 1000)
-    to = [("kafka_replyTopic", replies.encode()), ("kafka_replyPartition", b"0")]
+    to = [(b"kafka_replyTopic", replies.encode()), (b"kafka_replyPartition", b"0")]
+
+    def raw(value: bytes | None, headers: Headers = (), codec: int = 0, at: int = now_ms) -> bytes:
+        return batch([RawRecord(b"key", value, headers)], codec=codec, timestamp_ms=at)
 
     def good(name: str, codec: int = 0) -> bytes:
-        headers = [*to, ("kafka_correlationId", name.encode())]
+        headers = [*to, (b"kafka_correlationId", name.encode())]
         value = json.dumps({"text": "a cat", "filters": {"tags_none": ["of the sea"] * 30}})
-        return batch([value.encode()], headers, codec=codec, timestamp_ms=now_ms)
+        return raw(value.encode(), headers, codec)
 
-    odd: Headers = [(Raw.of(b"\xff\xfe"), b"1"), *to, ("kafka_correlationId", b"odd name")]
+    odd: Headers = [(b"\xff\xfe", b"1"), *to, (b"kafka_correlationId", b"odd name")]
     hostile = [
-        batch([b'{"text": "a"}'], odd, timestamp_ms=now_ms),
-        batch([None, b"", b"\xff"], timestamp_ms=now_ms),
-        batch([b"{}"], [("kafka_replyTopic", None), ("", None), ("", b"")], timestamp_ms=now_ms),
-        batch([b'{"text": "a"}'], [*to, *to, ("kafka_correlationId", b"old")], timestamp_ms=-1),
-        batch([b"x"], [("kafka_replyTopic", b"search.replies.\0")], timestamp_ms=now_ms),
+        raw(b'{"text": "a"}', odd),
+        batch([RawRecord(b"key", value) for value in (None, b"", b"\xff")]),
+        raw(b"{}", [(b"kafka_replyTopic", None), (b"", None), (b"", b"")]),
+        raw(b'{"text": "a"}', [*to, *to, (b"kafka_correlationId", b"old")], at=-1),
+        raw(b"x", [(b"kafka_replyTopic", b"search.replies.\0")]),
         packed(bytes(cramjam.zstd.compress(bytes(100_000_000))), 4),
         packed(b"no zstd", 4),
         packed(b"no codec", 7),
@@ -352,7 +354,9 @@ def test_records_that_no_client_writes_cost_themselves(service: OnServers) -> No
         for partition in range(6):
             mixed = [each for one in hostile for each in (one, good(f"{partition} 0"))]
             sent = [*mixed, *(good(f"{partition} {codec}", codec) for codec in range(5))]
-            taken += send_raw(settings.bootstrap(), requests, partition, *sent).count(0)
+            for each in sent:
+                code, _ = produce(settings.bootstrap(), requests, partition, each)
+                taken += code == 0
         _transaction(settings.bootstrap(), requests)
         got = _replies(consumer, set(wanted))
     assert {name: reply.error and str(reply.error.code) for name, reply in got.items()} == wanted

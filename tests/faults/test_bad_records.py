@@ -33,7 +33,7 @@ from streams.image_store import ImageStore
 from streams.ingest import IngestWorker
 from streams.originals import Originals
 from streams.replies import Addresses, Replies
-from streams.reporter import Reporter
+from streams.reporter import MOST_KEPT, Reporter
 from streams.vitals import Vitals
 from streams.workers import ingest_worker
 from tests.deployments import OnServers, on_servers
@@ -510,20 +510,24 @@ def test_a_record_larger_than_a_topic_takes_uncompressed_costs_itself(running: R
     named: Any = [(name.decode(), value) for name, value in record.headers]
     producer.produce(uploaded, large, record.key, record.partition, headers=named)
     swollen: Any = [("large", large)]
+    beyond = records(running.stack, {"inflated-beyond": bytes(MOST_KEPT + 1)})[0]
+    producer.produce(uploaded, beyond.value, beyond.key, beyond.partition, headers=named)
     headed = b"inflated-headers"
     producer.produce(uploaded, b"x", headed, headers=swollen)
     producer.produce(uploaded, b"x", b"k" * 3 * 2**20, 0, headers=named)
     assert producer.flush(30) == 0
     publish(running, {"inflated-neighbour": jpeg(60)})
     found = running.outcomes(
-        ["inflated-value", "inflated-headers", "inflated-neighbour", "k" * 512]
+        ["inflated-value", "inflated-beyond", "inflated-headers", "inflated-neighbour", "k" * 512]
     )
     told = reasons(found)
     assert told.pop("inflated-neighbour") == "indexed"
     assert set(told.values()) <= {"UNIDENTIFIED_FORMAT", "INVALID_CLOUDEVENT", "WRONG_PARTITION"}
     letters = {r.key: r for r in read_topic(running.stack, topics.DEAD_LETTERS)}
-    assert {b"inflated-value", headed, b"k" * 512} <= letters.keys()
+    assert {b"inflated-value", b"inflated-beyond", headed, b"k" * 512} <= letters.keys()
     assert "pixtide-value-uri" in dict(letters[b"inflated-value"].headers)
+    unkept = dict(letters[b"inflated-beyond"].headers)
+    assert "pixtide-value-missing" in unkept and "pixtide-value-uri" not in unkept
     assert "pixtide-reason" in dict(letters[headed].headers)
 
 

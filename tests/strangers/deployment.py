@@ -14,8 +14,8 @@ from schemas.identity import partition_of
 from streams import kafka as kafka_clients
 from tests.deployments import Deployment
 from tests.pictures import jpeg
+from tests.raw_records import RawRecord, batch, produce
 from tests.strangers.generated import STORE, Sent
-from tests.strangers.raw import RawRecord, batch, produce
 
 #: Nothing here depends on how fast the machine is: only what is stuck takes so long.
 PATIENCE_S = 120.0

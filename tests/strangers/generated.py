@@ -9,7 +9,7 @@ from typing import Any, Literal
 from hypothesis import strategies as st
 
 from tests.pictures import jpeg
-from tests.strangers.raw import RawRecord
+from tests.raw_records import RawRecord
 
 #: Stands in an event for the URL of the deployment's own image store.
 STORE = "http://store.invalid"

@@ -265,3 +265,24 @@ def test_models_are_never_mixed(generation: Generation) -> None:
     other = generation.model_copy(update={"fingerprint": "sha256:other"})
     with pytest.raises(FatalError, match="sha256:other"):
         Snapshot(other, Index(), Encoder())
+
+
+def test_a_page_has_as_many_results_as_a_reply_takes_and_the_next_goes_on(
+    generation: Generation,
+) -> None:
+    index = Index()
+    like = index.rows[0]
+    told: dict[str, Any] = {"text": "x" * 16_000}
+    index.rows = [replace(like, image_id=f"{n:03}", attributes=told) for n in range(150)]
+    large = Snapshot(generation, index, Encoder())
+    text = next(iter(DIRECTIONS))
+    seen: list[str] = []
+    cursor, sizes = None, list[int]()
+    while cursor is not None or not seen:
+        [reply] = ask(large, {"text": text, "limit": 120, "cursor": cursor})
+        assert len(reply.to_json()) < 950_000
+        seen += ids(reply)
+        sizes.append(len(reply.results or ()))
+        cursor = reply.next_cursor
+    assert seen == [f"{n:03}" for n in range(150)], "each comes once"
+    assert min(sizes[:-1]) > 40 and len(sizes) < 5

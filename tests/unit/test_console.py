@@ -51,3 +51,13 @@ def test_a_table_wider_than_the_terminal_stays_whole(monkeypatch: pytest.MonkeyP
     assert captured.get().splitlines()[1].startswith("x" * 30)
     assert "dead letters" in captured.get()
     assert terminal.width == 20
+
+
+def test_an_id_of_any_length_leaves_a_table_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(width=80, highlight=False)
+    monkeypatch.setattr(console, "output", terminal)
+    with terminal.capture() as captured:
+        console.show_table(["letter", "picture"], [("0@1", "x" * 16_384), ("0@2", "short")])
+    lines = captured.get().splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) < 250
+    assert max(map(len, shown(monkeypatch, "y" * 16_384, "caption"))) < 300

@@ -1,18 +1,30 @@
 """What has become of a dead letter, what is worth trying again, and what is in one."""
 
+import contextlib
 import hashlib
-from datetime import UTC, datetime
+import os
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from schemas.dead_letters import VALUE_URI, SourceRecord, dead_letter_headers, original_headers
+from schemas.dead_letters import (
+    VALUE_MISSING,
+    VALUE_URI,
+    SourceRecord,
+    dead_letter_headers,
+    original_headers,
+)
 from schemas.errors import ReasonCode
 from schemas.events import ImageDeleted, ImageUploaded
 from schemas.identity import Version
 from schemas.outcomes import DeadLetterReason
 from search.generations import Generation, LogIdentity
+from search.lancedb_catalog import LanceCatalog
 from search.port import GenerationCatalog, RowState, StoredImage
 from streams.dead_letters import (
     DeadLetter,
@@ -28,6 +40,7 @@ from streams.kafka import Record
 from streams.kafka_connection import KafkaConnection
 from streams.reporter import VALUES
 from streams.retrying import plan_retry
+from streams.store_side import StoreSide
 
 GENERATION = Generation(
     name="v1",
@@ -187,3 +200,45 @@ def test_a_value_that_was_too_large_is_fetched_back(store: ImageStore) -> None:
     assert content.value is None
     assert "no longer" in content.value_missing
     assert content.event is None, "a value that is missing is no delete"
+
+
+def test_a_value_that_was_not_kept_is_no_delete(store: ImageStore) -> None:
+    """Or a retry of it would delete its picture."""
+    large = record(None)
+    large.headers.append((VALUE_MISSING, b"it has 600000000 bytes; at most 4194304 are kept"))
+    content = letters_of(store).content_of(large, letter())
+    assert (content.event, content.value) == (None, None)
+    assert "600000000" in content.value_missing
+    assert content.headers == EVENT
+
+
+def test_values_that_were_put_longer_ago_than_letters_are_kept_expire(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    old, young = (store.put_raw(f"{VALUES}/{name}", b"value") for name in ("old", "young"))
+    original = store.put("id", b"picture", "jpg")
+    long_ago = time.time() - 15 * 86_400
+    for uri in (old, original):
+        os.utime(unquote(urlsplit(uri).path), (long_ago, long_ago))
+    with contextlib.closing(LanceCatalog(folder=tmp_path / "index")) as catalog:
+        catalog.create(GENERATION)
+        side = StoreSide(store, GENERATION, catalog)
+        claim = store.put_raw("logs/moving", b"")
+        side.expire_values(timedelta(days=14))
+        assert {f.uri for f in store.files(VALUES)} == {old, young}, "they may be another's"
+        Path(unquote(urlsplit(claim).path)).unlink()
+        side.expire_values(timedelta(days=14))
+    assert {file.uri for file in store.files(VALUES)} == {young}
+    assert store.holds(original)
+
+
+def test_a_part_that_is_larger_than_any_picture_is_let_go() -> None:
+    small = record(b"v" * 10)
+    assert small.bounded(1000) is small
+    most = sum(len(name) + len(value or b"") for name, value in small.headers)
+    large = replace(small, value=b"v" * (most + 1), key=b"k" * (most + 1)).bounded(most)
+    assert (large.key, large.value, large.headers) == (None, None, small.headers)
+    assert large.unreadable.keys() == {"key", "value"}
+    headed = small.bounded(most - 1)
+    assert (headed.value, len(headed.headers)) == (small.value, 0)
+    assert headed.unreadable.keys() == {"headers"}

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -128,7 +129,13 @@ def test_files_that_may_not_be_read_are_all_told_alike(
 ) -> None:
     (tmp_path / "secret").write_bytes(b"")
     (tmp_path / "loop").symlink_to("loop")
-    messages = {
-        told(pictures, (tmp_path / name).as_uri()) for name in ("secret", "missing", "loop")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "large").write_bytes(bytes(1001))
+    names = ("secret", "missing", "loop", "root/missing", "root/large", "root", "root/large/x")
+    messages = {told(pictures, (tmp_path / name).as_uri()) for name in names}
+    original = f"{uuid.uuid4()}/{'0' * 64}.jpg"
+    messages |= {
+        told(pictures, f"{(tmp_path / 'originals').as_uri()}/{original}"),
+        told(pictures, "s3://bucket/key"),
     }
     assert len(messages) == 1

@@ -15,13 +15,21 @@ from hypothesis import strategies as st
 from streams import record_batches
 from streams.record_batches import MOST_UNPACKED, FetchedBytes, NoRecord, ReadRecords
 from tests import raw_records
-from tests.raw_records import Raw, checked
+from tests.raw_records import RawRecord, checked
 
-HEADERS = [("kafka_replyTopic", b"search.replies"), ("none", None), ("é", b"")]
+HEADERS = [(b"kafka_replyTopic", b"search.replies"), (b"none", None), ("é".encode(), b"")]
+READ = [(name.decode(), value) for name, value in HEADERS]
 
 
-def batch(base: int, values: Sequence[bytes | None], codec: int = 0, **others: Any) -> bytes:
-    return raw_records.batch(values, **{"headers": HEADERS, "base": base, "codec": codec, **others})
+def batch(
+    base: int,
+    values: Sequence[bytes | None],
+    codec: int = 0,
+    headers: Sequence[tuple[bytes, bytes | None]] = HEADERS,
+    **others: Any,
+) -> bytes:
+    records = [RawRecord(b"key", value, headers) for value in values]
+    return raw_records.batch(records, base=base, codec=codec, **others)
 
 
 def packed(base: int, content: bytes, codec: int, count: int = 1) -> bytes:
@@ -48,11 +56,14 @@ def test_it_takes_the_places_of_what_aiokafkas_fetcher_uses() -> None:
 
 @pytest.mark.parametrize("codec", range(5))
 def test_each_codec(codec: int) -> None:
-    found, end = read(batch(7, [b"one", None, b"x" * 100_000], codec) + batch(10, [b"four"], codec))
+    found, end = read(
+        batch(7, [b"one", None, b"x" * 100_000], codec, timestamp_ms=1000)
+        + batch(10, [b"four"], codec)
+    )
     assert [each.offset for each in found] == [7, 8, 9, 10]
     assert [each.value for each in found] == [b"one", None, b"x" * 100_000, b"four"]
     assert (found[0].key, found[0].timestamp, found[1].timestamp) == (b"key", 1000, 1001)
-    assert found[0].headers == tuple(HEADERS)
+    assert found[0].headers == tuple(READ)
     assert end == 11
 
 
@@ -64,14 +75,14 @@ def test_from_within_a_batch_and_with_a_last_one_that_is_cut_off() -> None:
 
 
 def test_a_header_name_that_is_not_utf8_is_read_as_it_is() -> None:
-    [one], _ = read(batch(0, [b"a"], headers=[(Raw.of(b"\xff\xfe"), b"1"), HEADERS[0]]))
+    [one], _ = read(batch(0, [b"a"], headers=[(b"\xff\xfe", b"1"), HEADERS[0]]))
     assert one.value == b"a"
-    assert one.headers == (("\udcff\udcfe", b"1"), HEADERS[0])
+    assert one.headers == (("\udcff\udcfe", b"1"), READ[0])
 
 
 def test_a_record_of_countless_headers_costs_itself() -> None:
     """29 kB of gzip hold 15 million empty ones, which took the consumer a minute and 2 GB."""
-    many = [("", None)] * 1_001
+    many: list[tuple[bytes, bytes | None]] = [(b"", None)] * 1_001
     found, end = read(batch(0, [b"a"], headers=many) + batch(1, [b"b"], headers=many[1:]))
     assert [each.offset for each in found] == [0, 1]
     assert reasons(found) == ["a record can't be read: 1001 headers; at most 1000 are read"]

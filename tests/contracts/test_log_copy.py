@@ -1,0 +1,83 @@
+"""A dump is loaded whole; what can't be read, or isn't taken, is named and costs itself alone."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from schemas import topics
+from streams import kafka as kafka_clients
+from streams.kafka import Record
+from streams.log_copy import dump, load
+from streams.settings import Settings
+from streams.topic_reading import records_of
+from tests.raw_records import RawRecord, batch, produce
+from tests.servers import KafkaServer
+
+LARGE = 3 * 2**20
+LIKE = topics.topics(embedded=False)[0]
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    yield f"copy{uuid.uuid4().hex[:8]}"
+
+
+def log_of(kafka: KafkaServer, namespace: str, **like: Any) -> Settings:
+    """Settings that reach a new log."""
+    settings = Settings(kafka=kafka.bootstrap, namespace=namespace)
+    client = kafka_clients.admin(settings.kafka_connection())
+    name = settings.named(topics.UPLOADED)
+    kafka_clients.create_topics(client, [(name, replace(LIKE, **like))], replication=1)
+    return settings
+
+
+def held(settings: Settings) -> dict[bytes | None, Record]:
+    found = records_of(settings.kafka_connection(), settings.named(topics.UPLOADED))
+    return {record.key: record for record in found}
+
+
+@pytest.mark.fault("a log with records that can't be read, or that another log doesn't take")
+def test_a_record_that_can_not_be_copied_costs_itself(kafka: KafkaServer, namespace: str) -> None:
+    old = log_of(kafka, namespace, partitions=1)
+    topic = old.named(topics.UPLOADED)
+    packing = Producer(
+        {
+            "bootstrap.servers": kafka.bootstrap,
+            "compression.type": "zstd",
+            "message.max.bytes": 2**26,
+        }
+    )
+    packing.produce(topic, b"first", b"small", headers=[("name", b"value")], timestamp=5000)
+    packing.produce(topic, bytes(LARGE), b"packed")
+    assert packing.flush(30) == 0
+    bomb = batch([RawRecord(b"bomb", bytes(40_000_000))] * 3, codec=4)
+    assert produce(kafka.bootstrap, topic, 0, bomb) == (0, 2)
+    packing.produce(topic, os.urandom(700_000), b"dense")
+    packing.produce(topic, None, b"deleted")
+    assert packing.flush(30) == 0
+
+    undumped: list[str] = []
+    lines = list(dump(old, undumped.append))
+    assert [each.partition(" ")[0] for each in undumped] == ["0@2"]
+    assert lines[-1] == '{"records":4}'
+
+    whole = log_of(kafka, f"{namespace}whole", partitions=2)
+    unloaded: list[str] = []
+    assert (load(whole, lines, unloaded.append), unloaded) == (4, [])
+    found, was = held(whole), held(old)
+    assert found.keys() == {b"small", b"packed", b"dense", b"deleted"}
+    for key, record in found.items():
+        assert (record.value, record.headers) == (was[key].value, was[key].headers)
+        assert record.timestamp_ms == was[key].timestamp_ms
+
+    tight = log_of(kafka, f"{namespace}tight", partitions=1, max_message_bytes=100_000)
+    keyless = '{"value":"eA==","headers":[],"timestamp_ms":1}'
+    more = [keyless, *lines[:-1], '{"records":5}']
+    assert load(tight, more, unloaded.append) == 3
+    assert sorted(each.partition(" can't be loaded")[0] for each in unloaded) == ["0@5", "line 1"]
+    assert held(tight).keys() == {b"small", b"packed", b"deleted"}
