@@ -123,7 +123,7 @@ def answering(connection: KafkaConnection, name: str) -> Iterator[None]:
             headers = dict(message.headers() or [])
             partition = int.from_bytes(headers[REPLY_PARTITION], "big")  # type: ignore[arg-type]
             own = [(CORRELATION_ID, headers[CORRELATION_ID])]
-            producer.produce(f"{name}-retry", nothing, b"k", partition, headers=own)  # type: ignore[arg-type]
+            producer.produce(f"{name}-retry", nothing, b"k", partition, headers=own)
             producer.poll(0)
 
     thread = threading.Thread(target=answer, daemon=True)

@@ -115,7 +115,7 @@ def event(stack: Deployment) -> Callable[[int], None]:
 @pytest.mark.fault("rollback after new writes")
 @pytest.mark.fault("queries all through a promotion")
 @pytest.mark.slow
-@pytest.mark.timeout(600 + PICTURES // 4)
+@pytest.mark.timeout(1800)
 def test_the_model_is_changed_without_an_outage(
     journey: Journey, capsys: pytest.CaptureFixture[str]
 ) -> None:
