@@ -23,6 +23,7 @@ from schemas.errors import TransientError, UsageError
 from schemas.outcomes import Outcome, OutcomeKind
 from streams import kafka
 from streams.kafka_connection import KafkaConnection
+from streams.process import VitalThread
 from streams.unreadable_batch import is_unreadable, pass_batch
 from streams.web.lanes import busy
 from streams.web.problems import shortened
@@ -61,7 +62,7 @@ class Outcomes:
         self._changed = changed
         self._listeners: dict[asyncio.Queue[str | None], str] = {}
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="outcomes", daemon=True)
+        self._thread = VitalThread(self._follow, "outcomes")
 
     def routes(self) -> list[Route]:
         """What this serves."""
