@@ -153,12 +153,12 @@ def test_a_position_moved_by_hand_is_told_until_a_verification() -> None:
     marks.begin(LOG, moved(by_hand, at))
     first = marks.position(LOG, 9)  # goes on from it, commits again, and so does its successor
     marks.read(record(9))
-    marks.begin(LOG, Position(10, 4, marks.position(LOG, 10).metadata))
+    marks.begin(LOG, Position(10, 4, marks.position(LOG, 10).metadata or ""))
     marks.read(record(10))
     again = marks.position(LOG, 11)
-    assert Mark.read(again.metadata) == Mark.of(record(10))
+    assert Mark.read(again.metadata or "") == Mark.of(record(10))
     for place in (first, again):
-        stands = {0: Position(place.offset, 4, place.metadata)}
+        stands = {0: Position(place.offset, 4, place.metadata or "")}
         told = [moved_since(stands, {0: 0}, verified) for verified in (None, earlier, later)]
         assert told == [[0], [0], []]
     marks.begin(LOG, ours)
