@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import FailFast, Field, JsonValue, ValidationError, model_validator
+from pydantic import BeforeValidator, FailFast, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import from_json
 
 from schemas.base import Contract, FewTexts, explain, shortened, without_surrogates
@@ -21,7 +21,15 @@ MAX_TERMS = 16
 MAX_TEXT, MAX_WORD = 8192, 300
 #: Of a list that may have fewer; the rest makes it too long.
 _LOOKED_AT = 32
-_PIXELS = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+def _whole(number: Any) -> Any:
+    """JSON has one kind of number: 10.0 is a whole one, as many clients write it."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+_Limit = Annotated[int, Field(strict=True, ge=1, le=WINDOW), BeforeValidator(_whole)]
+_Pixels = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1), BeforeValidator(_whole)]
 _Word = Annotated[str, Field(max_length=1000)]
 Scalar = bool | int | float | _Word
 
@@ -41,6 +49,13 @@ class AttributeFilter(Contract):
     gte: int | float | _Word | None = None
     lt: int | float | _Word | None = None
     lte: int | float | _Word | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """As JSON, where true isn't 1; so two requests are equal only where they ask the same."""
+        return isinstance(other, AttributeFilter) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
 
     def conditions(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
         """Those that are given, by their names."""
@@ -81,10 +96,10 @@ class Filters(Contract):
     orientations: Annotated[tuple[Literal["landscape", "portrait", "square"], ...], FailFast()] = (
         Field(default=(), max_length=100)
     )
-    min_width: _PIXELS | None = None
-    max_width: _PIXELS | None = None
-    min_height: _PIXELS | None = None
-    max_height: _PIXELS | None = None
+    min_width: _Pixels | None = None
+    max_width: _Pixels | None = None
+    min_height: _Pixels | None = None
+    max_height: _Pixels | None = None
     attributes: Annotated[tuple[AttributeFilter, ...], FailFast()] = Field(
         default=(), max_length=20
     )
@@ -151,7 +166,7 @@ class SearchRequest(Contract):
     terms: Annotated[tuple[Term, ...], FailFast()] = Field(default=(), max_length=MAX_TERMS)
     mode: Literal["meaning", "hybrid", "keyword"] = "meaning"
     keyword_weight: float = Field(default=0.5, gt=0, lt=1, allow_inf_nan=False)
-    limit: int = Field(default=10, strict=True, ge=1, le=WINDOW)
+    limit: _Limit = 10
     cursor: str | None = Field(default=None, max_length=2000)
     sort: Literal["relevance", "newest"] = "relevance"
     min_similarity: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)

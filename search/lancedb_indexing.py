@@ -68,6 +68,8 @@ class Indexing:
             except (Timeout, RuntimeError, OSError) as error:
                 # Searches go on, only more slowly; the next write tries again.
                 _log.warning("the vectors of %s stay unindexed: %s", self._table.name, error)
+            except Exception:  # noqa: BLE001  # logged; else no later write would be indexed
+                _log.exception("the vectors of %s stay unindexed", self._table.name)
             time.sleep((time.monotonic() - began) / _SHARE_OF_TIME)
 
     def _index(self, *, paused: bool) -> None:

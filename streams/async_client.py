@@ -48,6 +48,7 @@ class AsyncSearchClient:
         self._awake = threading.Event()
         self._turn = threading.Lock()  # held while it falls asleep or wakes
         self._waiting: dict[bytes, asyncio.Future[SearchReply]] = {}
+        self._unanswered = threading.Event()
         self._closing = threading.Event()
 
     async def __aenter__(self) -> Self:
@@ -105,6 +106,7 @@ class AsyncSearchClient:
         try:
             return await asyncio.wait_for(future, timeout_s)
         except TimeoutError as error:
+            self._unanswered.set()
             raise TransientError(
                 f"no reply within {self._timeout_s:g} s: is a query consumer running?"
             ) from error
@@ -113,19 +115,30 @@ class AsyncSearchClient:
 
     def _listen(self) -> None:
         while not self._closing.is_set():
-            if self._rests and self._rest():
-                self._awake.wait(_WAIT_S)
-                continue
             try:
-                self._hear()
+                self._heed_unanswered()
+                if self._rests and self._rest():
+                    self._awake.wait(_WAIT_S)
+                else:
+                    self._hear()
             except Exception:  # of one record or one poll; those that wait hear the next
                 logger.exception("the reply topic could not be read")
                 self._closing.wait(_WAIT_S)
+
+    def _heed_unanswered(self) -> None:
+        """A search got no reply. Here, since connecting again may take long."""
+        if self._unanswered.is_set():
+            self._unanswered.clear()
+            with self._turn:
+                self._wire.answered(in_time=False)
+                if not self._awake.is_set():
+                    self._wire.rest()
 
     def _hear(self) -> None:
         for correlation_id, value in self._wire.heard(_WAIT_S):
             # else another client's, late or repeated
             if correlation_id in self._waiting and (reply := reply_of(value)) is not None:
+                self._wire.answered(in_time=True)
                 self._loop.call_soon_threadsafe(self._arrived, correlation_id, reply)
 
     def _rest(self) -> bool:
@@ -139,7 +152,11 @@ class AsyncSearchClient:
     def _wake(self) -> None:
         with self._turn:
             if not self._awake.is_set():
-                self._wire.listen()
+                try:
+                    self._wire.listen()
+                except TransientError:
+                    self._unanswered.set()
+                    raise
                 self._awake.set()
 
     def _arrived(self, correlation_id: bytes, reply: SearchReply) -> None:

@@ -104,14 +104,22 @@ def index_promote(name: str, force: bool, timeout: float, as_json: bool) -> None
 
 
 @index.command("rollback")
+@click.option("--force", is_flag=True, help="Though it is not up to date.")
+@timeout_option
 @json_option
-def index_rollback(as_json: bool) -> None:
-    """Let searches be answered from the generation that was live before this one."""
+def index_rollback(force: bool, timeout: float, as_json: bool) -> None:
+    """Let searches be answered from the generation that was live before this one.
+
+    Refuses unless its workers have read the log to its end.
+    """
+    from streams import console
     from streams.lifecycle import rollback
 
-    with opened() as (_, catalog):
-        _, now = rollback(catalog)
-    say_live(now.name, as_json=as_json)
+    with opened() as (settings, catalog), console.steps() as tell:
+        now, skipped = rollback(settings, catalog, force=force, timeout_s=timeout, tell=tell)
+    for what in skipped:
+        console.say(f"SKIPPED: {what}")
+    say_live(now.name, as_json=as_json, skipped=skipped)
 
 
 @index.command("retire")

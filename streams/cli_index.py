@@ -147,7 +147,7 @@ def index_status(watch: bool, as_json: bool) -> None:
 
     from streams import console
     from streams.settings import load_settings
-    from streams.standing import Watch, table
+    from streams.standing import Watch, table, warnings
     from streams.wiring import open_catalog
 
     settings = load_settings()
@@ -170,6 +170,8 @@ def index_status(watch: bool, as_json: bool) -> None:
             looked = standings.look()
     if not as_json:
         console.show_whole(table(looked))
+        for warning in warnings(looked):
+            console.say(f"WARNING: {warning}")
 
 
 def _attributes(declared: tuple[str, ...]) -> dict[str, Any]:

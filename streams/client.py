@@ -102,6 +102,7 @@ class SearchClient:
         while correlation_id not in self._replies:
             if time.monotonic() > deadline:
                 self._waiting.discard(correlation_id)
+                self._wire.answered(in_time=False)
                 raise TransientError(
                     f"no reply within {self._timeout_s:g} s: is a query consumer running?"
                 )
@@ -110,4 +111,5 @@ class SearchClient:
                 if heard in self._waiting and (reply := reply_of(value)) is not None:
                     self._waiting.discard(heard)
                     self._replies[heard] = reply
+        self._wire.answered(in_time=True)
         return self._replies.pop(correlation_id)

@@ -22,7 +22,7 @@ from search.port import GenerationCatalog
 from streams import kafka
 from streams.image_store import ImageStore
 from streams.kafka_connection import KafkaConnection
-from streams.marks import is_ours
+from streams.marks import moved_since
 from streams.settings import Settings
 from streams.wiring import check_fingerprint, load_encoder, open_catalog
 
@@ -262,13 +262,12 @@ def _positions(patient: Patient) -> Finding:
             "short",
             f"build a new index from what is left: pixtide reindex --model {live.model}",
         )
-    moved = [n for n, at in stands.items() if at.offset > first[n] and not is_ours(at)]
-    if moved:
+    if moved := moved_since(stands, first, live.verified_at):
         return Finding(
             Seen.BAD,
-            f"positions of partitions {moved} were not committed by a worker of this version: they "
-            "were moved by hand, or no such worker has run yet",
-            f"where they were moved past events, {verify}",
+            f"positions of partitions {moved} were moved by hand, or committed by an older "
+            "version, and no verification has been clean since: events may have been passed",
+            verify,
         )
     return _well(f"group {live.group} stands where its workers have read to")
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from schemas.errors import PixtideError
+from streams.process import VitalThread
 
 logger = logging.getLogger("pixtide")
 
@@ -159,9 +160,9 @@ class Health:
             while not ended.wait(_CHECK_S):
                 self.end_if_hung()
 
-        thread = threading.Thread(target=ask, name="health", daemon=True)
+        thread = VitalThread(ask, "health")
         thread.start()
-        threading.Thread(target=see, name="hung", daemon=True).start()
+        VitalThread(see, "hung").start()
         try:
             yield
         finally:

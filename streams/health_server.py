@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from schemas.errors import UsageError
 from streams.health import Health
+from streams.process import VitalThread
 
 _JSON = "application/json"
 
@@ -80,7 +80,7 @@ def serving(
             f"PIXTIDE_HEALTH_HOST, PIXTIDE_HEALTH_PORT: {host}:{port}: {error.strerror}; "
             "choose another port, or 0 for none"
         ) from error
-    thread = threading.Thread(target=server.serve_forever, name="health-http", daemon=True)
+    thread = VitalThread(server.serve_forever, "health-http")
     thread.start()
     try:
         yield host, int(server.server_address[1])

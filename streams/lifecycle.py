@@ -139,9 +139,12 @@ def _unverified(generation: Generation) -> str:
 
 def _unmet(settings: Settings, generation: Generation, timeout_s: float, tell: Tell) -> list[str]:
     """What a generation lacks to be promoted."""
-    unmet = []
-    if generation.state is not GenerationState.READY:
-        unmet.append(_unverified(generation))
+    unmet = [] if generation.state is GenerationState.READY else [_unverified(generation)]
+    return unmet + _unread(settings, generation, timeout_s, tell)
+
+
+def _unread(settings: Settings, generation: Generation, timeout_s: float, tell: Tell) -> list[str]:
+    """What its workers have not read of the log as it ends now, after waiting for them."""
     ends = kafka.ends(
         kafka.admin(settings.kafka_connection()),
         generation.log.topic,
@@ -150,26 +153,48 @@ def _unmet(settings: Settings, generation: Generation, timeout_s: float, tell: T
     try:
         await_group(settings, generation, ends, timeout_s, tell=tell)
     except NotReadError as error:
-        unmet.append(str(error))
-    return unmet
+        return [str(error)]
+    return []
 
 
-def rollback(catalog: GenerationCatalog) -> tuple[Generation, Generation]:
-    """Make the generation live again that was before; from which and to which.
+def rollback(
+    settings: Settings,
+    catalog: GenerationCatalog,
+    *,
+    force: bool,
+    timeout_s: float,
+    tell: Tell,
+) -> tuple[Generation, list[str]]:
+    """Make the generation live again that was before; which, and what was skipped by `force`.
 
-    It has gone on reading the log all the time, so nothing is lost. The one left behind keeps
+    It has gone on reading the log all the time, so nothing is lost; where its workers are behind,
+    they are waited for, since users would see less than they see now. The one left behind keeps
     its place, and may be promoted again.
 
     Raises:
+        RefusedError: the other one has not read the log to where it ends now.
         UsageError: nothing was live before, or it is retired.
     """
+    previous = _before(catalog)
+    unmet = _unread(settings, previous, timeout_s, tell)
+    if unmet and not force:
+        raise RefusedError(
+            f"not rolled back: {'; '.join(unmet)} With --force it is live at once, and catches up "
+            "when they run"
+        )
+    if _before(catalog).name != previous.name:
+        raise RefusedError("another generation was made live meanwhile: look at `index status`")
+    if (live := catalog.live()) is not None:
+        catalog.change(live.name, _live_until_now)
+    catalog.promote(previous.name)
+    return previous, unmet
+
+
+def _before(catalog: GenerationCatalog) -> Generation:
     live = catalog.live()
     if live is None or live.previous is None:
         raise UsageError("no generation was live before this one")
-    previous = generation_to_work_for(catalog, live.previous)
-    catalog.change(live.name, _live_until_now)
-    catalog.promote(previous.name)
-    return live, previous
+    return generation_to_work_for(catalog, live.previous)
 
 
 def retire(

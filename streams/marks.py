@@ -3,13 +3,17 @@
 A log may be cut short and grow again: a broker loses power before all is on its disk, or one takes
 over that had not everything. Its offsets then name other records. So a position carries the leader
 epoch that it was read under, and the digest of a record that lies below it.
+
+A position that no worker has committed was moved by hand, past events perhaps. Who goes on from it
+commits that with every later position, so that it is known until a verification has been clean.
 """
 
 import hashlib
 import re
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Self
 
 from confluent_kafka import TopicPartition
@@ -20,7 +24,8 @@ from streams.offsets import Place
 _NO_EPOCH = -1
 #: Of a value, the bytes at either end that are looked at.
 _ENDS = 1024
-_TEXT = re.compile(rf"{OURS} (\d+) (-?\d+) ([0-9a-f]{{16}})")
+_MOVED = r"(?: moved (\d+))?"
+_TEXT = re.compile(rf"{OURS} (\d+) (-?\d+) ([0-9a-f]{{16}}){_MOVED}")
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,38 @@ def is_ours(position: Position) -> bool:
     return position.metadata.startswith(OURS)
 
 
+def moved(position: Position, now: datetime) -> Position:
+    """The same, which a worker goes on from now, and which none has committed."""
+    return position._replace(metadata=f"{OURS} moved {int(now.timestamp())}")
+
+
+def moved_since(
+    positions: Mapping[int, Position], first: Mapping[int, int], verified_at: datetime | None
+) -> list[int]:
+    """The partitions whose positions were moved by hand, and not verified to lack nothing since.
+
+    Args:
+        first: where each partition begins; a position there has passed nothing.
+    """
+    verified = verified_at.timestamp() if verified_at else 0
+    return [
+        number
+        for number, position in positions.items()
+        if position.offset > first[number]
+        and (not is_ours(position) or (_moved_at(position.metadata) or 0) > verified)
+    ]
+
+
+def _moved_at(text: str) -> int | None:
+    found = re.search(r" moved (\d+)$", text)
+    return int(found[1]) if found else None
+
+
 class Marks:
     """Of each place, what to commit with an offset."""
 
     def __init__(self) -> None:
+        self._moved: dict[Place, str] = {}
         self._read: dict[Place, deque[Mark]] = {}
         self._epochs: dict[Place, tuple[int, int]] = {}
 
@@ -67,6 +100,8 @@ class Marks:
         """Go on from what was committed before."""
         mark = Mark.read(position.metadata)
         self._read[place] = deque([mark] if mark else [])
+        moved_at = _moved_at(position.metadata)
+        self._moved[place] = "" if moved_at is None else f" moved {moved_at}"
         if position.leader_epoch is not None:
             self.vouch(place, position.leader_epoch, position.offset)
 
@@ -91,13 +126,14 @@ class Marks:
         while len(marks) > 1 and marks[1].offset < offset:
             marks.popleft()
         text = marks[0].text if marks and marks[0].offset < offset else OURS
+        text += self._moved.get(place, "")
         return TopicPartition(
             *place, offset, metadata=text, leader_epoch=self._epoch(place, offset)
         )
 
     def forget(self, partitions: Collection[int]) -> None:
         """The partitions of these numbers are no longer ours."""
-        for of_place in (self._read, self._epochs):
+        for of_place in (self._read, self._epochs, self._moved):
             for place in [place for place in of_place if place[1] in partitions]:
                 del of_place[place]
 

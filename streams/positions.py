@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
@@ -23,7 +24,7 @@ from streams.kafka import Position
 from streams.kafka_connection import KafkaConnection
 from streams.kafka_errors import verdict
 from streams.log_guard import ADVICE, LogGuard
-from streams.marks import Mark, is_ours
+from streams.marks import Mark, is_ours, moved
 from streams.topic_reading import Told, taken
 
 logger = logging.getLogger(__name__)
@@ -65,9 +66,12 @@ class Positions:
             TransientError: the broker can't be reached.
         """
         committed = self._committed(partitions)
+        by_hand = {number for number, position in committed.items() if not is_ours(position)}
         with contextlib.suppress(TransientError):  # librdkafka finds it out, too, in other words
-            self._check_reach(committed)
+            by_hand -= self._check_reach(committed)
         self._check_marks(committed)
+        now = datetime.now(UTC)
+        committed |= {number: moved(committed[number], now) for number in by_hand}
         expired = [number for number in partitions if number not in committed]
         if expired:
             self._guard.check()
@@ -107,8 +111,11 @@ class Positions:
         epoch = -1 if leader_epoch is None else leader_epoch
         return TopicPartition(self.topic, number, offset, leader_epoch=epoch)
 
-    def _check_reach(self, committed: Mapping[int, Position]) -> None:
-        """Raises FatalError where the log doesn't hold a group's position."""
+    def _check_reach(self, committed: Mapping[int, Position]) -> set[int]:
+        """The partitions in which nothing lies before the group's position.
+
+        Raises FatalError where the log doesn't hold it.
+        """
         low = kafka.beginnings(self._client, self.topic, committed)
         for number, position in committed.items():
             if position.offset < low[number]:
@@ -129,6 +136,7 @@ class Positions:
                 f"the log was cut short: partition {number} of {self.topic} ends at {end}, and "
                 f"its group stands at {committed[number].offset}; {ADVICE}"
             )
+        return {number for number, position in committed.items() if position.offset == low[number]}
 
     def _ends_of(self, committed: Mapping[int, Position]) -> dict[int, int]:
         """The ends of those partitions that end before what is committed, however often asked."""

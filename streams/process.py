@@ -1,9 +1,14 @@
-"""What a long-running process owes its surroundings: logs, readiness, and heeding signals."""
+"""What a long-running process owes its surroundings: logs, readiness, and heeding signals.
+
+And that it ends where a part of it has: a thread that dies would leave it alive, and useless.
+"""
 
 import contextlib
 import gc
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +39,27 @@ def readiness(file: Path | None) -> Iterator[Callable[[bool], None]]:
         yield keep
     finally:
         keep(False)
+
+
+class VitalThread(threading.Thread):
+    """A background thread that a process can't do without: where it fails, the process ends.
+
+    Whoever runs the process starts it again. Nothing is lost: what isn't committed is read again.
+    """
+
+    def __init__(self, target: Callable[[], object], name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._does = target
+
+    def run(self) -> None:
+        """Do it."""
+        try:
+            self._does()
+        except BaseException:
+            logging.getLogger("pixtide").critical(
+                "the thread %r has failed: ending, to be started again", self.name, exc_info=True
+            )
+            os._exit(1)
 
 
 def interrupt_on_signals() -> None:

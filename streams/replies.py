@@ -5,13 +5,13 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from pydantic import ValidationError
 
 from schemas.base import explain
-from schemas.errors import TransientError
+from schemas.errors import PixtideError, TransientError
 from schemas.queries import SearchReply, SearchRequest
 from schemas.reply_address import (
     CORRELATION_ID,
@@ -23,6 +23,7 @@ from schemas.reply_address import (
 from schemas.topics import REPLIES, REQUESTS
 from streams import kafka
 from streams.kafka_connection import KafkaConnection
+from streams.lasting import Lasting
 from streams.topic_reading import Told, taken
 from streams.tracing import NO_SPAN, Span, begin
 
@@ -46,8 +47,20 @@ class Addresses:
     reply_topic: str = REPLIES
 
 
+@dataclass(frozen=True)
+class _Ends:
+    """What sends, and what hears in that partition."""
+
+    producer: Producer
+    consumer: Consumer
+    partition: int
+
+
 class Replies:
-    """Sends requests and hears the replies, in one reply partition that others may share."""
+    """Sends requests and hears the replies, in one reply partition that others may share.
+
+    Connects again, to another partition perhaps, where no request has been answered for long.
+    """
 
     def __init__(self, addresses: Addresses) -> None:
         """Connect, and find the end of a reply partition before anything is sent.
@@ -56,45 +69,60 @@ class Replies:
             TransientError: the broker can't be reached.
             UsageError: a topic is missing, or Kafka refuses the login or the access.
         """
-        connection, reply_topic = addresses.connection, addresses.reply_topic
         self._addresses = addresses
+        client = kafka.admin(addresses.connection)
+        kafka.partitions_of(client, addresses.request_topic)
+        self._count = kafka.partitions_of(client, addresses.reply_topic)
+        self._asked: dict[bytes, tuple[int, Span]] = {}
+        self._ends = Lasting(self._connected, lambda ends: ends.consumer.close())
+
+    def _connected(self) -> _Ends:
+        connection = self._addresses.connection
         # a request is worth nothing to anybody when its time is over
         limits = kafka.gives_up(DEFAULT_DEADLINE_MS / 1000, _QUEUE_BYTES)
-        self._producer = kafka.producer(connection, linger_ms=0, **limits)
-        self._consumer = kafka.tail_consumer(connection)
-        client = kafka.admin(connection)
-        kafka.partitions_of(client, addresses.request_topic)
-        self._count = kafka.partitions_of(client, reply_topic)
-        self._asked: dict[bytes, tuple[int, Span]] = {}
-        self._partition = random.randrange(self._count)  # noqa: S311  # spreads clients, no secret
-        self.listen()
+        producer = kafka.producer(connection, linger_ms=0, **limits)
+        consumer = kafka.tail_consumer(connection)
+        first = random.randrange(self._count)  # noqa: S311  # spreads clients, no secret
+        return _Ends(producer, consumer, self._listening(consumer, first))
+
+    def answered(self, in_time: bool) -> None:
+        """How a request went. It may connect again: to be told by the thread that hears."""
+        if in_time:
+            self._ends.worked()
+            return
+        try:
+            self._ends.failed()
+        except PixtideError as error:
+            logger.warning("no reply comes, and a new client is not answered either: %s", error)
 
     def listen(self) -> None:
         """Hear what comes from now on, in a partition whose leader answers.
 
         Raises TransientError: no broker can be reached.
         """
+        ends = self._ends.now
+        self._ends.now = replace(ends, partition=self._listening(ends.consumer, ends.partition))
+
+    def _listening(self, consumer: Consumer, partition: int) -> int:
+        """Which partition it hears in from now on: that one, or the next whose leader answers."""
         deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
+        topic = self._addresses.reply_topic
         while True:
+            where = TopicPartition(topic, partition)
             try:
                 with kafka.translated():
-                    self._listen_to(self._partition)
-                return
+                    _, end = consumer.get_watermark_offsets(where, timeout=_LEADER_S)
+                    consumer.assign([TopicPartition(topic, partition, end)])
+                return partition
             except TransientError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_AGAIN_S)
-            self._partition = (self._partition + 1) % self._count  # mostly another broker's
-
-    def _listen_to(self, partition: int) -> None:
-        topic = self._addresses.reply_topic
-        where = TopicPartition(topic, partition)
-        _, end = self._consumer.get_watermark_offsets(where, timeout=_LEADER_S)
-        self._consumer.assign([TopicPartition(topic, partition, end)])
+            partition = (partition + 1) % self._count  # mostly another broker's
 
     def rest(self) -> None:
         """Hear nothing, and ask the broker for nothing, until `listen`."""
-        self._consumer.unassign()
+        self._ends.now.consumer.unassign()
 
     def ask(self, request: SearchRequest, timeout_s: float) -> bytes:
         """Send a request that expires after so long; the correlation id of its reply.
@@ -102,7 +130,7 @@ class Replies:
         Raises:
             TransientError: too many wait for the broker, or it takes none of this size.
         """
-        correlation_id = uuid.uuid4().bytes
+        ends, correlation_id = self._ends.now, uuid.uuid4().bytes
         now_ms = int(time.time() * 1000)
         deadline_ms = now_ms + int(timeout_s * 1000)
         about = {"messaging.system": "kafka"}
@@ -112,13 +140,13 @@ class Replies:
             self._asked[correlation_id] = deadline_ms, span
         headers: list[tuple[str, bytes]] = [
             (REPLY_TOPIC, self._addresses.reply_topic.encode()),
-            (REPLY_PARTITION, self._partition.to_bytes(4, "big")),
+            (REPLY_PARTITION, ends.partition.to_bytes(4, "big")),
             (CORRELATION_ID, correlation_id),
             (DEADLINE, str(deadline_ms).encode()),
             *span.headers(),
         ]
         try:
-            self._producer.produce(
+            ends.producer.produce(
                 self._addresses.request_topic,
                 request.to_json(),
                 correlation_id,
@@ -126,16 +154,16 @@ class Replies:
             )
         except (BufferError, KafkaException) as error:
             raise TransientError(f"the request can't be sent: {error}") from error
-        self._producer.poll(0)
+        ends.producer.poll(0)
         return correlation_id
 
     def heard(self, wait_s: float) -> Iterator[tuple[bytes, bytes]]:
         """Correlation ids and JSON of what has come in; others' replies are among them."""
-        self._producer.poll(0)
-        connection = self._addresses.connection
-        heard = taken(self._consumer, connection, 1, wait_s)
+        ends, connection = self._ends.now, self._addresses.connection
+        ends.producer.poll(0)
+        heard = taken(ends.consumer, connection, 1, wait_s)
         if heard:  # waiting for more than one would wait the whole time, whatever has come
-            heard += taken(self._consumer, connection, _MOST, 0)
+            heard += taken(ends.consumer, connection, _MOST, 0)
         for record in heard:
             if isinstance(record, Told) or record.value is None:
                 continue
@@ -154,7 +182,7 @@ class Replies:
 
     def close(self) -> None:
         """Let the connections go."""
-        self._consumer.close()
+        self._ends.now.consumer.close()
         for _, span in self._asked.values():
             span.end(error="no reply in time")
 

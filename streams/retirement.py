@@ -1,13 +1,13 @@
 """Lets a worker end by itself when its generation is retired."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
 from schemas.errors import PixtideError
 from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog
+from streams.process import VitalThread
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def stop_when_retired(
         logger.info("generation %s is retired: stopping", generation.name)
         stop()
 
-    threading.Thread(target=watch, name="retirement", daemon=True).start()
+    VitalThread(watch, "retirement").start()
 
 
 def _is_retired(catalog: GenerationCatalog, generation: Generation) -> bool:

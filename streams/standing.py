@@ -14,6 +14,7 @@ from search.generations import Generation, GenerationState
 from search.port import GenerationCatalog, RowState
 from streams import console, kafka
 from streams.group import workers_in
+from streams.marks import moved_since
 from streams.settings import Settings
 
 _HEADINGS = (
@@ -38,7 +39,8 @@ class Standing:
 
     `retry_lag` is how many dead letters sent to be tried again it has yet to try. `rate` is in
     events a second over the last half minute, `eta_s` in seconds; both are None where there is
-    nothing to say yet. `workers` is None where nobody asked for them.
+    nothing to say yet. `workers` is None where nobody asked for them. `moved` are the partitions
+    whose positions were moved by hand, past events perhaps, and not verified since.
     """
 
     generation: str
@@ -53,6 +55,7 @@ class Standing:
     retry_lag: int
     workers: int | None
     rate: float | None = None
+    moved: tuple[int, ...] = ()
 
     @property
     def lag(self) -> int:
@@ -124,9 +127,9 @@ class Watch:
         ]
 
     def _standing(self, generation: Generation, *, is_live: bool) -> Standing:
-        done, total = self._read(generation, generation.log.topic)
+        done, total, moved = self._read(generation, generation.log.topic)
         at = time.monotonic()
-        retried, to_retry = self._read(generation, self._settings.named(topics.RETRY))
+        retried, to_retry, _ = self._read(generation, self._settings.named(topics.RETRY))
         counts = self._catalog.open(generation).count()
         return Standing(
             generation=generation.name,
@@ -141,18 +144,34 @@ class Watch:
             retry_lag=to_retry - retried,
             workers=workers_in(self._client, generation.group) if self._counts_workers else None,
             rate=self._rates.of(generation.name, at, done),
+            moved=tuple(moved),
         )
 
-    def _read(self, generation: Generation, topic: str) -> tuple[int, int]:
-        """Of what a topic holds: how many records the generation's group has committed, of all."""
+    def _read(self, generation: Generation, topic: str) -> tuple[int, int, list[int]]:
+        """Of what a topic holds: how many records the generation's group has committed, of all.
+
+        And in which partitions it was moved.
+        """
         numbers = range(generation.log.partitions)
         first = kafka.beginnings(self._client, topic, numbers)
         ends = kafka.ends(self._client, topic, numbers)
-        committed = kafka.committed_offsets(
+        committed = kafka.positions(
             self._settings.kafka_connection(), generation.group, topic, numbers
         )
-        done = sum(max(0, committed.get(p, 0) - first[p]) for p in numbers)
-        return done, max(done, sum(ends[p] - first[p] for p in numbers))
+        done = sum(max(0, at.offset - first[p]) for p, at in committed.items())
+        moved = moved_since(committed, first, generation.verified_at)
+        return done, max(done, sum(ends[p] - first[p] for p in numbers)), moved
+
+
+def warnings(standings: Sequence[Standing]) -> list[str]:
+    """What else a person should know of them."""
+    return [
+        f"{s.generation}: positions of partitions {list(s.moved)} were moved by hand, or "
+        "committed by an older version; if they passed events, those aren't indexed, though the "
+        f"lag is 0: `pixtide index verify {s.generation} --repair`"
+        for s in standings
+        if s.moved
+    ]
 
 
 def table(standings: Sequence[Standing]) -> Table:

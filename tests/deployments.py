@@ -23,7 +23,8 @@ from tests import numpy_model
 from tests.servers import KafkaServer, WeaviateServer
 
 PIXTIDE = (sys.executable, "-m", "streams.cli")
-READY_S = 120.0
+#: Of a process that imports a model's libraries, on a machine with much else to do.
+READY_S = 280.0
 #: Held by whoever changes what this process inherited, its environment or its folder.
 _ENVIRONMENT = threading.RLock()
 

@@ -78,11 +78,12 @@ class Searching(Background):
     """Searches all the time, and checks of each reply that one model has made all of it.
 
     The similarity of a result must be the cosine of its vector and of what the encoder of the
-    generation named in the reply makes of the text. A search may take `timeout_s`.
+    generation named in the reply makes of the text. A search may take `timeout_s`: long, since
+    what is looked for are searches that are lost, on however slow a machine.
     """
 
     def __init__(
-        self, settings: Settings, encoders: Mapping[str, Encoder], timeout_s: float = 10
+        self, settings: Settings, encoders: Mapping[str, Encoder], timeout_s: float = 60
     ) -> None:
         super().__init__()
         self._timeout_s = timeout_s
@@ -101,7 +102,7 @@ class Searching(Background):
             assert time.monotonic() < deadline, self.heard
             time.sleep(0.05)
 
-    def await_generation(self, name: str, within_s: float) -> None:
+    def await_generation(self, name: str, within_s: float = 120) -> None:
         """Wait until a reply comes from that generation."""
         before = self.heard.by_generation.get(name, 0)
         deadline = time.monotonic() + within_s

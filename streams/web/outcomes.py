@@ -24,6 +24,7 @@ from schemas.outcomes import Outcome, OutcomeKind
 from streams import kafka
 from streams.kafka import Record
 from streams.kafka_connection import KafkaConnection
+from streams.process import VitalThread
 from streams.topic_reading import taken
 from streams.web.lanes import busy
 from streams.web.problems import shortened
@@ -62,7 +63,7 @@ class Outcomes:
         self._changed = changed
         self._listeners: dict[asyncio.Queue[str | None], str] = {}
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="outcomes", daemon=True)
+        self._thread = VitalThread(self._follow, "outcomes")
 
     def routes(self) -> list[Route]:
         """What this serves."""

@@ -27,6 +27,7 @@ from encoders.images import extension_of, sniff_content_type
 from schemas.base import Contract, explain
 from schemas.errors import PoisonError, ReasonCode, TransientError
 from schemas.identity import MAX_IMAGE_ID_BYTES
+from streams.process import VitalThread
 from streams.publish import Delivered, Description, Position, Publisher, Source
 from streams.web.guard import announced
 from streams.web.lanes import Budget, Lane, busy, in_thread
@@ -91,7 +92,7 @@ class Publishing:
         self._max_bytes = max_bytes
         self._read_only = read_only
         self._ending = threading.Event()
-        self._poller = threading.Thread(target=self._poll, name="deliveries", daemon=True)
+        self._poller = VitalThread(self._poll, "deliveries")
 
     def start(self) -> None:
         """Begin to hear of deliveries."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from schemas.errors import PixtideError
+from streams.process import VitalThread
 from streams.web.live_index import NothingLiveError
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class _Look:
         self, name: str, look: Callable[[], object], every_s: float, silent_s: float
     ) -> None:
         self.ending = threading.Event()
-        self.thread = threading.Thread(target=self._run, name=f"readiness of {name}", daemon=True)
+        self.thread = VitalThread(self._run, f"readiness of {name}")
         self._name = name
         self._look = look
         self._every_s = every_s

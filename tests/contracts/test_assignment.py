@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
@@ -17,7 +18,7 @@ from streams.assignment import Assignment
 from streams.kafka import Position, Record
 from streams.kafka_connection import KafkaConnection
 from streams.log_guard import LogGuard
-from streams.marks import Mark
+from streams.marks import Mark, moved_since
 from streams.offsets import InFlight
 from streams.positions import Positions
 from streams.topic_reading import records_of
@@ -239,6 +240,23 @@ def commit(log: Log, offset: int, metadata: str = "pixtide", epoch: int = -1) ->
     with contextlib.closing(kafka_clients.ingest_consumer(log.connection, log.group)) as consumer:
         where = TopicPartition(log.topic, 0, offset, metadata=metadata, leader_epoch=epoch)
         consumer.commit(offsets=[where], asynchronous=False)
+
+
+@pytest.mark.fault("a group's positions were moved past events")
+def test_positions_that_were_moved_past_events_are_told_though_a_worker_goes_on(log: Log) -> None:
+    log.put(0, 0, 1)
+    commit(log, 2, metadata="")
+    first = dict.fromkeys(range(PARTITIONS), 0)
+    with Worker(log) as worker:
+        log.put(0)
+        wait_until(lambda: has_no_lag(log))
+    assert sorted(worker.read) == [(0, 2), (1, 0)]
+    assert moved_since(log.committed(), first, verified_at=None) == [0]
+    assert moved_since(log.committed(), first, datetime.now(UTC) + timedelta(minutes=1)) == []
+    commit(log, 0, metadata="")  # back to the beginning: nothing is passed
+    with Worker(log):
+        wait_until(lambda: has_no_lag(log))
+    assert moved_since(log.committed(), first, verified_at=None) == []
 
 
 def test_what_is_committed_names_a_record_below_it_and_its_leader(log: Log) -> None:

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from schemas import topics
 from schemas.errors import TransientError
+from schemas.queries import SearchReply, SearchRequest
+from schemas.reply_address import CORRELATION_ID, REPLY_PARTITION
 from streams import kafka as kafka_clients
 from streams import lasting, log_guard
 from streams.assignment import Assignment
+from streams.async_client import AsyncSearchClient
 from streams.faust_app import died_of, faust_app
 from streams.kafka import Record
 from streams.kafka_connection import KafkaConnection
@@ -67,6 +71,67 @@ def test_a_client_that_has_forgotten_all_brokers_is_made_anew(
         client.list_topics(name, timeout=2)
     way.knows_no_brokers = False
     assert awaited(lambda: answers(client, name)), "for good"
+
+
+@pytest.mark.fault("a broker that comes back says for a moment that there are no brokers")
+def test_a_search_client_that_has_forgotten_all_brokers_connects_again(
+    way: ApiProxy, name: str, kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgets = {"metadata.recovery.strategy": "none", "topic.metadata.refresh.interval.ms": 200}
+    monkeypatch.setattr(kafka_clients, "_QUIET", kafka_clients._QUIET | forgets)
+    monkeypatch.setattr(lasting, "PATIENCE_S", 3.0)
+    topics_of = {"request_topic": name, "reply_topic": f"{name}-retry", "timeout_s": 5.0}
+
+    async def main() -> None:
+        client = AsyncSearchClient(KafkaConnection(f"127.0.0.1:{way.port}"), **topics_of)  # type: ignore[arg-type]
+
+        async def is_answered() -> bool:
+            with contextlib.suppress(TransientError):
+                return (await client.search(SearchRequest(text="a"))).results == ()
+            return False
+
+        async def awaited_answer(wanted: bool) -> None:
+            async with asyncio.timeout(IN_TIME_S):
+                while await is_answered() != wanted:
+                    pass
+
+        async with client:
+            await awaited_answer(True)
+            way.knows_no_brokers = True
+            await awaited_answer(False)
+            way.knows_no_brokers = False
+            await awaited_answer(True)
+
+    with answering(KafkaConnection(kafka.bootstrap), name):
+        asyncio.run(main())
+
+
+@contextlib.contextmanager
+def answering(connection: KafkaConnection, name: str) -> Iterator[None]:
+    """A service that finds nothing, whatever it is asked."""
+    ended, producer = threading.Event(), kafka_clients.producer(connection, linger_ms=0)
+    consumer = kafka_clients.tail_consumer(connection)
+    numbers = range(kafka_clients.partitions_of(kafka_clients.admin(connection), name))
+    consumer.assign([TopicPartition(name, number, 0) for number in numbers])
+    nothing = SearchReply(results=()).to_json()
+
+    def answer() -> None:
+        while not ended.is_set():
+            message = consumer.poll(0.05)
+            if message is None or message.error() is not None:
+                continue
+            headers = dict(message.headers() or [])
+            partition = int.from_bytes(headers[REPLY_PARTITION], "big")  # type: ignore[arg-type]
+            own = [(CORRELATION_ID, headers[CORRELATION_ID])]
+            producer.produce(f"{name}-retry", nothing, b"k", partition, headers=own)
+            producer.poll(0)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    yield
+    ended.set()
+    thread.join(IN_TIME_S)
+    consumer.close()
 
 
 def answers(client: Any, name: str) -> bool:

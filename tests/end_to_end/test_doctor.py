@@ -231,7 +231,7 @@ def test_positions_that_expired_or_were_moved(stack: OnServers) -> None:
             by_hand.commit(offsets=[TopicPartition(log, 0, end)], asynchronous=False)
         moved = examined(settings)["positions"]
         assert moved.seen is Seen.BAD
-        assert "positions of partitions [0] were not committed by a worker" in moved.said
+        assert "positions of partitions [0] were moved by hand" in moved.said
         assert "pixtide index verify v1 --repair" in moved.mend
         with contextlib.closing(kafka_clients.ingest_consumer(connection, group)) as by_hand:
             by_hand.commit(offsets=[TopicPartition(log, 0, end + 9)], asynchronous=False)

@@ -139,9 +139,17 @@ def test_a_crash_around_the_alias_swap_leaves_the_old_or_the_new(
         assert live() == "v2"
         assert generation_to_work_for(catalog, "v2").previous == "v1"
 
+        stack.stop_process("ingest")  # v1 is behind from here on
+        (stack.folder / "pictures" / "b.jpg").write_bytes(jpeg(2))
+        stack.publish(str(stack.folder / "pictures"))
+        stack.run("index", "rollback", "--timeout", "1", code=1)
+        assert live() == "v2"
+        stack.run("index", "rollback", "--timeout", "1", "--force")
+        assert live() == "v1"
+        promote_v2()
+
         with monkeypatch.context() as broken, pytest.raises(TransientError):
             broken.setattr(type(catalog), "drop", crash)
-            stack.stop_process("ingest")
             retire(settings, catalog, generation_to_work_for(catalog, "v1"), grace=timedelta())
         first = catalog.get("v1")
         assert first is not None

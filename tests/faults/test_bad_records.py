@@ -86,14 +86,16 @@ def running(
     tmp_path_factory: pytest.TempPathFactory, kafka: KafkaServer, weaviate: WeaviateServer
 ) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("bad-records")
-    settings = {
-        "PIXTIDE_BREAKER_WINDOW": "0",
-        "PIXTIDE_DECODERS": "1",
-        "PIXTIDE_FETCH_GIVE_UP_S": str(GIVE_UP_S),
-        "PIXTIDE_FETCH_TIMEOUT_S": str(GIVE_UP_S),
-        "PIXTIDE_FILE_ROOTS": str(folder),
-    }
-    stack = on_servers(folder, kafka, weaviate, real_model=False, **settings)
+    stack = on_servers(
+        folder,
+        kafka,
+        weaviate,
+        PIXTIDE_BREAKER_WINDOW="0",
+        PIXTIDE_DECODERS="1",
+        PIXTIDE_FETCH_GIVE_UP_S=str(GIVE_UP_S),
+        PIXTIDE_FETCH_TIMEOUT_S=str(GIVE_UP_S),
+        PIXTIDE_FILE_ROOTS=str(folder),
+    )
     stack.create()
     made = Running(stack)
     yield made

@@ -1,5 +1,6 @@
 """What is committed, and when that counts as done."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import Mock
 
@@ -7,7 +8,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from streams.commits import Commits
 from streams.kafka import Position, Record
-from streams.marks import Mark, Marks
+from streams.marks import Mark, Marks, moved, moved_since
 from streams.offsets import InFlight
 
 REFUSED = KafkaError(KafkaError.REBALANCE_IN_PROGRESS)
@@ -141,3 +142,24 @@ def test_what_was_committed_before_goes_on() -> None:
     assert (again.metadata, again.leader_epoch) == (text, 4)
     assert stood.metadata == "pixtide"
     assert Mark.read("") is Mark.read("pixtide") is Mark.read("by somebody else") is None
+
+
+def test_a_position_moved_by_hand_is_told_until_a_verification() -> None:
+    by_hand, ours = Position(9, 4, ""), Position(9, 4, "pixtide")
+    at = datetime(2027, 1, 1, tzinfo=UTC)
+    earlier, later = at - timedelta(hours=1), at + timedelta(hours=1)
+    assert moved_since({0: by_hand, 1: by_hand, 2: ours}, {0: 0, 1: 9, 2: 0}, later) == [0]
+    marks = Marks()
+    marks.begin(LOG, moved(by_hand, at))
+    first = marks.position(LOG, 9)  # goes on from it, commits again, and so does its successor
+    marks.read(record(9))
+    marks.begin(LOG, Position(10, 4, marks.position(LOG, 10).metadata or ""))
+    marks.read(record(10))
+    again = marks.position(LOG, 11)
+    assert Mark.read(again.metadata or "") == Mark.of(record(10))
+    for place in (first, again):
+        stands = {0: Position(place.offset, 4, place.metadata or "")}
+        told = [moved_since(stands, {0: 0}, verified) for verified in (None, earlier, later)]
+        assert told == [[0], [0], []]
+    marks.begin(LOG, ours)
+    assert marks.position(LOG, 9).metadata == "pixtide"

@@ -66,6 +66,10 @@ def test_a_request_with_later_fields_is_read() -> None:
         ("INVALID_LIMIT", b'{"text": "a", "limit": true}'),
         ("INVALID_LIMIT", b'{"text": "a", "limit": NaN}'),
         ("INVALID_LIMIT", b'{"text": "a", "limit": "5"}'),
+        ("INVALID_LIMIT", b'{"text": "a", "limit": 5.5}'),
+        ("INVALID_LIMIT", b'{"text": "a", "limit": 1e300}'),
+        ("INVALID_FILTER", b'{"text": "a", "filters": {"min_width": true}}'),
+        ("INVALID_FILTER", b'{"text": "a", "filters": {"min_width": 5.5}}'),
         ("INVALID_FILTER", b'{"text": "a", "filters": {"colour": "red"}}'),
         ("INVALID_FILTER", b'{"text": "a", "filters": {"uploaded_after": "soon"}}'),
         ("INVALID_FILTER", b'{"text": "a", "filters": 5}'),
@@ -80,6 +84,21 @@ def test_bad_requests_have_their_code(code: str, value: bytes | None) -> None:
     with pytest.raises(RequestError) as caught:
         read_request(value)
     assert caught.value.code == code
+
+
+def test_a_whole_number_may_be_written_as_a_fraction() -> None:
+    request = read_request(b'{"text": "a", "limit": 10.0, "filters": {"max_height": 2e2}}')
+    assert (request.limit, request.filters.max_height) == (10, 200)
+    assert b'"limit":10,' in request.to_json()
+
+
+def test_requests_that_ask_for_true_and_for_1_are_two() -> None:
+    asked = [
+        read_request(b'{"text": "a", "filters": {"attributes": [{"name": "x", %s}]}}' % condition)
+        for given in (b"true", b"1", b"false", b"0")
+        for condition in (b'"eq": ' + given, b'"one_of": [%s]' % given)
+    ]
+    assert len(set(asked)) == len({request.filters for request in asked}) == len(asked)
 
 
 def test_equal_queries_become_equal_strings() -> None:
