@@ -1,6 +1,8 @@
 """A dump is loaded whole; what can't be read, or isn't taken, is named and costs itself alone."""
 
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -81,3 +83,34 @@ def test_a_record_that_can_not_be_copied_costs_itself(kafka: KafkaServer, namesp
     assert load(tight, more, unloaded.append) == 3
     assert sorted(each.partition(" can't be loaded")[0] for each in unloaded) == ["0@5", "line 1"]
     assert held(tight).keys() == {b"small", b"packed", b"deleted"}
+
+
+HUNGRY = """
+import resource, sys, time
+from streams import kafka
+from streams.kafka_connection import KafkaConnection
+from confluent_kafka import TopicPartition
+consumer = getattr(kafka, sys.argv[3])(KafkaConnection(sys.argv[1]), *sys.argv[4:])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+consumer.assign([TopicPartition(sys.argv[2], 0, 0)])
+read = 0
+while read < 60:
+    message = consumer.poll(1)
+    read += message is not None and message.error() is None
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("consumer", [["tail_consumer"], ["ingest_consumer", "pixtide.none"]])
+def test_a_consumer_unpacks_little_at_a_time(
+    kafka: KafkaServer, namespace: str, consumer: list[str]
+) -> None:
+    """A megabyte of small batches may unpack to 30 GB; here they are of half a GB."""
+    settings = log_of(kafka, namespace, partitions=1)
+    topic = settings.named(topics.UPLOADED)
+    made = batch([RawRecord(b"key", bytes(8 * 2**20) + os.urandom(20_000))], codec=4)
+    for _ in range(60):
+        assert produce(kafka.bootstrap, topic, 0, made)[0] == 0
+    asked = [sys.executable, "-c", HUNGRY, kafka.bootstrap, topic, *consumer]
+    taken = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True)
+    assert int(taken.stdout) < 200_000, "KiB"

@@ -6,7 +6,6 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from encoders.decoding import DecoderPool
 from encoders.images import Limits, Picture
 from encoders.port import Crop
 from schemas.errors import PoisonError, ReasonCode
+from tests.decoder_pools import started
 from tests.odd_decoder import odd
 from tests.pictures import jpeg
 
@@ -38,16 +38,6 @@ ORDINARY_USER = (
     "import os; import tests.odd_decoder; from encoders import decoder_child as e; e.warm_up();"
     "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
 )
-
-
-@contextmanager
-def started(limits: Limits = LIMITS, timeout_s: float = 60) -> Iterator[DecoderPool]:
-    pool = DecoderPool(1, timeout_s, limits)
-    pool.start()
-    try:
-        yield pool
-    finally:
-        pool.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from encoders.images import Limits, decode
 from encoders.port import Crop
 from encoders.reserve import Reserve
 from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
+from tests.decoder_pools import started
 from tests.odd_decoder import LIES, odd
 
 CROP = Crop(size=16, resize=16)
@@ -32,18 +32,6 @@ def picture(width: int = 32, height: int = 32) -> bytes:
     data = io.BytesIO()
     Image.effect_noise((width, height), 90).save(data, "PNG")
     return data.getvalue()
-
-
-@contextmanager
-def started(
-    timeout_s: float = 30, workers: int = 1, limits: Limits = LIMITS
-) -> Iterator[DecoderPool]:
-    pool = DecoderPool(workers, timeout_s, limits)
-    pool.start()
-    try:
-        yield pool
-    finally:
-        pool.close()
 
 
 @pytest.fixture(scope="module")
