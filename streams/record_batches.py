@@ -123,9 +123,12 @@ class ReadRecords:
         return next(self._records)
 
     def _read(self, records: FetchedBytes) -> Iterator[Any]:
+        asked = self.next_fetch_offset
         try:
             for batch in records.batches():
                 yield from self._of(batch)
+            if self.next_fetch_offset == asked:  # the same would be fetched again, for ever
+                raise UnreadableError("all batches say that they are of earlier offsets")
         except UnreadableError as error:
             yield from self._nothing(self.next_fetch_offset + 1, str(error))
 

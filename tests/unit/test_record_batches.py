@@ -193,6 +193,11 @@ def test_any_bytes_are_read_and_each_offset_comes_once(
     assert end > 3, "it gets past whatever is there"
 
 
+def test_batches_of_earlier_offsets_alone_are_passed() -> None:
+    found, end = read(batch(-9, [b"a"]), 3)
+    assert ([each.offset for each in found], len(reasons(found)), end) == ([3], 1, 4)
+
+
 @given(st.binary(max_size=100))
 def test_what_is_no_batch_at_all_is_passed(data: bytes) -> None:
     if FetchedBytes(data).has_next():
