@@ -476,10 +476,14 @@ def _await_read(service: OnServers) -> None:
     settings = service.settings()
     topic, connection = settings.named(topics.REQUESTS), settings.kafka_connection()
     admin = kafka_clients.admin(connection)
-    ends = kafka_clients.ends(admin, topic, range(6))
-    deadline = time.monotonic() + 60
-    wanted = {partition: end for partition, end in ends.items() if end}
     group = settings.named("query")
-    while (at := kafka_clients.committed_offsets(connection, group, topic, wanted)) != wanted:
+
+    def ends() -> dict[int, int]:  # a transaction's markers may come after it has returned
+        return {p: end for p, end in kafka_clients.ends(admin, topic, range(6)).items() if end}
+
+    deadline = time.monotonic() + 60
+    while (at := kafka_clients.committed_offsets(connection, group, topic, range(6))) != (
+        wanted := ends()
+    ):
         assert time.monotonic() < deadline, (at, wanted)
         time.sleep(0.2)

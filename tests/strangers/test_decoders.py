@@ -42,7 +42,7 @@ ORDINARY_USER = (
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[DecoderPool]:
-    with started() as pool:
+    with started(LIMITS) as pool:
         yield pool
 
 
@@ -93,7 +93,7 @@ def test_what_a_picture_that_takes_a_decoder_over_gains(
     monkeypatch.setattr(decoder_process, "_BOOT", _BOOT + lacking + user + _MAIN)
     (tmp_path / "kept").touch()
     listening, local = socket.socket(), socket.socket(socket.AF_UNIX)
-    with listening, local, started() as pool:
+    with listening, local, started(LIMITS) as pool:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         local.bind(f"\0pixtide-{os.getpid()}")
@@ -141,7 +141,7 @@ def test_it_has_its_pipe_and_nothing_else_open(
     monkeypatch.setattr(decoder_process, "PROGRAM", "tests.odd_decoder")
     with (tmp_path / "secret").open("w") as secret:
         os.set_inheritable(secret.fileno(), True)
-        with started() as pool:
+        with started(LIMITS) as pool:
             kinds = [
                 str(file.readlink()).partition(":")[0]
                 for file in Path(f"/proc/{pool._children[0].pid}/fd").iterdir()
@@ -153,7 +153,7 @@ def test_one_that_computes_for_ever_is_ended_by_the_kernel_should_its_pool_not_d
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(decoder_process, "PROGRAM", "tests.odd_decoder")
-    with started() as pool:
+    with started(LIMITS) as pool:
         limited = decoder_process.DecoderProcess._allow_processor
         monkeypatch.setattr(
             decoder_process.DecoderProcess, "_allow_processor", lambda self, _: limited(self, 0)
