@@ -11,14 +11,20 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from schemas import reply_address as address
-from schemas import topics
-from schemas.codec import CloudEventAttributes
-from schemas.dead_letters import REASON, VALUE_MISSING, VALUE_URI, SourceRecord, dead_letter_headers
-from schemas.errors import ReasonCode
-from schemas.events import DELETED_V1, UPLOADED_V1, UploadData
-from schemas.outcomes import DeadLetterReason, Outcome
-from schemas.queries import AttributeFilter, Filters, SearchReply, SearchRequest
+from pixtide.schemas import reply_address as address
+from pixtide.schemas import topics
+from pixtide.schemas.codec import CloudEventAttributes
+from pixtide.schemas.dead_letters import (
+    REASON,
+    VALUE_MISSING,
+    VALUE_URI,
+    SourceRecord,
+    dead_letter_headers,
+)
+from pixtide.schemas.errors import ReasonCode
+from pixtide.schemas.events import DELETED_V1, UPLOADED_V1, UploadData
+from pixtide.schemas.outcomes import DeadLetterReason, Outcome
+from pixtide.schemas.queries import AttributeFilter, Filters, SearchReply, SearchRequest
 
 PAGE = Path(__file__).with_name("asyncapi.yaml")
 BINDINGS = "0.5.0"

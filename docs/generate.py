@@ -9,11 +9,17 @@ from pathlib import Path
 
 import click
 
-from streams.acls import grants
-from streams.cli import cli
-from streams.cli_help import SECTIONS
-from streams.metrics import Described, IngestMetrics, Instruments, ProcessMetrics, QueryMetrics
-from streams.settings import PREFIX, Settings
+from pixtide.streams.acls import grants
+from pixtide.streams.cli import cli
+from pixtide.streams.cli_help import SECTIONS
+from pixtide.streams.metrics import (
+    Described,
+    IngestMetrics,
+    Instruments,
+    ProcessMetrics,
+    QueryMetrics,
+)
+from pixtide.streams.settings import PREFIX, Settings
 
 PAGE = Path(__file__).parent / "settings.md"
 METRICS_PAGE = Path(__file__).parent / "metrics.md"

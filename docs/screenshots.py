@@ -11,8 +11,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from streams.demo.run import pictures, publish
-from streams.settings import load_settings
+from pixtide.streams.demo.run import pictures, publish
+from pixtide.streams.settings import load_settings
 
 IMAGES = Path(__file__).parent / "images"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
@@ -26,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         os.environ["PIXTIDE_HOME"] = str(home)
-        demo = subprocess.Popen([sys.executable, "-m", "streams.cli", "up"])
+        demo = subprocess.Popen([sys.executable, "-m", "pixtide.streams.cli", "up"])
         try:
             take_all(page_of(home, demo))
         finally:

@@ -15,9 +15,9 @@ from typing import NoReturn
 
 from PIL import AvifImagePlugin, Image
 
-from encoders import samples
-from encoders.confinement import confine, end_with_parent
-from encoders.decoder_wire import (
+from pixtide.encoders import samples
+from pixtide.encoders.confinement import confine, end_with_parent
+from pixtide.encoders.decoder_wire import (
     Job,
     Pipe,
     Tag,
@@ -29,9 +29,9 @@ from encoders.decoder_wire import (
     pack_picture,
     pack_poison,
 )
-from encoders.images import Limits, identify, memory_of, render, thumbnail
-from encoders.port import Crop
-from schemas.errors import PoisonError, ReasonCode
+from pixtide.encoders.images import Limits, identify, memory_of, render, thumbnail
+from pixtide.encoders.port import Crop
+from pixtide.schemas.errors import PoisonError, ReasonCode
 
 _LIMITS_BYTES = 40
 #: Copies of a file that its reader may make.

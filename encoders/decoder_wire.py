@@ -23,11 +23,11 @@ from typing import Literal
 
 import numpy as np
 
-from encoders.confinement import Fence
-from encoders.formats import NAMES
-from encoders.images import Limits, Picture
-from encoders.port import Crop
-from schemas.errors import PoisonError, ReasonCode
+from pixtide.encoders.confinement import Fence
+from pixtide.encoders.formats import NAMES
+from pixtide.encoders.images import Limits, Picture
+from pixtide.encoders.port import Crop
+from pixtide.schemas.errors import PoisonError, ReasonCode
 
 _FRAME = struct.Struct("<BI")
 _LIMITS = struct.Struct("<5Q")

@@ -20,14 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from encoders import decoder_wire as wire
-from encoders.confinement import Fence
-from encoders.decoder_process import DecoderProcess, Patience
-from encoders.decoder_wire import Job
-from encoders.images import Limits, Picture
-from encoders.port import Crop
-from encoders.reserve import Reserve
-from schemas.errors import FatalError, PoisonError, ReasonCode
+from pixtide.encoders import decoder_wire as wire
+from pixtide.encoders.confinement import Fence
+from pixtide.encoders.decoder_process import DecoderProcess, Patience
+from pixtide.encoders.decoder_wire import Job
+from pixtide.encoders.images import Limits, Picture
+from pixtide.encoders.port import Crop
+from pixtide.encoders.reserve import Reserve
+from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from encoders.port import Pixels, Vectors
-from schemas.errors import FatalError, TransientError, UsageError
+from pixtide.encoders.port import Pixels, Vectors
+from pixtide.schemas.errors import FatalError, TransientError, UsageError
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from PIL import Image
 
-from encoders.pixels import BAND_PIXELS
-from schemas.errors import PoisonError, ReasonCode
+from pixtide.encoders.pixels import BAND_PIXELS
+from pixtide.schemas.errors import PoisonError, ReasonCode
 
 #: Bytes a pixel: the picture as RGB, and once more, turned.
 _SHOWN = 8

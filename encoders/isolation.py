@@ -4,8 +4,8 @@ import logging
 
 import numpy as np
 
-from encoders.port import Encoder, Pixels, Vectors
-from schemas.errors import FatalError
+from pixtide.encoders.port import Encoder, Pixels, Vectors
+from pixtide.schemas.errors import FatalError
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ import numpy as np
 import open_clip
 import torch
 
-from encoders.device import Device, Normalisation, Precision, check_pixels
-from encoders.open_clip_int8 import eight_bit_pictures
-from encoders.open_clip_source import LoadedModel, load_model
-from encoders.open_clip_text import encode_text
-from encoders.port import EIGHT_BIT, Crop, Pixels, Vectors
-from schemas.errors import QueryCode, RequestError, UsageError
+from pixtide.encoders.device import Device, Normalisation, Precision, check_pixels
+from pixtide.encoders.open_clip_int8 import eight_bit_pictures
+from pixtide.encoders.open_clip_source import LoadedModel, load_model
+from pixtide.encoders.open_clip_text import encode_text
+from pixtide.encoders.port import EIGHT_BIT, Crop, Pixels, Vectors
+from pixtide.schemas.errors import QueryCode, RequestError, UsageError
 
 #: No text of more characters per token than this fits; such a text is not even tokenised, since
 #: the time of byte pair encoding grows with the square of a word's length.

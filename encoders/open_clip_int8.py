@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from schemas.errors import UsageError
+from pixtide.schemas.errors import UsageError
 
 #: So many numbers share a scale when they are quantised as they come.
 _GROUP = 128

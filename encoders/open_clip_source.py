@@ -18,9 +18,9 @@ import open_clip
 from open_clip.transform import PreprocessCfg
 from safetensors import SafetensorError
 
-from encoders.device import Device
-from encoders.pixels import PREPROCESSING
-from schemas.errors import UsageError
+from pixtide.encoders.device import Device
+from pixtide.encoders.pixels import PREPROCESSING
+from pixtide.schemas.errors import UsageError
 
 _CONFIG = "open_clip_config.json"
 #: In open_clip 3.3.0's own order of preference; the hub's open_clip repositories have the first

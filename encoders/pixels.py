@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoders.port import Crop
+from pixtide.encoders.port import Crop
 
 #: The version of what is done to pixels; part of every model's fingerprint.
 PREPROCESSING = "pixels-v2"

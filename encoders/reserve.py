@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from schemas.errors import FatalError
+from pixtide.schemas.errors import FatalError
 
 
 class Reserve:

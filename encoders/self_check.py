@@ -6,10 +6,10 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from encoders.decoding import DecoderPool
-from encoders.isolation import encode_each
-from encoders.port import Encoder
-from schemas.errors import FatalError
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.isolation import encode_each
+from pixtide.encoders.port import Encoder
+from pixtide.schemas.errors import FatalError
 
 
 def check_parts(decoders: DecoderPool, encoder: Encoder) -> str | None:

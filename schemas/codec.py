@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import from_json, to_json
 
-from schemas.base import explain
-from schemas.dead_letters import LATEST_MS
-from schemas.errors import PoisonError, ReasonCode
-from schemas.events import (
+from pixtide.schemas.base import explain
+from pixtide.schemas.dead_letters import LATEST_MS
+from pixtide.schemas.errors import PoisonError, ReasonCode
+from pixtide.schemas.events import (
     DELETED_V1,
     UPLOADED_V1,
     ImageDeleted,
@@ -28,7 +28,7 @@ from schemas.events import (
     PictureAt,
     UploadData,
 )
-from schemas.identity import MAX_IMAGE_ID_BYTES
+from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
 
 Headers = Sequence[tuple[str, bytes | None]]
 

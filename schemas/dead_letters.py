@@ -9,9 +9,9 @@ from typing import Self
 
 from pydantic import Field, ValidationError
 
-from schemas.base import Contract, explain
-from schemas.errors import PoisonError, ReasonCode
-from schemas.outcomes import DeadLetterReason
+from pixtide.schemas.base import Contract, explain
+from pixtide.schemas.errors import PoisonError, ReasonCode
+from pixtide.schemas.outcomes import DeadLetterReason
 
 Headers = list[tuple[str, bytes | None]]
 

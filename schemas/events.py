@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import Field, JsonValue
 
-from schemas.base import Contract
+from pixtide.schemas.base import Contract
 
 UPLOADED_V1 = "pixtide.image.uploaded.v1"
 DELETED_V1 = "pixtide.image.deleted.v1"

@@ -5,8 +5,8 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from schemas.base import Contract
-from schemas.errors import ReasonCode
+from pixtide.schemas.base import Contract
+from pixtide.schemas.errors import ReasonCode
 
 
 class OutcomeKind(StrEnum):

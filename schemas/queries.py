@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, FailFast, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import from_json
 
-from schemas.base import Contract, FewTexts, explain, shortened, without_surrogates
-from schemas.errors import QueryCode, RequestError
+from pixtide.schemas.base import Contract, FewTexts, explain, shortened, without_surrogates
+from pixtide.schemas.errors import QueryCode, RequestError
 
 #: How far a search reaches: results beyond this rank can't be asked for, in pages or at once.
 WINDOW = 1000

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.errors import QueryCode, RequestError
-from schemas.trace import Trace, trace_of
+from pixtide.schemas.errors import QueryCode, RequestError
+from pixtide.schemas.trace import Trace, trace_of
 
 REPLY_TOPIC = "kafka_replyTopic"
 REPLY_PARTITION = "kafka_replyPartition"

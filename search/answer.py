@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from schemas.errors import FatalError, QueryCode, RequestError, TransientError
-from schemas.queries import (
+from pixtide.schemas.errors import FatalError, QueryCode, RequestError, TransientError
+from pixtide.schemas.queries import (
     WINDOW,
     Explanation,
     SearchReply,
@@ -24,10 +24,10 @@ from schemas.queries import (
     SearchResult,
     Term,
 )
-from search.background import Background
-from search.conditions import conditions
-from search.cursor import cursor_to, offset_of
-from search.directions import (
+from pixtide.search.background import Background
+from pixtide.search.conditions import conditions
+from pixtide.search.cursor import cursor_to, offset_of
+from pixtide.search.directions import (
     INDEX_UNWELL,
     PictureReader,
     TextEncoder,
@@ -36,9 +36,9 @@ from search.directions import (
     look_up,
     texts_of,
 )
-from search.generations import Generation
-from search.port import Hit, Query, Vector, VectorIndex, WordHit, WordQuery
-from search.ranking import Ranked, rank
+from pixtide.search.generations import Generation
+from pixtide.search.port import Hit, Query, Vector, VectorIndex, WordHit, WordQuery
+from pixtide.search.ranking import Ranked, rank
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ def answer(
 ) -> list[SearchReply]:
     """One reply for each request, in order; a request that fails fails alone.
 
-    The requests are as `schemas.queries.checked` gives them; equal ones are answered once. An
-    unwell index or device gives replies with INDEX_UNAVAILABLE or OVERLOADED.
+    The requests are as `pixtide.schemas.queries.checked` gives them; equal ones are answered once.
+    An unwell index or device gives replies with INDEX_UNAVAILABLE or OVERLOADED.
 
     Raises:
         UsageError: the collection is gone; take a new snapshot and ask again.

@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from search.port import RowState, Vector, VectorIndex
+from pixtide.search.port import RowState, Vector, VectorIndex
 
 #: Rows looked at, each as likely as any other: those that came first may all be of one kind.
 #: The standard error of the middle is then a twentieth of the spread.

@@ -5,9 +5,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from schemas.queries import AttributeFilter, Filters, Scalar
-from search.generations import AttributeType
-from search.rows import attribute_field, filter_time, is_text, typed_value
+from pixtide.schemas.queries import AttributeFilter, Filters, Scalar
+from pixtide.search.generations import AttributeType
+from pixtide.search.rows import attribute_field, filter_time, is_text, typed_value
 
 Value = str | float | bool | datetime
 

@@ -6,10 +6,10 @@ import hashlib
 
 from pydantic import Field, ValidationError
 
-from schemas.base import Contract
-from schemas.errors import QueryCode, RequestError
-from schemas.queries import WINDOW, SearchRequest
-from search.generations import Generation
+from pixtide.schemas.base import Contract
+from pixtide.schemas.errors import QueryCode, RequestError
+from pixtide.schemas.queries import WINDOW, SearchRequest
+from pixtide.search.generations import Generation
 
 
 class _Cursor(Contract):

@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import QueryCode, RequestError, TransientError
-from schemas.queries import SearchRequest, Term
-from search.port import Vector, VectorIndex
+from pixtide.schemas.errors import QueryCode, RequestError, TransientError
+from pixtide.schemas.queries import SearchRequest, Term
+from pixtide.search.port import Vector, VectorIndex
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from search.port import VectorIndex
+from pixtide.search.port import VectorIndex
 
 #: Rows compared at once: bounds memory, at 1,024 numbers a vector to 16 MB.
 _CHUNK = 4096

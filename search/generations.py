@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from schemas.base import Contract
+from pixtide.schemas.base import Contract
 
 AttributeType = Literal["text", "number", "boolean", "date"]
 #: Of vectors in Weaviate: rotational quantization to 8 bits or 1 bit a number, product

@@ -24,13 +24,13 @@ from lancedb.index import FTS
 from lancedb.table import Table
 from pydantic import ValidationError
 
-from schemas.base import explain
-from schemas.errors import FatalError, TransientError, UsageError
-from search.generations import COLLECTION, NAME, Generation, GenerationState
-from search.lancedb_index import LanceIndex
-from search.lancedb_table import attempt, table_schema
-from search.port import CollectionGoneError
-from search.rows import WORDS
+from pixtide.schemas.base import explain
+from pixtide.schemas.errors import FatalError, TransientError, UsageError
+from pixtide.search.generations import COLLECTION, NAME, Generation, GenerationState
+from pixtide.search.lancedb_index import LanceIndex
+from pixtide.search.lancedb_table import attempt, table_schema
+from pixtide.search.port import CollectionGoneError
+from pixtide.search.rows import WORDS
 
 _LOCK_TIMEOUT_S = 30
 #: Bytes of LanceDB's caches, in which what earlier versions of a table had stays, too. By itself

@@ -20,14 +20,14 @@ from lancedb.query import MatchQuery
 from lancedb.table import Table
 from numpy.typing import NDArray
 
-from schemas.errors import TransientError
-from schemas.identity import Version
-from schemas.queries import Filters
-from search.generations import Generation
-from search.lancedb_indexing import Indexing
-from search.lancedb_readers import Readers
-from search.lancedb_table import attempt, condition, literals, nearest_exactly, to_arrow
-from search.port import (
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.identity import Version
+from pixtide.schemas.queries import Filters
+from pixtide.search.generations import Generation
+from pixtide.search.lancedb_indexing import Indexing
+from pixtide.search.lancedb_readers import Readers
+from pixtide.search.lancedb_table import attempt, condition, literals, nearest_exactly, to_arrow
+from pixtide.search.port import (
     Hit,
     Query,
     RowState,
@@ -37,7 +37,7 @@ from search.port import (
     Written,
     may_replace,
 )
-from search.rows import (
+from pixtide.search.rows import (
     FIELDS,
     WORDS,
     check_vector,

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.errors import TransientError
-from schemas.queries import Filters
-from search.conditions import Comparison, Value, conditions
-from search.generations import Generation
-from search.port import CollectionGoneError, StoredImage
-from search.rows import FIELDS, WORDS, FieldType, attribute_field, to_record
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.queries import Filters
+from pixtide.search.conditions import Comparison, Value, conditions
+from pixtide.search.generations import Generation
+from pixtide.search.port import CollectionGoneError, StoredImage
+from pixtide.search.rows import FIELDS, WORDS, FieldType, attribute_field, to_record
 
 T = TypeVar("T")
 

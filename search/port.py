@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from schemas.errors import ReasonCode, UsageError
-from schemas.identity import Version
-from schemas.queries import Filters
-from search.generations import Generation
+from pixtide.schemas.errors import ReasonCode, UsageError
+from pixtide.schemas.identity import Version
+from pixtide.schemas.queries import Filters
+from pixtide.search.generations import Generation
 
 Vector = NDArray[np.float32]
 

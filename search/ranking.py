@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from schemas.queries import Score, SearchRequest
-from search.port import Hit, StoredImage, Vector, WordHit
+from pixtide.schemas.queries import Score, SearchRequest
+from pixtide.search.port import Hit, StoredImage, Vector, WordHit
 
 #: Reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009, found 60 to serve well.
 _RRF = 60

@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import JsonValue
 from pydantic_core import from_json
 
-from schemas.errors import ReasonCode
-from schemas.identity import Version
-from search.generations import AttributeType
-from search.port import RowState, StoredImage, Vector, Written
+from pixtide.schemas.errors import ReasonCode
+from pixtide.schemas.identity import Version
+from pixtide.search.generations import AttributeType
+from pixtide.search.port import RowState, StoredImage, Vector, Written
 
 FieldType = Literal["text", "texts", "integer", "number", "boolean", "date"]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from search.directions import TextEncoder
-from search.port import Vector
+from pixtide.search.directions import TextEncoder
+from pixtide.search.port import Vector
 
 #: At 512 dimensions and a few words each 20,000 texts.
 MOST_BYTES = 48 * 1024 * 1024

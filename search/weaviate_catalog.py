@@ -19,14 +19,14 @@ from weaviate import WeaviateClient
 from weaviate.classes.config import ConsistencyLevel
 from weaviate.collections import Collection
 
-from schemas.base import explain
-from schemas.errors import FatalError, TransientError, UsageError
-from schemas.identity import object_id
-from search.generations import COLLECTION, NAME, Generation, GenerationState
-from search.port import CollectionGoneError
-from search.weaviate_collection import create_collection, create_records, train
-from search.weaviate_connection import Connection
-from search.weaviate_index import WeaviateIndex
+from pixtide.schemas.base import explain
+from pixtide.schemas.errors import FatalError, TransientError, UsageError
+from pixtide.schemas.identity import object_id
+from pixtide.search.generations import COLLECTION, NAME, Generation, GenerationState
+from pixtide.search.port import CollectionGoneError
+from pixtide.search.weaviate_collection import create_collection, create_records, train
+from pixtide.search.weaviate_connection import Connection
+from pixtide.search.weaviate_index import WeaviateIndex
 
 _MAX_GENERATIONS = 1000
 #: A turn is a few requests long.

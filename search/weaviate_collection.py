@@ -20,11 +20,11 @@ from weaviate.classes.query import Filter
 from weaviate.collections.classes.filters import _Filters
 from weaviate.exceptions import UnexpectedStatusCodeError
 
-from schemas.queries import Filters
-from search.conditions import Comparison, Condition, conditions
-from search.generations import Compression, Generation
-from search.port import RowState, StoredImage
-from search.rows import FIELDS, WORDS, FieldType, attribute_field, from_record
+from pixtide.schemas.queries import Filters
+from pixtide.search.conditions import Comparison, Condition, conditions
+from pixtide.search.generations import Compression, Generation
+from pixtide.search.port import RowState, StoredImage
+from pixtide.search.rows import FIELDS, WORDS, FieldType, attribute_field, from_record
 
 #: Read by scans and replies only: no index pays for them.
 _NOT_INDEXED = {"epoch", "partition", "offset", "uri", "attributes_json", "caption", WORDS}

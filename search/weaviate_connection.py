@@ -20,12 +20,12 @@ from weaviate.auth import Auth
 from weaviate.config import AdditionalConfig, GrpcConfig, Timeout
 from weaviate.exceptions import WeaviateBaseError
 
-from schemas.errors import TransientError
-from search.port import CollectionGoneError
-from search.weaviate_errors import verdict_of
-from search.weaviate_nodes import Node, channel_options, connection_params, nodes_at
-from search.weaviate_rest import fetch, require_collection, require_ready, require_version
-from search.weaviate_tls import Trust
+from pixtide.schemas.errors import TransientError
+from pixtide.search.port import CollectionGoneError
+from pixtide.search.weaviate_errors import verdict_of
+from pixtide.search.weaviate_nodes import Node, channel_options, connection_params, nodes_at
+from pixtide.search.weaviate_rest import fetch, require_collection, require_ready, require_version
+from pixtide.search.weaviate_tls import Trust
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from weaviate.exceptions import (
     WeaviateInvalidInputError,
 )
 
-from schemas.errors import FatalError, PixtideError, TransientError, UsageError
-from search.port import CollectionGoneError
+from pixtide.schemas.errors import FatalError, PixtideError, TransientError, UsageError
+from pixtide.search.port import CollectionGoneError
 
 
 class TooMuchError(TransientError):

@@ -19,10 +19,10 @@ from weaviate.classes.config import ConsistencyLevel
 from weaviate.classes.data import DataObject
 from weaviate.exceptions import WeaviateInsertManyAllFailedError
 
-from schemas.errors import FatalError, TransientError
-from schemas.identity import Version, object_id
-from search.generations import Generation
-from search.port import (
+from pixtide.schemas.errors import FatalError, TransientError
+from pixtide.schemas.identity import Version, object_id
+from pixtide.search.generations import Generation
+from pixtide.search.port import (
     Hit,
     Query,
     RowState,
@@ -32,11 +32,11 @@ from search.port import (
     Written,
     may_replace,
 )
-from search.rows import check_vector, is_text, size_of, to_record, write_each
-from search.weaviate_collection import in_state, row_of, with_any
-from search.weaviate_connection import Connection
-from search.weaviate_errors import TooMuchError, is_objects_fault
-from search.weaviate_search import READ, Found, Objects, nearest, row_found, worded
+from pixtide.search.rows import check_vector, is_text, size_of, to_record, write_each
+from pixtide.search.weaviate_collection import in_state, row_of, with_any
+from pixtide.search.weaviate_connection import Connection
+from pixtide.search.weaviate_errors import TooMuchError, is_objects_fault
+from pixtide.search.weaviate_search import READ, Found, Objects, nearest, row_found, worded
 
 #: Objects in one message, and bytes of their texts, which go into it up to twice: gRPC takes
 #: 100 MB.

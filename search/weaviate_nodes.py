@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from weaviate.connect import ConnectionParams
 
-from schemas.errors import TransientError, UsageError
+from pixtide.schemas.errors import TransientError, UsageError
 
 _SERVICE = "weaviate.v1.Weaviate"
 _READS = [{"service": _SERVICE, "method": method} for method in ("Search", "Aggregate")]

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import httpx
 
-from schemas.errors import TransientError, UsageError
+from pixtide.schemas.errors import TransientError, UsageError
 
 _OLDEST = (1, 34)
 

@@ -8,10 +8,10 @@ from weaviate.classes.query import MetadataQuery
 from weaviate.collections import Collection
 from weaviate.collections.classes.internal import Object
 
-from search.generations import Generation
-from search.port import Hit, Query, RowState, StoredImage, WordHit, WordQuery
-from search.rows import FIELDS, WORDS, from_record, similarity_of
-from search.weaviate_collection import condition
+from pixtide.search.generations import Generation
+from pixtide.search.port import Hit, Query, RowState, StoredImage, WordHit, WordQuery
+from pixtide.search.rows import FIELDS, WORDS, from_record, similarity_of
+from pixtide.search.weaviate_collection import condition
 
 Objects = Collection[Mapping[str, Any], None]
 Found = Object[Mapping[str, Any], None]

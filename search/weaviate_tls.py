@@ -8,7 +8,7 @@ import grpc  # type: ignore[import-untyped]
 import httpx
 from weaviate import WeaviateClient
 
-from schemas.errors import UsageError
+from pixtide.schemas.errors import UsageError
 
 
 class Trust:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas import topics
+from pixtide.schemas import topics
 
 #: librdkafka wants a group of every consumer; nothing is committed under this one.
 NO_GROUP = "pixtide.none"

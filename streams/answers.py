@@ -4,15 +4,15 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from schemas.errors import FatalError, QueryCode, RequestError, TransientError
-from schemas.queries import SearchReply, SearchRequest
-from search.answer import Snapshot, answer
-from search.directions import INDEX_UNWELL
-from search.port import CollectionGoneError
-from streams.metrics import QueryMetrics
-from streams.query_pictures import QueryPictures
-from streams.reply_cache import Encoded, ReplyCache
-from streams.snapshots import NONE_LIVE, Snapshots
+from pixtide.schemas.errors import FatalError, QueryCode, RequestError, TransientError
+from pixtide.schemas.queries import SearchReply, SearchRequest
+from pixtide.search.answer import Snapshot, answer
+from pixtide.search.directions import INDEX_UNWELL
+from pixtide.search.port import CollectionGoneError
+from pixtide.streams.metrics import QueryMetrics
+from pixtide.streams.query_pictures import QueryPictures
+from pixtide.streams.reply_cache import Encoded, ReplyCache
+from pixtide.streams.snapshots import NONE_LIVE, Snapshots
 
 logger = logging.getLogger(__name__)
 

@@ -25,14 +25,14 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from schemas.errors import FatalError, PixtideError, TransientError
-from streams.aside import Aside, within
-from streams.commits import Commits, commit_last
-from streams.kafka import Record, record_of, verdict
-from streams.marks import Marks
-from streams.offsets import InFlight
-from streams.positions import Begin, Positions
-from streams.unreadable_batch import is_unreadable, offset_after, record_in_place_of
+from pixtide.schemas.errors import FatalError, PixtideError, TransientError
+from pixtide.streams.aside import Aside, within
+from pixtide.streams.commits import Commits, commit_last
+from pixtide.streams.kafka import Record, record_of, verdict
+from pixtide.streams.marks import Marks
+from pixtide.streams.offsets import InFlight
+from pixtide.streams.positions import Begin, Positions
+from pixtide.streams.unreadable_batch import is_unreadable, offset_after, record_in_place_of
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from schemas.errors import TransientError
-from schemas.queries import SearchReply, SearchRequest
-from schemas.reply_address import CLIENT_TIMEOUT_S
-from schemas.topics import REPLIES, REQUESTS
-from streams.kafka_connection import KafkaConnection, connection_to
-from streams.replies import Addresses, Replies, pause_s, reply_of, worth_repeating
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.queries import SearchReply, SearchRequest
+from pixtide.schemas.reply_address import CLIENT_TIMEOUT_S
+from pixtide.schemas.topics import REPLIES, REQUESTS
+from pixtide.streams.kafka_connection import KafkaConnection, connection_to
+from pixtide.streams.replies import Addresses, Replies, pause_s, reply_of, worth_repeating
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-from schemas.errors import ReasonCode
-from streams.aside import Aside
+from pixtide.schemas.errors import ReasonCode
+from pixtide.streams.aside import Aside
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from schemas.errors import PixtideError, TransientError, UsageError
-from streams.cli_dlq import dlq
-from streams.cli_help import Sectioned, completion, quiet_option
-from streams.cli_index import index, json_option, max_rate_option
-from streams.cli_reindex import reindex
-from streams.cli_search import search
-from streams.cli_topics import topics
-from streams.escaping import escape_output, visible, visible_lines
+from pixtide.schemas.errors import PixtideError, TransientError, UsageError
+from pixtide.streams.cli_dlq import dlq
+from pixtide.streams.cli_help import Sectioned, completion, quiet_option
+from pixtide.streams.cli_index import index, json_option, max_rate_option
+from pixtide.streams.cli_reindex import reindex
+from pixtide.streams.cli_search import search
+from pixtide.streams.cli_topics import topics
+from pixtide.streams.escaping import escape_output, visible, visible_lines
 
 if TYPE_CHECKING:
-    from streams.settings import Settings
+    from pixtide.streams.settings import Settings
 
 _EXAMPLES = """
 \b
@@ -55,7 +55,7 @@ def cli(context: click.Context) -> None:
     answered over a reply topic.
     """
     if "OTEL_TRACES_EXPORTER" in os.environ:
-        from streams.tracing import send_spans
+        from pixtide.streams.tracing import send_spans
 
         send_spans(context.invoked_subcommand or "")
 
@@ -84,7 +84,7 @@ def demo(folder: Path | None, once: bool) -> None:
     What it publishes stays in PIXTIDE_HOME (default ./.pixtide), beside what was there; to begin
     anew, set that to another folder.
     """
-    from streams.demo.run import run_demo
+    from pixtide.streams.demo.run import run_demo
 
     run_demo(_settings(), folder, once=once or not sys.stdout.isatty())
 
@@ -95,9 +95,9 @@ def up() -> None:
 
     It lives in PIXTIDE_HOME (default ./.pixtide), where every other command finds it.
     """
-    from streams import console
-    from streams.process import interrupt_on_signals
-    from streams.stack import Stack
+    from pixtide.streams import console
+    from pixtide.streams.process import interrupt_on_signals
+    from pixtide.streams.stack import Stack
 
     interrupt_on_signals()
     stack = Stack(_settings(), console.say)
@@ -141,8 +141,8 @@ def publish(
     pixtide publish ~/Pictures --wait
     pixtide publish https://example.org/a.jpg --tag web --caption "Found there"
     """
-    from streams.publish import Description, find_sources
-    from streams.publishing import publish_all
+    from pixtide.streams.publish import Description, find_sources
+    from pixtide.streams.publishing import publish_all
 
     settings, description = _settings(), Description(caption=caption, tags=tags)
     summary = publish_all(
@@ -168,8 +168,8 @@ def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
     Your own files stay. An id that nothing is indexed under may be deleted, too: the log may hold
     an upload that is still to come.
     """
-    from streams.publish import image_key
-    from streams.publishing import delete_all
+    from pixtide.streams.publish import image_key
+    from pixtide.streams.publishing import delete_all
 
     for image_id in image_ids:
         image_key(image_id)
@@ -205,10 +205,10 @@ def ingest(
     what it has begun. PIXTIDE_HEALTH_PORT serves /live, /ready and /metrics, PIXTIDE_LOG=json
     writes log lines for machines.
     """
-    from streams.profile import profiled
-    from streams.starting import end_at_signals
-    from streams.vitals import seen_from_outside
-    from streams.workers import ingest_worker
+    from pixtide.streams.profile import profiled
+    from pixtide.streams.starting import end_at_signals
+    from pixtide.streams.vitals import seen_from_outside
+    from pixtide.streams.workers import ingest_worker
 
     settings = _settings()
     if background or settings.embedded_log:
@@ -234,9 +234,9 @@ def query(ready_file: Path | None) -> None:
     """
     import asyncio
 
-    from streams.starting import end_at_signals
-    from streams.vitals import seen_from_outside
-    from streams.workers import query_consumer
+    from pixtide.streams.starting import end_at_signals
+    from pixtide.streams.vitals import seen_from_outside
+    from pixtide.streams.workers import query_consumer
 
     settings = _settings()
     unproven = {"index": "is not read yet", "log": "is not read yet"}
@@ -251,12 +251,12 @@ def web(ready_file: Path | None) -> None:
     """Serve the page: search, publish, watch; and its JSON API (docs/web.md)."""
     import tempfile
 
-    from streams.process import log_to_stderr, readiness
-    from streams.wiring import extra
+    from pixtide.streams.process import log_to_stderr, readiness
+    from pixtide.streams.wiring import extra
 
     with extra("web"):
-        from streams.web.build import build_site
-        from streams.web.serve import listen, serve
+        from pixtide.streams.web.build import build_site
+        from pixtide.streams.web.serve import listen, serve
 
     settings = _settings()
     log_to_stderr(settings.log)
@@ -281,7 +281,7 @@ def doctor(quiet: bool, as_json: bool) -> None:
     workers, image store, disk. Also says which model is in use, and how to change it. Exits 1
     where something isn't well.
     """
-    from streams.doctor import examine
+    from pixtide.streams.doctor import examine
 
     sys.exit(0 if examine(_settings(), as_json=as_json, quiet=quiet) else 1)
 
@@ -292,8 +292,8 @@ def config(as_json: bool) -> None:
     """Print the effective settings; secrets are masked."""
     import json
 
-    from streams import console
-    from streams.settings import PREFIX
+    from pixtide.streams import console
+    from pixtide.streams.settings import PREFIX
 
     values = _settings().model_dump(mode="json")
     if as_json:
@@ -305,13 +305,13 @@ def config(as_json: bool) -> None:
 
 
 def _settings() -> "Settings":
-    from streams.settings import load_settings
+    from pixtide.streams.settings import load_settings
 
     return load_settings()
 
 
 def _live_name(settings: "Settings") -> str:
-    from streams.wiring import generation_to_work_for, open_catalog
+    from pixtide.streams.wiring import generation_to_work_for, open_catalog
 
     settings.bootstrap()  # without a log, to create an index is no help
     with contextlib.closing(open_catalog(settings)) as catalog:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from schemas.errors import PoisonError, UsageError
-from streams.cli_index import json_option
+from pixtide.schemas.errors import PoisonError, UsageError
+from pixtide.streams.cli_index import json_option
 
 if TYPE_CHECKING:
-    from streams.dead_letters import DeadLetter, LetterContent, Selection
-    from streams.retrying import RetryResult
+    from pixtide.streams.dead_letters import DeadLetter, LetterContent, Selection
+    from pixtide.streams.retrying import RetryResult
 
 _THUMBNAIL_SIDE = 256
 _SHOWN_TEXT = 400
@@ -42,11 +42,11 @@ def dlq() -> None:
 @json_option
 def dlq_list(codes: tuple[str, ...], image_ids: tuple[str, ...], as_json: bool) -> None:
     """Count dead letters by code, with examples; with --code or --id, list each."""
-    from schemas.base import shortened
-    from streams import console
-    from streams.dead_letters import LetterState, by_code
-    from streams.settings import load_settings
-    from streams.wiring import dead_letters
+    from pixtide.schemas.base import shortened
+    from pixtide.streams import console
+    from pixtide.streams.dead_letters import LetterState, by_code
+    from pixtide.streams.settings import load_settings
+    from pixtide.streams.wiring import dead_letters
 
     with contextlib.closing(dead_letters(load_settings())) as source:
         letters = source.letters(_selection(codes, image_ids))
@@ -84,9 +84,9 @@ def dlq_list(codes: tuple[str, ...], image_ids: tuple[str, ...], as_json: bool) 
 @json_option
 def dlq_show(which: str, thumbnail_file: Path | None, as_json: bool) -> None:
     """Show one dead letter: why it is one, its event, headers and value."""
-    from streams import console
-    from streams.settings import load_settings
-    from streams.wiring import dead_letters, decoder_pool
+    from pixtide.streams import console
+    from pixtide.streams.settings import load_settings
+    from pixtide.streams.wiring import dead_letters, decoder_pool
 
     settings = load_settings()
     with contextlib.closing(dead_letters(settings)) as source:
@@ -127,10 +127,10 @@ def dlq_retry(
 
     Letters that are healed or superseded by now are left out.
     """
-    from streams import console
-    from streams.retrying import plan_retry
-    from streams.settings import load_settings
-    from streams.wiring import dead_letters, retrier
+    from pixtide.streams import console
+    from pixtide.streams.retrying import plan_retry
+    from pixtide.streams.settings import load_settings
+    from pixtide.streams.wiring import dead_letters, retrier
 
     if everything == bool(codes or image_ids):
         raise UsageError("say which letters: --all, or some by --code, by --id or by both")
@@ -156,8 +156,8 @@ def dlq_retry(
 
 
 def _selection(codes: Sequence[str], image_ids: Sequence[str]) -> "Selection":
-    from schemas.errors import ReasonCode
-    from streams.dead_letters import Selection
+    from pixtide.schemas.errors import ReasonCode
+    from pixtide.streams.dead_letters import Selection
 
     for code in codes:
         if code not in ReasonCode.__members__:
@@ -175,7 +175,7 @@ def _fate(letter: "DeadLetter", result: "RetryResult | None") -> dict[str, Any]:
 
 
 def _show_letters(letters: Iterable["DeadLetter"], *, as_json: bool) -> None:
-    from streams import console
+    from pixtide.streams import console
 
     if as_json:
         for letter in letters:

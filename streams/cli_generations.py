@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streams.cli_index import index, json_option
+from pixtide.streams.cli_index import index, json_option
 
 if TYPE_CHECKING:
-    from search.port import GenerationCatalog
-    from streams.settings import Settings
-    from streams.verify import Verification
+    from pixtide.search.port import GenerationCatalog
+    from pixtide.streams.settings import Settings
+    from pixtide.streams.verify import Verification
 
 timeout_option = click.option(
     "--timeout",
@@ -27,8 +27,8 @@ timeout_option = click.option(
 @contextlib.contextmanager
 def opened() -> Iterator[tuple["Settings", "GenerationCatalog"]]:
     """The settings and the index that they reach."""
-    from streams.settings import load_settings
-    from streams.wiring import open_catalog
+    from pixtide.streams.settings import load_settings
+    from pixtide.streams.wiring import open_catalog
 
     settings = load_settings()
     with contextlib.closing(open_catalog(settings)) as catalog:
@@ -69,9 +69,9 @@ def index_verify(
 
     Exits 1 if anything differs. The generation is ready to be promoted when no row does.
     """
-    from streams import console
-    from streams.lifecycle import Checks, verify
-    from streams.wiring import generation_to_work_for
+    from pixtide.streams import console
+    from pixtide.streams.lifecycle import Checks, verify
+    from pixtide.streams.wiring import generation_to_work_for
 
     checks = Checks(mend=mend, originals=originals, searched=(sample or None) if vectors else 0)
     with opened() as (settings, catalog), console.steps() as tell:
@@ -91,9 +91,9 @@ def index_promote(name: str, force: bool, timeout: float, as_json: bool) -> None
 
     Refuses unless a verification was clean and the workers have read the log to its end.
     """
-    from streams import console
-    from streams.lifecycle import promote
-    from streams.wiring import generation_to_work_for
+    from pixtide.streams import console
+    from pixtide.streams.lifecycle import promote
+    from pixtide.streams.wiring import generation_to_work_for
 
     with opened() as (settings, catalog), console.steps() as tell:
         generation = generation_to_work_for(catalog, name)
@@ -112,8 +112,8 @@ def index_rollback(force: bool, timeout: float, as_json: bool) -> None:
 
     Refuses unless its workers have read the log to its end.
     """
-    from streams import console
-    from streams.lifecycle import rollback
+    from pixtide.streams import console
+    from pixtide.streams.lifecycle import rollback
 
     with opened() as (settings, catalog), console.steps() as tell:
         now, skipped = rollback(settings, catalog, force=force, timeout_s=timeout, tell=tell)
@@ -134,9 +134,9 @@ def index_rollback(force: bool, timeout: float, as_json: bool) -> None:
 @json_option
 def index_retire(name: str, grace_hours: float, as_json: bool) -> None:
     """Take a generation down: its workers end, and its collection and its offsets are removed."""
-    from schemas.errors import UsageError
-    from streams import console
-    from streams.lifecycle import retire
+    from pixtide.schemas.errors import UsageError
+    from pixtide.streams import console
+    from pixtide.streams.lifecycle import retire
 
     with opened() as (settings, catalog):
         generation = catalog.get(name)
@@ -151,7 +151,7 @@ def index_retire(name: str, grace_hours: float, as_json: bool) -> None:
 
 def show_verification(found: "Verification", *, as_json: bool) -> None:
     """Print what a verification found."""
-    from streams import console
+    from pixtide.streams import console
 
     if as_json:
         console.line(json.dumps(found.as_json()))
@@ -184,7 +184,7 @@ def _place(version: tuple[int, int, int] | None) -> str:
 
 def say_live(name: str, *, as_json: bool, skipped: list[str] | None = None) -> None:
     """Which generation is live now, and what was skipped on the way."""
-    from streams import console
+    from pixtide.streams import console
 
     if as_json:
         console.line(json.dumps({"live": name, "skipped": skipped or []}))

@@ -32,7 +32,7 @@ class Sectioned(click.Group):
 
 def _hush(_: click.Context, __: click.Parameter, quiet: bool) -> None:
     if quiet:
-        from streams import console
+        from pixtide.streams import console
 
         console.hush()
 

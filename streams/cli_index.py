@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from schemas.errors import UsageError
-from streams.cli_help import quiet_option
+from pixtide.schemas.errors import UsageError
+from pixtide.streams.cli_help import quiet_option
 
 if TYPE_CHECKING:
-    from search.generations import Compression
+    from pixtide.search.generations import Compression
 
 _LOOK_EVERY_S = 2.0
 
@@ -63,10 +63,10 @@ def index_create(
 
     The first generation goes live at once. Then run `pixtide ingest --generation NAME`.
     """
-    from streams import console
-    from streams.reindex import create_generation
-    from streams.settings import load_settings
-    from streams.wiring import open_catalog
+    from pixtide.streams import console
+    from pixtide.streams.reindex import create_generation
+    from pixtide.streams.settings import load_settings
+    from pixtide.streams.wiring import open_catalog
 
     settings = load_settings()
     with contextlib.closing(open_catalog(settings)) as catalog:
@@ -92,9 +92,9 @@ def index_writable(as_json: bool) -> None:
     It never does so by itself. Free some space first: it looks at its disk again only once it is
     restarted.
     """
-    from streams import console
-    from streams.settings import load_settings
-    from streams.wiring import open_catalog
+    from pixtide.streams import console
+    from pixtide.streams.settings import load_settings
+    from pixtide.streams.wiring import open_catalog
 
     with contextlib.closing(open_catalog(load_settings())) as catalog:
         opened = catalog.make_writable()
@@ -108,9 +108,9 @@ def index_writable(as_json: bool) -> None:
 @json_option
 def index_list(as_json: bool) -> None:
     """List the generations; the live one is marked."""
-    from streams import console
-    from streams.settings import load_settings
-    from streams.wiring import open_catalog
+    from pixtide.streams import console
+    from pixtide.streams.settings import load_settings
+    from pixtide.streams.wiring import open_catalog
 
     with contextlib.closing(open_catalog(load_settings())) as catalog:
         live, generations = catalog.live(), catalog.list()
@@ -145,10 +145,10 @@ def index_status(watch: bool, as_json: bool) -> None:
     """
     import json
 
-    from streams import console
-    from streams.settings import load_settings
-    from streams.standing import Watch, table, warnings
-    from streams.wiring import open_catalog
+    from pixtide.streams import console
+    from pixtide.streams.settings import load_settings
+    from pixtide.streams.standing import Watch, table, warnings
+    from pixtide.streams.wiring import open_catalog
 
     settings = load_settings()
     with contextlib.closing(open_catalog(settings)) as catalog:
@@ -175,7 +175,7 @@ def index_status(watch: bool, as_json: bool) -> None:
 
 
 def _attributes(declared: tuple[str, ...]) -> dict[str, Any]:
-    from search.generations import ATTRIBUTE
+    from pixtide.search.generations import ATTRIBUTE
 
     pairs = [one.partition(":") for one in declared]
     for name, colon, kind in pairs:

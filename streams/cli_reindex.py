@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from streams.cli_generations import opened, say_live, show_verification, timeout_option
-from streams.cli_index import compression_option, index, json_option, max_rate_option
+from pixtide.streams.cli_generations import opened, say_live, show_verification, timeout_option
+from pixtide.streams.cli_index import compression_option, index, json_option, max_rate_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from search.generations import Generation
-    from search.port import GenerationCatalog
-    from streams.settings import Settings
-    from streams.verify import Verification
+    from pixtide.search.generations import Generation
+    from pixtide.search.port import GenerationCatalog
+    from pixtide.streams.settings import Settings
+    from pixtide.streams.verify import Verification
 
 #: Pixels a side.
 _THUMBNAIL = 160
@@ -50,9 +50,9 @@ def index_compare(
     """
     from functools import partial
 
-    from streams import console
-    from streams.compare import compare, page
-    from streams.wiring import encoder_of, generation_to_work_for, thumbnails
+    from pixtide.streams import console
+    from pixtide.streams.compare import compare, page
+    from pixtide.streams.wiring import encoder_of, generation_to_work_for, thumbnails
 
     texts = [line.strip() for line in queries if line.strip()]
     with opened() as (settings, catalog):
@@ -104,10 +104,10 @@ def reindex(model: str, yes: bool, timeout: float, as_json: bool, **wanted: Any)
     promotes it. Run it again to go on where it broke off. Pictures of a generation of the same
     model are copied, not encoded.
     """
-    from streams import console
-    from streams.group import workers_in
-    from streams.kafka import admin
-    from streams.reindex import Reindex, begin, worker_for
+    from pixtide.streams import console
+    from pixtide.streams.group import workers_in
+    from pixtide.streams.kafka import admin
+    from pixtide.streams.reindex import Reindex, begin, worker_for
 
     plan = Reindex(model, **wanted)
     with opened() as (settings, catalog):
@@ -141,9 +141,9 @@ def _built(
     check: "Callable[[], None]",
 ) -> "Verification":
     """Build and verify it under progress bars, for as long as `check` raises nothing."""
-    from streams import console
-    from streams.lifecycle import Checks, verify
-    from streams.reindex import build
+    from pixtide.streams import console
+    from pixtide.streams.lifecycle import Checks, verify
+    from pixtide.streams.reindex import build
 
     with console.steps() as show:
 
@@ -158,9 +158,9 @@ def _built(
 def _promote(
     settings: "Settings", catalog: "GenerationCatalog", name: str, timeout_s: float
 ) -> None:
-    from streams import console
-    from streams.lifecycle import promote
-    from streams.wiring import generation_to_work_for
+    from pixtide.streams import console
+    from pixtide.streams.lifecycle import promote
+    from pixtide.streams.wiring import generation_to_work_for
 
     with console.steps() as tell:
         generation = generation_to_work_for(catalog, name)

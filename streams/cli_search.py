@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from schemas.errors import UsageError
-from schemas.reply_address import CLIENT_TIMEOUT_S
-from streams.cli_index import json_option
+from pixtide.schemas.errors import UsageError
+from pixtide.schemas.reply_address import CLIENT_TIMEOUT_S
+from pixtide.streams.cli_index import json_option
 
 if TYPE_CHECKING:
-    from schemas.queries import SearchRequest
-    from streams.settings import Settings
+    from pixtide.schemas.queries import SearchRequest
+    from pixtide.streams.settings import Settings
 
 _ORIENTATIONS = ("landscape", "portrait", "square")
 
@@ -68,9 +68,9 @@ def search(words: tuple[str, ...], timeout: float, as_json: bool, **options: Any
     With `-` as TEXT, each line of standard input is a query; the replies come in their order.
     Exits 1 if a query could not be served. Times without a zone are UTC.
     """
-    from streams import console
-    from streams.settings import load_settings
-    from streams.wiring import search_client
+    from pixtide.streams import console
+    from pixtide.streams.settings import load_settings
+    from pixtide.streams.wiring import search_client
 
     settings = load_settings()
     text = " ".join(words)
@@ -99,8 +99,8 @@ def search(words: tuple[str, ...], timeout: float, as_json: bool, **options: Any
 def _request(settings: "Settings", text: str, options: dict[str, Any]) -> "SearchRequest":
     from pydantic import ValidationError
 
-    from schemas.base import explain
-    from schemas.queries import SearchRequest
+    from pixtide.schemas.base import explain
+    from pixtide.schemas.queries import SearchRequest
 
     terms = [{"text": words, "weight": -1} for words in options.pop("against")]
     terms += [{"image_id": image_id} for image_id in options.pop("like")]

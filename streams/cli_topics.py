@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import click
 
-from schemas.errors import UsageError
-from streams.cli_help import quiet_option
-from streams.cli_index import json_option
+from pixtide.schemas.errors import UsageError
+from pixtide.streams.cli_help import quiet_option
+from pixtide.streams.cli_index import json_option
 
 
 @click.group()
@@ -25,10 +25,10 @@ def topics_create(as_json: bool) -> None:
     To have another number of partitions, create `images.uploaded` with it beforehand: the topic of
     retries gets as many.
     """
-    from schemas.topics import RETRY, UPLOADED
-    from schemas.topics import topics as topics_table
-    from streams import console, kafka
-    from streams.settings import load_settings
+    from pixtide.schemas.topics import RETRY, UPLOADED
+    from pixtide.schemas.topics import topics as topics_table
+    from pixtide.streams import console, kafka
+    from pixtide.streams.settings import load_settings
 
     settings = load_settings()
     client = kafka.admin(settings.kafka_connection())
@@ -61,9 +61,9 @@ def topics_dump() -> None:
     aren't either: back up the image store too. A dump that breaks off can't be loaded. A record
     that can't be read is named and left out; then this exits 1.
     """
-    from streams import console
-    from streams.log_copy import dump
-    from streams.settings import load_settings
+    from pixtide.streams import console
+    from pixtide.streams.log_copy import dump
+    from pixtide.streams.settings import load_settings
 
     count, left_out = -1, _LeftOut()  # for the last line is no record
     for line in dump(load_settings(), left_out):
@@ -82,9 +82,9 @@ def topics_load() -> None:
     where what is read breaks off, it fails. A record that the topic doesn't take is named and left
     out; then this exits 1.
     """
-    from streams import console
-    from streams.log_copy import load
-    from streams.settings import load_settings
+    from pixtide.streams import console
+    from pixtide.streams.log_copy import load
+    from pixtide.streams.settings import load_settings
 
     left_out = _LeftOut()
     console.say(f"{load(load_settings(), sys.stdin, left_out):,} records")
@@ -98,14 +98,14 @@ class _LeftOut:
         self._count = 0
 
     def __call__(self, problem: str) -> None:
-        from streams import console
+        from pixtide.streams import console
 
         self._count += 1
         console.complain(problem)
 
     def end(self) -> None:
         """Exit 1 where there were any."""
-        from streams import console
+        from pixtide.streams import console
 
         if self._count:
             console.complain(f"{self._count:,} left out; of their pictures older records count")

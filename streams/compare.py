@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from encoders.port import Encoder
-from schemas.errors import RequestError, UsageError
-from schemas.queries import SearchRequest, SearchResult, checked
-from search.answer import Snapshot, answer
-from search.exact import recalls
-from search.generations import Generation
-from search.port import GenerationCatalog
+from pixtide.encoders.port import Encoder
+from pixtide.schemas.errors import RequestError, UsageError
+from pixtide.schemas.queries import SearchRequest, SearchResult, checked
+from pixtide.search.answer import Snapshot, answer
+from pixtide.search.exact import recalls
+from pixtide.search.generations import Generation
+from pixtide.search.port import GenerationCatalog
 
 #: A small JPEG of the original at a URI, or None where it can't be had.
 Thumbnail = Callable[[str], bytes | None]

@@ -1,6 +1,7 @@
 """What a person sees: progress with rate and ETA, tables of results, and plain JSON lines.
 
-Whatever is shown goes through `streams.escaping`: captions, ids and messages are strangers' words.
+Whatever is shown goes through `pixtide.streams.escaping`: captions, ids and messages are strangers'
+words.
 """
 
 import contextlib
@@ -25,10 +26,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from schemas.base import shortened
-from schemas.errors import TransientError
-from schemas.queries import SearchReply
-from streams.escaping import visible, visible_json, visible_lines
+from pixtide.schemas.base import shortened
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.queries import SearchReply
+from pixtide.streams.escaping import visible, visible_json, visible_lines
 
 T = TypeVar("T")
 

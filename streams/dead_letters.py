@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from schemas.codec import decode_event
-from schemas.dead_letters import (
+from pixtide.schemas.codec import decode_event
+from pixtide.schemas.dead_letters import (
     EXCEPTION,
     GENERATION,
     MESSAGE,
@@ -19,16 +19,16 @@ from schemas.dead_letters import (
     SourceRecord,
     original_headers,
 )
-from schemas.errors import PoisonError, UsageError
-from schemas.events import ImageEvent, ImageUploaded, InlinePicture
-from schemas.identity import Version
-from search.generations import Generation
-from search.port import CollectionGoneError, GenerationCatalog, RowState, StoredImage
-from streams.image_store import ImageStore
-from streams.kafka import Headers, Record
-from streams.kafka_connection import KafkaConnection
-from streams.reporter import VALUES
-from streams.topic_reading import records_at, records_of
+from pixtide.schemas.errors import PoisonError, UsageError
+from pixtide.schemas.events import ImageEvent, ImageUploaded, InlinePicture
+from pixtide.schemas.identity import Version
+from pixtide.search.generations import Generation
+from pixtide.search.port import CollectionGoneError, GenerationCatalog, RowState, StoredImage
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.kafka import Headers, Record
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.reporter import VALUES
+from pixtide.streams.topic_reading import records_at, records_of
 
 _ROWS_AT_ONCE = 500
 #: More than Kafka takes in one record: values in the store came from there.

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpcore
 
-from schemas.errors import PoisonError, ReasonCode
+from pixtide.schemas.errors import PoisonError, ReasonCode
 
 Address = str
 _Found = list[Address] | OSError

@@ -4,10 +4,10 @@ import contextlib
 import json
 from collections.abc import Iterator, Set
 
-from schemas.errors import PixtideError
-from streams import console
-from streams.doctor_looks import LOOKS, Finding, Look, Patient, Seen
-from streams.settings import Settings
+from pixtide.schemas.errors import PixtideError
+from pixtide.streams import console
+from pixtide.streams.doctor_looks import LOOKS, Finding, Look, Patient, Seen
+from pixtide.streams.settings import Settings
 
 _MARKS = {Seen.WELL: "ok  ", Seen.BAD: "BAD ", Seen.UNSEEN: "?   "}
 

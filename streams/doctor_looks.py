@@ -15,19 +15,19 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 from confluent_kafka.admin import AdminClient
 
-from schemas import topics
-from schemas.errors import TransientError, UsageError
-from search.generations import Generation
-from search.port import GenerationCatalog
-from streams import kafka
-from streams.image_store import ImageStore
-from streams.kafka_connection import KafkaConnection
-from streams.marks import moved_since
-from streams.settings import Settings
-from streams.wiring import check_fingerprint, load_encoder, open_catalog
+from pixtide.schemas import topics
+from pixtide.schemas.errors import TransientError, UsageError
+from pixtide.search.generations import Generation
+from pixtide.search.port import GenerationCatalog
+from pixtide.streams import kafka
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.marks import moved_since
+from pixtide.streams.settings import Settings
+from pixtide.streams.wiring import check_fingerprint, load_encoder, open_catalog
 
 if TYPE_CHECKING:
-    from encoders.port import Encoder
+    from pixtide.encoders.port import Encoder
 
 _DIAL_S = 3.0
 _ASK_S = 3.0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from confluent_kafka.admin import AdminClient
 
-from streams import kafka
+from pixtide.streams import kafka
 
 #: How often it looks, at most: so much longer than their retention records may stay.
 _LOOK_S = 10.0

@@ -1,14 +1,14 @@
 """What a record of the log asks of the index."""
 
-from schemas.codec import image_id_of
-from schemas.errors import PoisonError
-from schemas.events import ImageUploaded, PictureAt
-from schemas.identity import Partitioner, Version, partition_of
-from search.generations import LogIdentity
-from search.port import RowState
-from streams.kafka import Record
-from streams.ledger import Expected
-from streams.record_event import event_of
+from pixtide.schemas.codec import image_id_of
+from pixtide.schemas.errors import PoisonError
+from pixtide.schemas.events import ImageUploaded, PictureAt
+from pixtide.schemas.identity import Partitioner, Version, partition_of
+from pixtide.search.generations import LogIdentity
+from pixtide.search.port import RowState
+from pixtide.streams.kafka import Record
+from pixtide.streams.ledger import Expected
+from pixtide.streams.record_event import event_of
 
 
 def expected_row(record: Record, log: LogIdentity, partitioner: Partitioner) -> Expected | None:

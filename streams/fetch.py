@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from schemas.errors import PixtideError, PoisonError, ReasonCode, TransientError
-from schemas.events import InlinePicture, PictureAt
-from streams.fetch_buckets import SCHEMES, BucketSource
-from streams.fetch_http import HttpSource, NoSuchHostError
-from streams.fetched import Fetched, require_pinned
-from streams.image_store import NEVER_A_FILE, ImageStore
+from pixtide.schemas.errors import PixtideError, PoisonError, ReasonCode, TransientError
+from pixtide.schemas.events import InlinePicture, PictureAt
+from pixtide.streams.fetch_buckets import SCHEMES, BucketSource
+from pixtide.streams.fetch_http import HttpSource, NoSuchHostError
+from pixtide.streams.fetched import Fetched, require_pinned
+from pixtide.streams.image_store import NEVER_A_FILE, ImageStore
 
 _LONGEST_PAUSE_S = 10.0
 #: The "hosts" of what is ours: the image store, and this machine's disks.

@@ -11,10 +11,10 @@ from urllib.parse import quote, urljoin, urlsplit
 import certifi
 import httpcore
 
-from schemas.errors import PoisonError, ReasonCode, TransientError
-from schemas.events import PictureAt
-from streams.dialling import CheckedBackend, UnknownHostError
-from streams.fetched import Fetched, require_pinned
+from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
+from pixtide.schemas.events import PictureAt
+from pixtide.streams.dialling import CheckedBackend, UnknownHostError
+from pixtide.streams.fetched import Fetched, require_pinned
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -1,7 +1,7 @@
 """What all sources of pictures share: bytes are counted as they come, and a pin is kept."""
 
-from schemas.errors import PoisonError, ReasonCode
-from schemas.events import PictureAt
+from pixtide.schemas.errors import PoisonError, ReasonCode
+from pixtide.schemas.events import PictureAt
 
 
 class Fetched:

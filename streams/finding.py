@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
-from schemas.queries import Filters
-from search.port import Query, RowState, StoredImage, VectorIndex, WordQuery
-from streams.group import Tell
-from streams.ledger import Difference, Kind, Ledger
+from pixtide.schemas.queries import Filters
+from pixtide.search.port import Query, RowState, StoredImage, VectorIndex, WordQuery
+from pixtide.streams.group import Tell
+from pixtide.streams.ledger import Difference, Kind, Ledger
 
 #: First how many are asked for, and then, where it isn't among them.
 _FEW, _MANY = 10, 200

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from schemas.errors import PixtideError
-from search.generations import Generation
-from streams import kafka
-from streams.kafka_errors import translated
-from streams.settings import Settings
+from pixtide.schemas.errors import PixtideError
+from pixtide.search.generations import Generation
+from pixtide.streams import kafka
+from pixtide.streams.kafka_errors import translated
+from pixtide.streams.settings import Settings
 
 #: Tells how far a step is: its name, what is done and what there is to do.
 Tell = Callable[[str, int, int], None]

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from schemas.errors import PixtideError
-from streams.process import VitalThread
+from pixtide.schemas.errors import PixtideError
+from pixtide.streams.process import VitalThread
 
 logger = logging.getLogger("pixtide")
 

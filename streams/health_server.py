@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from schemas.errors import UsageError
-from streams.health import Health
-from streams.process import VitalThread
+from pixtide.schemas.errors import UsageError
+from pixtide.streams.health import Health
+from pixtide.streams.process import VitalThread
 
 _JSON = "application/json"
 

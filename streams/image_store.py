@@ -25,8 +25,8 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from schemas.errors import PoisonError, ReasonCode, TransientError, UsageError
-from schemas.identity import original_key
+from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError, UsageError
+from pixtide.schemas.identity import original_key
 
 
 def said(error: Exception) -> str:

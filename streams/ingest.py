@@ -40,36 +40,36 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Consumer
 
-from encoders.decoding import DecoderPool
-from encoders.images import Picture
-from encoders.isolation import encode_each
-from encoders.port import Encoder
-from encoders.reserve import Reserve
-from encoders.self_check import check_parts
-from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
-from schemas.events import ImageUploaded, InlinePicture
-from schemas.identity import Partitioner
-from schemas.outcomes import OutcomeKind
-from search.generations import LogIdentity
-from search.port import StoredImage, VectorIndex, Written
-from streams.assignment import Assignment
-from streams.breaker import Breaker
-from streams.fetch import OUR_DISKS, OUR_STORE, Fetcher, OriginalGoneError
-from streams.host_lanes import HostLanes
-from streams.ingest_watch import IngestWatch, Pause
-from streams.log_guard import LogGuard
-from streams.offsets import InFlight
-from streams.originals import Originals
-from streams.overtaken import Overtaken
-from streams.pace import Pace
-from streams.patience import Patience, StoppedError
-from streams.positions import Positions
-from streams.reading import RecordReader
-from streams.reporter import Reporter
-from streams.sibling import Sibling
-from streams.standstill import Standstill
-from streams.unexpected import is_unexpected, poison_of
-from streams.work import Work, timed
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.images import Picture
+from pixtide.encoders.isolation import encode_each
+from pixtide.encoders.port import Encoder
+from pixtide.encoders.reserve import Reserve
+from pixtide.encoders.self_check import check_parts
+from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
+from pixtide.schemas.events import ImageUploaded, InlinePicture
+from pixtide.schemas.identity import Partitioner
+from pixtide.schemas.outcomes import OutcomeKind
+from pixtide.search.generations import LogIdentity
+from pixtide.search.port import StoredImage, VectorIndex, Written
+from pixtide.streams.assignment import Assignment
+from pixtide.streams.breaker import Breaker
+from pixtide.streams.fetch import OUR_DISKS, OUR_STORE, Fetcher, OriginalGoneError
+from pixtide.streams.host_lanes import HostLanes
+from pixtide.streams.ingest_watch import IngestWatch, Pause
+from pixtide.streams.log_guard import LogGuard
+from pixtide.streams.offsets import InFlight
+from pixtide.streams.originals import Originals
+from pixtide.streams.overtaken import Overtaken
+from pixtide.streams.pace import Pace
+from pixtide.streams.patience import Patience, StoppedError
+from pixtide.streams.positions import Positions
+from pixtide.streams.reading import RecordReader
+from pixtide.streams.reporter import Reporter
+from pixtide.streams.sibling import Sibling
+from pixtide.streams.standstill import Standstill
+from pixtide.streams.unexpected import is_unexpected, poison_of
+from pixtide.streams.work import Work, timed
 
 logger = logging.getLogger(__name__)
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Literal, get_args
 
-from schemas.errors import FatalError, ReasonCode, TransientError
-from schemas.outcomes import OutcomeKind
-from streams.consumer_standing import Standing, Statistics
-from streams.health import Health
-from streams.kafka_errors import BrokerAwayError
-from streams.logs import about
-from streams.metrics import IngestMetrics
-from streams.overtaken import Late
-from streams.progress import Progress, stuck_at
-from streams.work import Work
+from pixtide.schemas.errors import FatalError, ReasonCode, TransientError
+from pixtide.schemas.outcomes import OutcomeKind
+from pixtide.streams.consumer_standing import Standing, Statistics
+from pixtide.streams.health import Health
+from pixtide.streams.kafka_errors import BrokerAwayError
+from pixtide.streams.logs import about
+from pixtide.streams.metrics import IngestMetrics
+from pixtide.streams.overtaken import Late
+from pixtide.streams.progress import Progress, stuck_at
+from pixtide.streams.work import Work
 
 Step = Literal["read", "fetch", "decode", "store", "look_up", "encode", "write", "report"]
 Pause = Literal["full", "breaker", "stopping"]

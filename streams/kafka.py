@@ -30,16 +30,16 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
     TopicMetadata,
 )
 
-from schemas.errors import TransientError, UsageError
-from schemas.identity import Partitioner
-from schemas.reply_address import DEFAULT_DEADLINE_MS
-from schemas.topics import Topic
-from search.generations import LogIdentity
-from streams.acls import NO_GROUP
-from streams.kafka_connection import KafkaConnection
-from streams.kafka_errors import Admin, require_granted
-from streams.kafka_errors import translated as translated
-from streams.kafka_errors import verdict as verdict
+from pixtide.schemas.errors import TransientError, UsageError
+from pixtide.schemas.identity import Partitioner
+from pixtide.schemas.reply_address import DEFAULT_DEADLINE_MS
+from pixtide.schemas.topics import Topic
+from pixtide.search.generations import LogIdentity
+from pixtide.streams.acls import NO_GROUP
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka_errors import Admin, require_granted
+from pixtide.streams.kafka_errors import translated as translated
+from pixtide.streams.kafka_errors import verdict as verdict
 
 Headers = list[tuple[str, bytes | None]]
 REQUEST_TIMEOUT_S = 10.0

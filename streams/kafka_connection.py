@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from schemas.errors import UsageError
+from pixtide.schemas.errors import UsageError
 
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 
@@ -134,7 +134,7 @@ class KafkaConnection:
             arguments["sasl_plain_username"] = self.sasl.username
             arguments["sasl_plain_password"] = self.sasl.password
         else:
-            from streams.kafka_tokens import TokenProvider
+            from pixtide.streams.kafka_tokens import TokenProvider
 
             arguments["sasl_oauth_token_provider"] = TokenProvider(self.sasl, self.sasl.tokens)
         return arguments

@@ -8,9 +8,9 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from schemas.errors import FatalError, TransientError, UsageError
-from streams.kafka_connection import KafkaConnection
-from streams.lasting import Lasting
+from pixtide.schemas.errors import FatalError, TransientError, UsageError
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.lasting import Lasting
 
 _HOW = (
     "is the broker running, does it advertise an address that this machine reaches, and is it "

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import httpx
 from aiokafka.abc import AbstractTokenProvider
 
-from schemas.errors import UsageError
-from streams.kafka_connection import Sasl, Tokens
+from pixtide.schemas.errors import UsageError
+from pixtide.streams.kafka_connection import Sasl, Tokens
 
 _ASK_S = 10.0
 #: Of a token's life, after which another one is asked for, as librdkafka does.

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 from confluent_kafka.admin import AdminClient
 
-from schemas.errors import FatalError
-from schemas.identity import Version
-from streams import kafka
-from streams.kafka_connection import KafkaConnection
-from streams.topic_reading import records_between
+from pixtide.schemas.errors import FatalError
+from pixtide.schemas.identity import Version
+from pixtide.streams import kafka
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.topic_reading import records_between
 
 #: How far it looks on: reading the log to its end again and again would cost more than it is for.
 _FAR = 1_000

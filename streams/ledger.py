@@ -12,9 +12,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from schemas.identity import Version, original_key_in
-from search.port import RowState, StoredImage
-from streams.image_store import Stored
+from pixtide.schemas.identity import Version, original_key_in
+from pixtide.search.port import RowState, StoredImage
+from pixtide.streams.image_store import Stored
 
 
 class Kind(StrEnum):

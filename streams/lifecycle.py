@@ -8,18 +8,18 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from schemas.errors import PixtideError, UsageError
-from search.generations import Generation, GenerationState
-from search.port import GenerationCatalog
-from streams import kafka
-from streams.finding import Finding
-from streams.group import NotReadError, Tell, await_group, delete_group, workers_in
-from streams.image_store import ImageStore
-from streams.repair import repair
-from streams.settings import Settings
-from streams.store_side import StoreSide
-from streams.verify import Verification, Verifier
-from streams.wiring import generation_to_work_for
+from pixtide.schemas.errors import PixtideError, UsageError
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.search.port import GenerationCatalog
+from pixtide.streams import kafka
+from pixtide.streams.finding import Finding
+from pixtide.streams.group import NotReadError, Tell, await_group, delete_group, workers_in
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.repair import repair
+from pixtide.streams.settings import Settings
+from pixtide.streams.store_side import StoreSide
+from pixtide.streams.verify import Verification, Verifier
+from pixtide.streams.wiring import generation_to_work_for
 
 _LEAVE_S = 60.0
 _ASK_AGAIN_S = 0.5

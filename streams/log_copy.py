@@ -13,13 +13,13 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 from pydantic import Base64Bytes, ValidationError
 
-from schemas import topics
-from schemas.base import Contract, explain
-from schemas.errors import TransientError, UsageError
-from streams import kafka
-from streams.kafka_errors import KafkaDeniedError
-from streams.settings import Settings
-from streams.topic_reading import records_of
+from pixtide.schemas import topics
+from pixtide.schemas.base import Contract, explain
+from pixtide.schemas.errors import TransientError, UsageError
+from pixtide.streams import kafka
+from pixtide.streams.kafka_errors import KafkaDeniedError
+from pixtide.streams.settings import Settings
+from pixtide.streams.topic_reading import records_of
 
 logger = logging.getLogger(__name__)
 

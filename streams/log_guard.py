@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from confluent_kafka.admin import AdminClient
 
-from schemas.dead_letters import SourceRecord
-from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError, UsageError
-from search.generations import LogIdentity
-from streams.aside import Aside
-from streams.kafka import ends, log_identity
-from streams.kafka_errors import KafkaDeniedError
+from pixtide.schemas.dead_letters import SourceRecord
+from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode, TransientError, UsageError
+from pixtide.search.generations import LogIdentity
+from pixtide.streams.aside import Aside
+from pixtide.streams.kafka import ends, log_identity
+from pixtide.streams.kafka_errors import KafkaDeniedError
 
 _EVERY_S = 15.0
 #: What to do about a log that is another one.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Literal
 
-from streams.escaping import visible
+from pixtide.streams.escaping import visible
 
 LogFormat = Literal["text", "json"]
 

@@ -18,8 +18,8 @@ from typing import Self
 
 from confluent_kafka import TopicPartition
 
-from streams.kafka import OURS, Position, Record
-from streams.offsets import Place
+from pixtide.streams.kafka import OURS, Position, Record
+from pixtide.streams.offsets import Place
 
 _NO_EPOCH = -1
 #: Of a value, the bytes at either end that are looked at.

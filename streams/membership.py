@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from confluent_kafka.admin import AdminClient
 
-from streams import kafka
-from streams.consumer_standing import Standing
+from pixtide.streams import kafka
+from pixtide.streams.consumer_standing import Standing
 
 #: How long records of a partition may lie there, and none come, before that is told.
 _COME_S = 30.0

@@ -27,14 +27,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from encoders.images import extension_of
-from schemas.events import ImageUploaded, InlinePicture
-from schemas.identity import Version, original_folder, original_key_in
-from search.port import RowState, StoredImage, Written
-from streams.image_store import ImageStore, Stored
-from streams.later_records import LaterRecords
-from streams.other_generations import Elsewhere, OtherGenerations
-from streams.work import Work
+from pixtide.encoders.images import extension_of
+from pixtide.schemas.events import ImageUploaded, InlinePicture
+from pixtide.schemas.identity import Version, original_folder, original_key_in
+from pixtide.search.port import RowState, StoredImage, Written
+from pixtide.streams.image_store import ImageStore, Stored
+from pixtide.streams.later_records import LaterRecords
+from pixtide.streams.other_generations import Elsewhere, OtherGenerations
+from pixtide.streams.work import Work
 
 #: The longest that an original lies in the store before the record is published that names it.
 ON_ITS_WAY = timedelta(hours=1)

@@ -5,8 +5,14 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from search.generations import Generation, GenerationState
-from search.port import CollectionGoneError, GenerationCatalog, RowState, StoredImage, VectorIndex
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.search.port import (
+    CollectionGoneError,
+    GenerationCatalog,
+    RowState,
+    StoredImage,
+    VectorIndex,
+)
 
 _LOOK_EVERY_S = 5.0
 

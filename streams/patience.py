@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from schemas.errors import TransientError
-from streams.ingest_watch import IngestWatch, Step
+from pixtide.schemas.errors import TransientError
+from pixtide.streams.ingest_watch import IngestWatch, Step
 
 T = TypeVar("T")
 

@@ -18,14 +18,14 @@ from typing import NamedTuple
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from schemas.errors import FatalError, TransientError
-from streams import kafka
-from streams.kafka import Position
-from streams.kafka_connection import KafkaConnection
-from streams.kafka_errors import verdict
-from streams.log_guard import ADVICE, LogGuard
-from streams.marks import Mark, is_ours, moved
-from streams.topic_reading import Told, taken
+from pixtide.schemas.errors import FatalError, TransientError
+from pixtide.streams import kafka
+from pixtide.streams.kafka import Position
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka_errors import verdict
+from pixtide.streams.log_guard import ADVICE, LogGuard
+from pixtide.streams.marks import Mark, is_ours, moved
+from pixtide.streams.topic_reading import Told, taken
 
 logger = logging.getLogger(__name__)
 

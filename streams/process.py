@@ -12,14 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from streams.logs import LogFormat, handler_of
+from pixtide.streams.logs import LogFormat, handler_of
 
 
 def log_to_stderr(written_as: LogFormat = "text") -> None:
     """Our own words from INFO on, libraries' from WARNING on."""
     logging.basicConfig(level=logging.WARNING, handlers=[handler_of(written_as)])
-    for package in ("streams", "search", "encoders", "pixtide"):
-        logging.getLogger(package).setLevel(logging.INFO)
+    logging.getLogger("pixtide").setLevel(logging.INFO)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from streams import console
-from streams.ingest import IngestLimits
+from pixtide.streams import console
+from pixtide.streams.ingest import IngestLimits
 
 _EVERY_S = 0.2
 _BUSY, _USED = 0.85, 0.9

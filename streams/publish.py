@@ -16,18 +16,18 @@ from urllib.parse import urlsplit
 from confluent_kafka import KafkaError, Message, Producer, TopicPartition
 from pydantic import JsonValue, ValidationError
 
-from schemas import topics
-from schemas.base import explain
-from schemas.codec import encode_event
-from schemas.errors import PixtideError, TransientError, UsageError
-from schemas.events import ImageUploaded, InlinePicture, PictureAt
-from schemas.identity import MAX_IMAGE_ID_BYTES
-from schemas.outcomes import Outcome
-from streams import kafka
-from streams.image_store import ImageStore
-from streams.settings import Settings
-from streams.topic_reading import Told, taken
-from streams.tracing import Span, begin
+from pixtide.schemas import topics
+from pixtide.schemas.base import explain
+from pixtide.schemas.codec import encode_event
+from pixtide.schemas.errors import PixtideError, TransientError, UsageError
+from pixtide.schemas.events import ImageUploaded, InlinePicture, PictureAt
+from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
+from pixtide.schemas.outcomes import Outcome
+from pixtide.streams import kafka
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.settings import Settings
+from pixtide.streams.topic_reading import Told, taken
+from pixtide.streams.tracing import Span, begin
 
 logger = logging.getLogger(__name__)
 

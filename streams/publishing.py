@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from schemas.outcomes import Outcome, OutcomeKind
-from streams import console
-from streams.publish import Description, NoImageIdError, OutcomeWatch, Publisher, Source
-from streams.settings import Settings
+from pixtide.schemas.outcomes import Outcome, OutcomeKind
+from pixtide.streams import console
+from pixtide.streams.publish import Description, NoImageIdError, OutcomeWatch, Publisher, Source
+from pixtide.streams.settings import Settings
 
 #: `--wait` gives up when no outcome at all has come for this long.
 _STALLED_S = 120.0

@@ -31,9 +31,9 @@ from urllib.parse import urlsplit
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from schemas.errors import FatalError, QueryCode, RequestError
-from schemas.queries import SearchReply, SearchRequest, read_request
-from schemas.reply_address import (
+from pixtide.schemas.errors import FatalError, QueryCode, RequestError
+from pixtide.schemas.queries import SearchReply, SearchRequest, read_request
+from pixtide.schemas.reply_address import (
     DEFAULT_DEADLINE_MS,
     ReplyAddress,
     check_correlation,
@@ -41,19 +41,19 @@ from schemas.reply_address import (
     deadline_ms,
     reply_address,
 )
-from schemas.trace import Trace, trace_of
-from streams.acknowledgements import InOrder
-from streams.answers import Answers
-from streams.fair_queue import FairPlaces, FairQueue
-from streams.faust_app import died_of, faust_app
-from streams.kafka_connection import KafkaConnection
-from streams.lasting import Lasting
-from streams.logs import about
-from streams.query_watch import QueryWatch
-from streams.record_batches import NoRecord
-from streams.reply_cache import Encoded
-from streams.snapshots import Snapshots
-from streams.tracing import Span, begin
+from pixtide.schemas.trace import Trace, trace_of
+from pixtide.streams.acknowledgements import InOrder
+from pixtide.streams.answers import Answers
+from pixtide.streams.fair_queue import FairPlaces, FairQueue
+from pixtide.streams.faust_app import died_of, faust_app
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.lasting import Lasting
+from pixtide.streams.logs import about
+from pixtide.streams.query_watch import QueryWatch
+from pixtide.streams.record_batches import NoRecord
+from pixtide.streams.reply_cache import Encoded
+from pixtide.streams.snapshots import Snapshots
+from pixtide.streams.tracing import Span, begin
 
 logger = logging.getLogger(__name__)
 

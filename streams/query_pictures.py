@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from encoders.decoding import DecoderPool
-from encoders.port import Encoder
-from schemas.base import shortened
-from schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError, TransientError
-from schemas.events import InlinePicture, PictureAt
-from schemas.queries import Term
-from search.port import Vector
-from streams.fetch import Fetcher, OriginalGoneError
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.port import Encoder
+from pixtide.schemas.base import shortened
+from pixtide.schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError, TransientError
+from pixtide.schemas.events import InlinePicture, PictureAt
+from pixtide.schemas.queries import Term
+from pixtide.search.port import Vector
+from pixtide.streams.fetch import Fetcher, OriginalGoneError
 
 logger = logging.getLogger(__name__)
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 
-from schemas.errors import FatalError, QueryCode
-from search.generations import Generation
-from streams import kafka
-from streams.consumer_standing import Standing
-from streams.health import Health
-from streams.kafka_connection import KafkaConnection
-from streams.metrics import QueryMetrics
-from streams.progress import Progress
-from streams.snapshots import Snapshots
+from pixtide.schemas.errors import FatalError, QueryCode
+from pixtide.search.generations import Generation
+from pixtide.streams import kafka
+from pixtide.streams.consumer_standing import Standing
+from pixtide.streams.health import Health
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.metrics import QueryMetrics
+from pixtide.streams.progress import Progress
+from pixtide.streams.snapshots import Snapshots
 
 
 class QueryWatch:

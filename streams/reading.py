@@ -2,20 +2,20 @@
 
 from collections.abc import Callable
 
-from schemas.codec import image_id_of
-from schemas.dead_letters import LATEST_MS, SourceRecord
-from schemas.errors import PoisonError, ReasonCode
-from schemas.events import ImageDeleted, ImageUploaded, PictureAt
-from schemas.identity import Partitioner, partition_of
-from schemas.trace import trace_of
-from search.generations import LogIdentity
-from streams.kafka import LIBRDKAFKA_PARTITIONERS, Record
-from streams.log_guard import LogGuard
-from streams.patience import Patience
-from streams.record_event import event_of
-from streams.tracing import begin
-from streams.unexpected import is_unexpected
-from streams.work import Work
+from pixtide.schemas.codec import image_id_of
+from pixtide.schemas.dead_letters import LATEST_MS, SourceRecord
+from pixtide.schemas.errors import PoisonError, ReasonCode
+from pixtide.schemas.events import ImageDeleted, ImageUploaded, PictureAt
+from pixtide.schemas.identity import Partitioner, partition_of
+from pixtide.schemas.trace import trace_of
+from pixtide.search.generations import LogIdentity
+from pixtide.streams.kafka import LIBRDKAFKA_PARTITIONERS, Record
+from pixtide.streams.log_guard import LogGuard
+from pixtide.streams.patience import Patience
+from pixtide.streams.record_event import event_of
+from pixtide.streams.tracing import begin
+from pixtide.streams.unexpected import is_unexpected
+from pixtide.streams.work import Work
 
 
 class RecordReader:

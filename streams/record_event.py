@@ -1,9 +1,9 @@
 """What a consumed record says, for all who read the log as the ingest path does."""
 
-from schemas.codec import decode_event
-from schemas.errors import PoisonError, ReasonCode
-from schemas.events import ImageEvent
-from streams.kafka import Record
+from pixtide.schemas.codec import decode_event
+from pixtide.schemas.errors import PoisonError, ReasonCode
+from pixtide.schemas.events import ImageEvent
+from pixtide.streams.kafka import Record
 
 
 def event_of(record: Record, timestamp_ms: int) -> ImageEvent:

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
-from schemas import topics
-from schemas.errors import PixtideError, UsageError
-from search.generations import NAME, AttributeType, Compression, Generation, GenerationState
-from search.port import GenerationCatalog
-from streams import kafka
-from streams.group import Tell, await_group
-from streams.settings import Settings
-from streams.wiring import load_encoder
+from pixtide.schemas import topics
+from pixtide.schemas.errors import PixtideError, UsageError
+from pixtide.search.generations import NAME, AttributeType, Compression, Generation, GenerationState
+from pixtide.search.port import GenerationCatalog
+from pixtide.streams import kafka
+from pixtide.streams.group import Tell, await_group
+from pixtide.streams.settings import Settings
+from pixtide.streams.wiring import load_encoder
 
 _STOP_S = 30.0
 
@@ -113,7 +113,7 @@ def worker_for(
         return
     log = settings.home / "logs" / f"reindex-{generation.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "streams.cli", "ingest", "--background"]
+    command = [sys.executable, "-m", "pixtide.streams.cli", "ingest", "--background"]
     command += ["--generation", generation.name]
     command += ["--max-rate", str(max_rate)] if max_rate else []
     with log.open("wb") as output:

@@ -15,17 +15,17 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from search.generations import Generation
-from search.port import VectorIndex
-from streams.acls import NO_GROUP
-from streams.health import Health
-from streams.kafka_connection import KafkaConnection
-from streams.ledger import Kind, Ledger
-from streams.settings import Settings
-from streams.unreadable_batch import is_unreadable, offset_after
-from streams.verify import Verification, Verifier
-from streams.vitals import Vitals
-from streams.workers import ingest_worker
+from pixtide.search.generations import Generation
+from pixtide.search.port import VectorIndex
+from pixtide.streams.acls import NO_GROUP
+from pixtide.streams.health import Health
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.ledger import Kind, Ledger
+from pixtide.streams.settings import Settings
+from pixtide.streams.unreadable_batch import is_unreadable, offset_after
+from pixtide.streams.verify import Verification, Verifier
+from pixtide.streams.vitals import Vitals
+from pixtide.streams.workers import ingest_worker
 
 _IN_THE_WAY = (Kind.EXTRA, Kind.AHEAD, Kind.WRONG_STATE, Kind.WRONG_CONTENT)
 _CHUNK = 500

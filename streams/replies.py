@@ -10,22 +10,22 @@ from dataclasses import dataclass, replace
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from pydantic import ValidationError
 
-from schemas.base import explain
-from schemas.errors import PixtideError, TransientError
-from schemas.queries import SearchReply, SearchRequest
-from schemas.reply_address import (
+from pixtide.schemas.base import explain
+from pixtide.schemas.errors import PixtideError, TransientError
+from pixtide.schemas.queries import SearchReply, SearchRequest
+from pixtide.schemas.reply_address import (
     CORRELATION_ID,
     DEADLINE,
     DEFAULT_DEADLINE_MS,
     REPLY_PARTITION,
     REPLY_TOPIC,
 )
-from schemas.topics import REPLIES, REQUESTS
-from streams import kafka
-from streams.kafka_connection import KafkaConnection
-from streams.lasting import Lasting
-from streams.topic_reading import Told, taken
-from streams.tracing import NO_SPAN, Span, begin
+from pixtide.schemas.topics import REPLIES, REQUESTS
+from pixtide.streams import kafka
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.lasting import Lasting
+from pixtide.streams.topic_reading import Told, taken
+from pixtide.streams.tracing import NO_SPAN, Span, begin
 
 logger = logging.getLogger(__name__)
 

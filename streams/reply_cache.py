@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from schemas.queries import SearchReply, SearchRequest
-from search.answer import Snapshot
+from pixtide.schemas.queries import SearchReply, SearchRequest
+from pixtide.search.answer import Snapshot
 
 #: What a remembered reply takes besides its JSON: its key, and its places in memory.
 _EACH = 256

@@ -7,20 +7,20 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from schemas.dead_letters import (
+from pixtide.schemas.dead_letters import (
     VALUE_MISSING,
     VALUE_URI,
     dead_letter_headers,
     headers_of_ours,
 )
-from schemas.errors import TransientError
-from schemas.identity import MAX_IMAGE_ID_BYTES
-from schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
-from search.generations import Generation
-from streams.image_store import ImageStore
-from streams.kafka import Headers
-from streams.lasting import Lasting
-from streams.work import Work
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
+from pixtide.schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
+from pixtide.search.generations import Generation
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.kafka import Headers
+from pixtide.streams.lasting import Lasting
+from pixtide.streams.work import Work
 
 #: The image store's folder of values that the dead-letter topic refused as too large.
 VALUES = "dead-letters"

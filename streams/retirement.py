@@ -4,10 +4,10 @@ import logging
 import time
 from collections.abc import Callable
 
-from schemas.errors import PixtideError
-from search.generations import Generation, GenerationState
-from search.port import GenerationCatalog
-from streams.process import VitalThread
+from pixtide.schemas.errors import PixtideError
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.search.port import GenerationCatalog
+from pixtide.streams.process import VitalThread
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from schemas.dead_letters import retry_headers
-from schemas.errors import TransientError
-from streams.dead_letters import DeadLetter, DeadLetters, LetterState, letter_of
-from streams.kafka import Record
-from streams.kafka_connection import KafkaConnection
-from streams.topic_reading import records_of
+from pixtide.schemas.dead_letters import retry_headers
+from pixtide.schemas.errors import TransientError
+from pixtide.streams.dead_letters import DeadLetter, DeadLetters, LetterState, letter_of
+from pixtide.streams.kafka import Record
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.topic_reading import records_of
 
 _DELIVER_S = 30.0
 #: Letters sent before waiting for them: bounds the memory that their values take.

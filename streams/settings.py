@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from schemas.base import explain
-from schemas.errors import UsageError
-from schemas.identity import Partitioner
-from streams.kafka_connection import KafkaConnection, Mechanism, Sasl, Tls, Tokens
+from pixtide.schemas.base import explain
+from pixtide.schemas.errors import UsageError
+from pixtide.schemas.identity import Partitioner
+from pixtide.streams.kafka_connection import KafkaConnection, Mechanism, Sasl, Tls, Tokens
 
 PREFIX = "PIXTIDE_"
 KiB, MiB = 1024, 1024 * 1024

@@ -2,9 +2,15 @@
 
 import logging
 
-from schemas.identity import Version
-from search.generations import Generation, GenerationState
-from search.port import CollectionGoneError, GenerationCatalog, RowState, StoredImage, VectorIndex
+from pixtide.schemas.identity import Version
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.search.port import (
+    CollectionGoneError,
+    GenerationCatalog,
+    RowState,
+    StoredImage,
+    VectorIndex,
+)
 
 logger = logging.getLogger(__name__)
 

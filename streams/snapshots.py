@@ -8,13 +8,13 @@ import logging
 import threading
 from collections.abc import Callable
 
-from encoders.port import Encoder
-from schemas.errors import PixtideError, TransientError
-from search.answer import Snapshot
-from search.generations import Generation, GenerationState
-from search.port import CollectionGoneError, GenerationCatalog
-from search.text_cache import CachedTexts
-from streams.process import pass_over_what_is_loaded
+from pixtide.encoders.port import Encoder
+from pixtide.schemas.errors import PixtideError, TransientError
+from pixtide.search.answer import Snapshot
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.search.port import CollectionGoneError, GenerationCatalog
+from pixtide.search.text_cache import CachedTexts
+from pixtide.streams.process import pass_over_what_is_loaded
 
 logger = logging.getLogger(__name__)
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from schemas import topics
-from schemas.errors import PixtideError, TransientError, UsageError
-from search.generations import Generation, GenerationState
-from search.port import GenerationCatalog
-from streams import kafka
-from streams.embedded_retention import Retention
-from streams.process import undisturbed
-from streams.settings import Settings
-from streams.wiring import OTHER_MODEL, generation_to_work_for, open_catalog
+from pixtide.schemas import topics
+from pixtide.schemas.errors import PixtideError, TransientError, UsageError
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.search.port import GenerationCatalog
+from pixtide.streams import kafka
+from pixtide.streams.embedded_retention import Retention
+from pixtide.streams.process import undisturbed
+from pixtide.streams.settings import Settings
+from pixtide.streams.wiring import OTHER_MODEL, generation_to_work_for, open_catalog
 
 _BROKER_READY_S = 30.0
 _WORKER_READY_S = 180.0
@@ -392,7 +392,7 @@ def _worker_of(generation: Generation) -> str:
     return f"{_INGEST}{generation.name}"
 
 
-_PIXTIDE = (sys.executable, "-m", "streams.cli")
+_PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli")
 
 
 def _command(pid: int) -> str:

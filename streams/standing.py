@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.table import Table
 
-from schemas import topics
-from search.generations import Generation, GenerationState
-from search.port import GenerationCatalog, RowState
-from streams import console, kafka
-from streams.group import workers_in
-from streams.marks import moved_since
-from streams.settings import Settings
+from pixtide.schemas import topics
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.search.port import GenerationCatalog, RowState
+from pixtide.streams import console, kafka
+from pixtide.streams.group import workers_in
+from pixtide.streams.marks import moved_since
+from pixtide.streams.settings import Settings
 
 _HEADINGS = (
     "",

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from schemas.errors import TransientError
+from pixtide.schemas.errors import TransientError
 
 #: Of the session timeout: whoever stood still for less has kept its partitions.
 _LONGEST = 1 / 3

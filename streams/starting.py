@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from schemas.errors import TransientError
-from streams.health import Health
+from pixtide.schemas.errors import TransientError
+from pixtide.streams.health import Health
 
 T = TypeVar("T")
 

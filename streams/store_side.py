@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
-from search.generations import Generation
-from search.port import GenerationCatalog
-from streams.image_store import ImageStore, Stored
-from streams.ledger import Ledger
-from streams.originals import ON_ITS_WAY
-from streams.other_generations import OtherGenerations
-from streams.reporter import VALUES
+from pixtide.search.generations import Generation
+from pixtide.search.port import GenerationCatalog
+from pixtide.streams.image_store import ImageStore, Stored
+from pixtide.streams.ledger import Ledger
+from pixtide.streams.originals import ON_ITS_WAY
+from pixtide.streams.other_generations import OtherGenerations
+from pixtide.streams.reporter import VALUES
 
 _CHUNK = 500
 

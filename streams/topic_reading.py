@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from schemas.errors import FatalError, TransientError
-from streams import kafka
-from streams.kafka import Record, record_of
-from streams.kafka_connection import KafkaConnection
-from streams.kafka_errors import verdict
-from streams.unreadable_batch import is_unreadable, pass_batch, record_in_place_of
+from pixtide.schemas.errors import FatalError, TransientError
+from pixtide.streams import kafka
+from pixtide.streams.kafka import Record, record_of
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka_errors import verdict
+from pixtide.streams.unreadable_batch import is_unreadable, pass_batch, record_in_place_of
 
 #: Records taken at once; one may be a picture of a megabyte.
 _TAKEN = 64

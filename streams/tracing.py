@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from schemas.errors import UsageError
-from schemas.trace import Trace, trace_of
+from pixtide.schemas.errors import UsageError
+from pixtide.schemas.trace import Trace, trace_of
 
 Kind = Literal["producer", "consumer", "client"]
 _EXPORTER = "OTEL_TRACES_EXPORTER"

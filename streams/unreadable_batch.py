@@ -11,9 +11,9 @@ import importlib.util
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from streams import batch_head
-from streams.kafka import Record
-from streams.kafka_connection import KafkaConnection
+from pixtide.streams import batch_head
+from pixtide.streams.kafka import Record
+from pixtide.streams.kafka_connection import KafkaConnection
 
 #: What librdkafka says of such a batch, with the offset that it asked for.
 _CODES = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)

@@ -18,20 +18,20 @@ from datetime import timedelta
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-from schemas import topics
-from search.generations import Generation
-from search.port import VectorIndex
-from streams import kafka
-from streams.expectation import expected_row
-from streams.finding import Finding
-from streams.group import Tell, await_group
-from streams.kafka import Record
-from streams.kafka_errors import KafkaDeniedError
-from streams.ledger import OF_THE_STORE, Difference, Expected, Kind, Ledger
-from streams.log_guard import LogGuard
-from streams.settings import Settings
-from streams.store_side import StoreSide
-from streams.topic_reading import records_between
+from pixtide.schemas import topics
+from pixtide.search.generations import Generation
+from pixtide.search.port import VectorIndex
+from pixtide.streams import kafka
+from pixtide.streams.expectation import expected_row
+from pixtide.streams.finding import Finding
+from pixtide.streams.group import Tell, await_group
+from pixtide.streams.kafka import Record
+from pixtide.streams.kafka_errors import KafkaDeniedError
+from pixtide.streams.ledger import OF_THE_STORE, Difference, Expected, Kind, Ledger
+from pixtide.streams.log_guard import LogGuard
+from pixtide.streams.settings import Settings
+from pixtide.streams.store_side import StoreSide
+from pixtide.streams.topic_reading import records_between
 
 T = TypeVar("T")
 

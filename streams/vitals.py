@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streams.health import Health
-from streams.health_server import serving
-from streams.metrics import Instruments, ProcessMetrics
-from streams.process import log_to_stderr, readiness
-from streams.settings import Settings
+from pixtide.streams.health import Health
+from pixtide.streams.health_server import serving
+from pixtide.streams.metrics import Instruments, ProcessMetrics
+from pixtide.streams.process import log_to_stderr, readiness
+from pixtide.streams.settings import Settings
 
 
 @dataclass(frozen=True)

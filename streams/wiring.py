@@ -6,24 +6,24 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from schemas import topics
-from schemas.errors import FatalError, PoisonError, TransientError, UsageError
-from schemas.events import PictureAt
-from schemas.reply_address import CLIENT_TIMEOUT_S
-from search.generations import Generation, GenerationState
-from search.port import GenerationCatalog
-from streams import kafka
-from streams.image_store import ImageStore
-from streams.settings import Settings
+from pixtide.schemas import topics
+from pixtide.schemas.errors import FatalError, PoisonError, TransientError, UsageError
+from pixtide.schemas.events import PictureAt
+from pixtide.schemas.reply_address import CLIENT_TIMEOUT_S
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.search.port import GenerationCatalog
+from pixtide.streams import kafka
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.settings import Settings
 
 if TYPE_CHECKING:
-    from encoders.decoding import DecoderPool
-    from encoders.port import Encoder
-    from streams.async_client import AsyncSearchClient
-    from streams.client import SearchClient
-    from streams.dead_letters import DeadLetters
-    from streams.fetch import Fetcher
-    from streams.retrying import Retrier
+    from pixtide.encoders.decoding import DecoderPool
+    from pixtide.encoders.port import Encoder
+    from pixtide.streams.async_client import AsyncSearchClient
+    from pixtide.streams.client import SearchClient
+    from pixtide.streams.dead_letters import DeadLetters
+    from pixtide.streams.fetch import Fetcher
+    from pixtide.streams.retrying import Retrier
 
 
 #: What is said of a generation whose model's files or preprocessing are not those of today.
@@ -36,12 +36,12 @@ def open_catalog(settings: Settings) -> GenerationCatalog:
     """The index: Weaviate where its address is set, else LanceDB in the home."""
     if settings.weaviate_url is None:
         with extra("embedded"):
-            from search.lancedb_catalog import LanceCatalog
+            from pixtide.search.lancedb_catalog import LanceCatalog
 
         return LanceCatalog(folder=settings.home / "index" / (settings.namespace or "default"))
     # Authlib, which weaviate-client imports, insists on telling users about its own future.
     with extra("weaviate"), warnings.catch_warnings(record=True):
-        from search.weaviate_catalog import WeaviateCatalog
+        from pixtide.search.weaviate_catalog import WeaviateCatalog
 
     key = settings.weaviate_api_key
     return WeaviateCatalog(
@@ -62,13 +62,13 @@ def load_encoder(settings: Settings, model: str) -> "Encoder":
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     if model == "starter":
         with extra("starter"):
-            from encoders.starter import StarterEncoder
+            from pixtide.encoders.starter import StarterEncoder
 
         return StarterEncoder.load(
             device=settings.device, precision=settings.precision, batch_size=settings.batch_size
         )
     with extra("worker"):
-        from encoders.open_clip_encoder import OpenClipEncoder
+        from pixtide.encoders.open_clip_encoder import OpenClipEncoder
 
     return OpenClipEncoder.load(
         model,
@@ -98,7 +98,7 @@ def encoder_of(settings: Settings, generation: Generation) -> "Encoder":
         FatalError: its model isn't the one that the generation was made with.
         UsageError: it can't be loaded.
     """
-    from encoders.port import is_eight_bit
+    from pixtide.encoders.port import is_eight_bit
 
     eight_bit = is_eight_bit(generation.fingerprint)
     if eight_bit != (settings.precision == "int8"):  # the index's vectors decide, not the setting
@@ -125,8 +125,8 @@ def generation_to_work_for(catalog: GenerationCatalog, name: str | None) -> Gene
 
 def decoder_pool(settings: Settings, processes: int) -> "DecoderPool":
     """Decoding processes under these settings' limits, started; before any Kafka client."""
-    from encoders.decoding import DecoderPool
-    from encoders.images import Limits
+    from pixtide.encoders.decoding import DecoderPool
+    from pixtide.encoders.images import Limits
 
     limits = Limits(max_pixels=settings.max_pixels, max_data_bytes=settings.max_picture_bytes)
     decoders = DecoderPool(processes, settings.decode_timeout_s, limits)
@@ -136,7 +136,7 @@ def decoder_pool(settings: Settings, processes: int) -> "DecoderPool":
 
 def dead_letters(settings: Settings) -> "DeadLetters":
     """The dead letters; close them after use."""
-    from streams.dead_letters import DeadLetters
+    from pixtide.streams.dead_letters import DeadLetters
 
     return DeadLetters(
         connection=settings.kafka_connection(),
@@ -148,7 +148,7 @@ def dead_letters(settings: Settings) -> "DeadLetters":
 
 def retrier(settings: Settings, letters: "DeadLetters") -> "Retrier":
     """What sends those letters to the retry topic."""
-    from streams.retrying import Retrier
+    from pixtide.streams.retrying import Retrier
 
     connection = settings.kafka_connection()
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
@@ -164,7 +164,7 @@ def retrier(settings: Settings, letters: "DeadLetters") -> "Retrier":
 @contextlib.contextmanager
 def thumbnails(settings: Settings, side: int) -> "Iterator[Callable[[str], bytes | None]]":
     """A callable that makes a small JPEG of the original at a URI, None where it can't be had."""
-    from streams.fetch import OriginalGoneError
+    from pixtide.streams.fetch import OriginalGoneError
 
     decoders = decoder_pool(settings, settings.decoders)
     fetcher = picture_fetcher(settings, ImageStore(settings.image_store_url))
@@ -181,7 +181,7 @@ def thumbnails(settings: Settings, side: int) -> "Iterator[Callable[[str], bytes
 
 def picture_fetcher(settings: Settings, store: ImageStore) -> "Fetcher":
     """What gets pictures from where their events say, under these settings' limits."""
-    from streams.fetch import Fetcher, FetchLimits
+    from pixtide.streams.fetch import Fetcher, FetchLimits
 
     limits = FetchLimits(
         max_bytes=settings.max_picture_bytes,
@@ -196,7 +196,7 @@ def picture_fetcher(settings: Settings, store: ImageStore) -> "Fetcher":
 
 def search_client(settings: Settings, *, timeout_s: float = CLIENT_TIMEOUT_S) -> "SearchClient":
     """A client of the search service that these settings reach."""
-    from streams.client import SearchClient
+    from pixtide.streams.client import SearchClient
 
     return SearchClient(
         settings.kafka_connection(),
@@ -210,7 +210,7 @@ def async_search_client(
     settings: Settings, *, timeout_s: float = CLIENT_TIMEOUT_S
 ) -> "AsyncSearchClient":
     """Its twin for asyncio."""
-    from streams.async_client import AsyncSearchClient
+    from pixtide.streams.async_client import AsyncSearchClient
 
     return AsyncSearchClient(
         settings.kafka_connection(),

@@ -5,18 +5,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from encoders.images import Picture
-from encoders.port import Pixels
-from schemas.dead_letters import SourceRecord
-from schemas.errors import PoisonError, ReasonCode, TransientError
-from schemas.events import ImageUploaded, PictureAt
-from schemas.identity import Version
-from schemas.outcomes import DeadLetterReason, OutcomeKind
-from schemas.trace import Trace, trace_of
-from search.port import RowState, StoredImage, Vector, Written
-from streams.fetch import Trial
-from streams.kafka import Record
-from streams.tracing import Span
+from pixtide.encoders.images import Picture
+from pixtide.encoders.port import Pixels
+from pixtide.schemas.dead_letters import SourceRecord
+from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
+from pixtide.schemas.events import ImageUploaded, PictureAt
+from pixtide.schemas.identity import Version
+from pixtide.schemas.outcomes import DeadLetterReason, OutcomeKind
+from pixtide.schemas.trace import Trace, trace_of
+from pixtide.search.port import RowState, StoredImage, Vector, Written
+from pixtide.streams.fetch import Trial
+from pixtide.streams.kafka import Record
+from pixtide.streams.tracing import Span
 
 #: Of a failure's message; a stranger's text may be in it.
 _MOST_CHARACTERS = 2000

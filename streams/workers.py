@@ -6,37 +6,37 @@ from typing import Any
 
 from confluent_kafka import Consumer
 
-from encoders.port import is_eight_bit
-from schemas import topics
-from search.port import GenerationCatalog
-from streams import kafka
-from streams.answers import Answers
-from streams.consumer_standing import Statistics
-from streams.embedded_fetch import RestingConsumer, rest_between_fetches
-from streams.image_store import ImageStore
-from streams.ingest import IngestLimits, IngestParts, IngestWorker
-from streams.ingest_watch import IngestWatch
-from streams.lasting import Lasting
-from streams.later_records import LaterRecords
-from streams.log_guard import LogGuard
-from streams.membership import Membership
-from streams.metrics import IngestMetrics, QueryMetrics
-from streams.originals import Originals
-from streams.other_generations import OtherGenerations
-from streams.positions import Positions
-from streams.progress import Progress
-from streams.query import QueryConsumer, QueryParts
-from streams.query_pictures import QueryPictures
-from streams.query_watch import GroupOffsets, QueryWatch
-from streams.reply_cache import ReplyCache
-from streams.reporter import Reporter
-from streams.retirement import stop_when_retired
-from streams.settings import Settings
-from streams.sibling import sibling_of
-from streams.snapshots import Snapshots
-from streams.starting import Starting
-from streams.vitals import Vitals
-from streams.wiring import (
+from pixtide.encoders.port import is_eight_bit
+from pixtide.schemas import topics
+from pixtide.search.port import GenerationCatalog
+from pixtide.streams import kafka
+from pixtide.streams.answers import Answers
+from pixtide.streams.consumer_standing import Statistics
+from pixtide.streams.embedded_fetch import RestingConsumer, rest_between_fetches
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.ingest import IngestLimits, IngestParts, IngestWorker
+from pixtide.streams.ingest_watch import IngestWatch
+from pixtide.streams.lasting import Lasting
+from pixtide.streams.later_records import LaterRecords
+from pixtide.streams.log_guard import LogGuard
+from pixtide.streams.membership import Membership
+from pixtide.streams.metrics import IngestMetrics, QueryMetrics
+from pixtide.streams.originals import Originals
+from pixtide.streams.other_generations import OtherGenerations
+from pixtide.streams.positions import Positions
+from pixtide.streams.progress import Progress
+from pixtide.streams.query import QueryConsumer, QueryParts
+from pixtide.streams.query_pictures import QueryPictures
+from pixtide.streams.query_watch import GroupOffsets, QueryWatch
+from pixtide.streams.reply_cache import ReplyCache
+from pixtide.streams.reporter import Reporter
+from pixtide.streams.retirement import stop_when_retired
+from pixtide.streams.settings import Settings
+from pixtide.streams.sibling import sibling_of
+from pixtide.streams.snapshots import Snapshots
+from pixtide.streams.starting import Starting
+from pixtide.streams.vitals import Vitals
+from pixtide.streams.wiring import (
     decoder_pool,
     encoder_of,
     generation_to_work_for,

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from encoders.decoding import DecoderPool
-from encoders.images import Limits
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.images import Limits
 
 LIMITS = Limits()
 

@@ -15,14 +15,14 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from search.port import StoredImage, VectorIndex
-from streams.cli import cli
-from streams.settings import Settings, load_settings
-from streams.wiring import generation_to_work_for, open_catalog
+from pixtide.search.port import StoredImage, VectorIndex
+from pixtide.streams.cli import cli
+from pixtide.streams.settings import Settings, load_settings
+from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests import numpy_model
 from tests.servers import KafkaServer, WeaviateServer
 
-PIXTIDE = (sys.executable, "-m", "streams.cli")
+PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli")
 #: Of a process that imports a model's libraries, on a machine with much else to do.
 READY_S = 280.0
 #: Held by whoever changes what this process inherited, its environment or its folder.

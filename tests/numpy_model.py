@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from encoders.port import Crop, Pixels, Vectors
-from schemas.errors import QueryCode, RequestError
+from pixtide.encoders.port import Crop, Pixels, Vectors
+from pixtide.schemas.errors import QueryCode, RequestError
 
 SIZE = 32
 #: Pixels a side of what is left of a picture before it is projected.
@@ -90,10 +90,10 @@ def _unit(vectors: np.ndarray) -> Vectors:
 
 def main() -> None:
     """Run a command. Whoever asks for open_clip's encoder gets this one."""
-    instead: Any = types.ModuleType("encoders.open_clip_encoder")
+    instead: Any = types.ModuleType("pixtide.encoders.open_clip_encoder")
     instead.OpenClipEncoder = NumpyEncoder
     sys.modules[instead.__name__] = instead
-    from streams.cli import main as pixtide
+    from pixtide.streams.cli import main as pixtide
 
     pixtide()
 

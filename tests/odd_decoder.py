@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from encoders import decoder_child
-from encoders.decoder_wire import Job, Pipe, Tag, pack_cost, pack_picture, pack_poison
-from encoders.images import Limits, decode
-from schemas.errors import PoisonError, ReasonCode
+from pixtide.encoders import decoder_child
+from pixtide.encoders.decoder_wire import Job, Pipe, Tag, pack_cost, pack_picture, pack_poison
+from pixtide.encoders.images import Limits, decode
+from pixtide.schemas.errors import PoisonError, ReasonCode
 from tests.pictures import jpeg
 
 main = decoder_child.main

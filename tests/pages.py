@@ -11,33 +11,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from schemas.dead_letters import SourceRecord
-from schemas.errors import PoisonError, ReasonCode, UsageError
-from schemas.identity import Version
-from schemas.queries import SearchReply, SearchRequest, SearchResult
-from search.generations import Generation, GenerationState, LogIdentity
-from search.port import RowState, StoredImage
-from streams.dead_letters import DeadLetter, LetterState
-from streams.kafka import Record
-from streams.kafka_connection import KafkaConnection
-from streams.publish import Position
-from streams.retrying import RetryPlan, RetryResult
-from streams.standing import Standing
-from streams.web.app import Site, SiteParts
-from streams.web.connections import Patience
-from streams.web.dead_letters import DeadLetterApi
-from streams.web.guard import Access
-from streams.web.live_index import LiveIndex
-from streams.web.outcomes import Outcomes
-from streams.web.pictures import PictureLanes, Pictures
-from streams.web.publishing import Publishing, UploadLanes
-from streams.web.rates import Rate
-from streams.web.readiness import PartsWatch
-from streams.web.searching import Searches
-from streams.web.serve import listen, server_of
-from streams.web.session import Session
-from streams.web.status import StatusApi
-from streams.web.thumbnails import Thumbnails
+from pixtide.schemas.dead_letters import SourceRecord
+from pixtide.schemas.errors import PoisonError, ReasonCode, UsageError
+from pixtide.schemas.identity import Version
+from pixtide.schemas.queries import SearchReply, SearchRequest, SearchResult
+from pixtide.search.generations import Generation, GenerationState, LogIdentity
+from pixtide.search.port import RowState, StoredImage
+from pixtide.streams.dead_letters import DeadLetter, LetterState
+from pixtide.streams.kafka import Record
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.publish import Position
+from pixtide.streams.retrying import RetryPlan, RetryResult
+from pixtide.streams.standing import Standing
+from pixtide.streams.web.app import Site, SiteParts
+from pixtide.streams.web.connections import Patience
+from pixtide.streams.web.dead_letters import DeadLetterApi
+from pixtide.streams.web.guard import Access
+from pixtide.streams.web.live_index import LiveIndex
+from pixtide.streams.web.outcomes import Outcomes
+from pixtide.streams.web.pictures import PictureLanes, Pictures
+from pixtide.streams.web.publishing import Publishing, UploadLanes
+from pixtide.streams.web.rates import Rate
+from pixtide.streams.web.readiness import PartsWatch
+from pixtide.streams.web.searching import Searches
+from pixtide.streams.web.serve import listen, server_of
+from pixtide.streams.web.session import Session
+from pixtide.streams.web.status import StatusApi
+from pixtide.streams.web.thumbnails import Thumbnails
 from tests.pictures import jpeg
 
 #: How long a stand-in that hangs does so, unless it is let go: longer than any test.

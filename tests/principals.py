@@ -15,8 +15,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
     UserScramCredentialUpsertion,
 )
 
-from streams.acls import Grant, grants
-from streams.kafka_connection import KafkaConnection, Sasl, Tls, Tokens
+from pixtide.streams.acls import Grant, grants
+from pixtide.streams.kafka_connection import KafkaConnection, Sasl, Tls, Tokens
 from tests.servers import KafkaServer
 
 _OPERATIONS = {

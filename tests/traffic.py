@@ -11,11 +11,11 @@ from typing import Self
 
 import numpy as np
 
-from encoders.port import Encoder
-from schemas.errors import TransientError
-from schemas.queries import SearchReply, SearchRequest
-from streams.settings import Settings
-from streams.wiring import search_client
+from pixtide.encoders.port import Encoder
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.queries import SearchReply, SearchRequest
+from pixtide.streams.settings import Settings
+from pixtide.streams.wiring import search_client
 
 TEXTS = [f"a picture of {n}" for n in range(20)]
 

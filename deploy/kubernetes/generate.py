@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from schemas.topics import topics
-from streams.acls import Grant, grants
+from pixtide.schemas.topics import topics
+from pixtide.streams.acls import Grant, grants
 
 FOLDER = Path(__file__).parent
 CHART = FOLDER / "pixtide"

@@ -1,5 +1,5 @@
 """The model that comes by `pip install`: good enough to try pixtide without any model hub."""
 
-from encoders.starter.encoder import StarterEncoder
+from pixtide.encoders.starter.encoder import StarterEncoder
 
 __all__ = ["StarterEncoder"]

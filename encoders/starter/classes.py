@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders.port import Vectors
-from schemas.errors import UsageError
+from pixtide.encoders.port import Vectors
+from pixtide.schemas.errors import UsageError
 
 #: Of classes.npy; part of the fingerprint, as is the other.
 SHA256 = "1115380c7c79f7882181421152f7d61a92d4773754825e94c8a700359a19ebe1"

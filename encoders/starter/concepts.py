@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from encoders.device import Device, Normalisation
-from encoders.port import Vectors
-from encoders.starter import emoji, encoder
-from encoders.starter.classes import Concepts
-from encoders.starter.towers import ConceptMixer, load_classifier, looks
+from pixtide.encoders.device import Device, Normalisation
+from pixtide.encoders.port import Vectors
+from pixtide.encoders.starter import emoji, encoder
+from pixtide.encoders.starter.classes import Concepts
+from pixtide.encoders.starter.towers import ConceptMixer, load_classifier, looks
 
 _RIDGE = 1.0
 #: How sharply the likeliest concept stands out.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
-from encoders.port import Pixels
+from pixtide.encoders.port import Pixels
 
 #: emojibase's groups of what can be photographed: animals and nature, food and drink, travel and
 #: places, activities, objects.

@@ -21,17 +21,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from encoders.device import Device, Normalisation, Precision, check_pixels
-from encoders.pixels import PREPROCESSING
-from encoders.port import Crop, Pixels, Vectors
-from encoders.starter import classes
-from encoders.starter.towers import (
+from pixtide.encoders.device import Device, Normalisation, Precision, check_pixels
+from pixtide.encoders.pixels import PREPROCESSING
+from pixtide.encoders.port import Crop, Pixels, Vectors
+from pixtide.encoders.starter import classes
+from pixtide.encoders.starter.towers import (
     CONTEXT_LENGTH,
     ConceptMixer,
     SentenceEncoder,
     load_classifier,
 )
-from schemas.errors import QueryCode, RequestError, UsageError
+from pixtide.schemas.errors import QueryCode, RequestError, UsageError
 
 #: The version of the arithmetic below; part of the fingerprint, so change it with any constant.
 _VERSION = "conse-v3"

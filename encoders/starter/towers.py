@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from encoders.starter.classes import Concepts
+from pixtide.encoders.starter.classes import Concepts
 
 #: (expansion, channels, repeats, stride, kernel) of each stage.
 _STAGES = (

@@ -1,6 +1,6 @@
 """Makes `classes.npy` and `concepts.npz`, what is trained of the starter model. Run it as
 
-    python -m encoders.starter.train --wordnet FOLDER --emoji FOLDER
+    python -m pixtide.encoders.starter.train --wordnet FOLDER --emoji FOLDER
 
 1. describe   each ImageNet class by three sentences: its names, its names with WordNet's gloss,
               and what it is a kind of; its vector is their mean
@@ -33,14 +33,14 @@ from rich.progress import track
 from timm.data.imagenet_info import ImageNetInfo
 from torch.nn import functional
 
-from encoders.device import Device
-from encoders.port import Vectors
-from encoders.starter import encoder
-from encoders.starter.classes import CONCEPTS_FILE, FILE
-from encoders.starter.concepts import features, fitted, found_held_out
-from encoders.starter.emoji import concepts
-from encoders.starter.towers import SentenceEncoder
-from encoders.starter.wordnet import VISIBLE, WordNet
+from pixtide.encoders.device import Device
+from pixtide.encoders.port import Vectors
+from pixtide.encoders.starter import encoder
+from pixtide.encoders.starter.classes import CONCEPTS_FILE, FILE
+from pixtide.encoders.starter.concepts import features, fitted, found_held_out
+from pixtide.encoders.starter.emoji import concepts
+from pixtide.encoders.starter.towers import SentenceEncoder
+from pixtide.encoders.starter.wordnet import VISIBLE, WordNet
 
 _SEED = 1
 _NOUNS = 9000

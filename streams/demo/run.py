@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from schemas.errors import FatalError
-from schemas.queries import Filters, SearchRequest
-from streams import console
-from streams.demo.captions import captions
-from streams.process import interrupt_on_signals
-from streams.publish import Description, Source, find_sources
-from streams.publishing import Summary, publish_all
-from streams.settings import Settings
-from streams.stack import Stack
-from streams.wiring import generation_to_work_for, open_catalog, search_client
+from pixtide.schemas.errors import FatalError
+from pixtide.schemas.queries import Filters, SearchRequest
+from pixtide.streams import console
+from pixtide.streams.demo.captions import captions
+from pixtide.streams.process import interrupt_on_signals
+from pixtide.streams.publish import Description, Source, find_sources
+from pixtide.streams.publishing import Summary, publish_all
+from pixtide.streams.settings import Settings
+from pixtide.streams.stack import Stack
+from pixtide.streams.wiring import generation_to_work_for, open_catalog, search_client
 
 #: Searches for the pictures that come with pixtide; none is a file's name.
 QUERIES = ("a cat", "a hot drink", "hand tools", "medieval fortress", "musical instrument")
@@ -72,7 +72,7 @@ def pictures(folder: Path | None) -> Iterator[tuple[list[Source], dict[str, str]
     if folder is not None:
         yield find_sources([str(folder)], None), {}
         return
-    with as_file(files("streams.demo") / "pictures") as shipped:
+    with as_file(files("pixtide.streams.demo") / "pictures") as shipped:
         shows = {f"demo/{path}": caption for path, caption in captions().items()}
         yield find_sources([str(shipped)], "demo"), shows
 

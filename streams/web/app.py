@@ -14,18 +14,18 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from schemas.errors import PixtideError
-from streams.web.dead_letters import DeadLetterApi
-from streams.web.guard import Access, Guard
-from streams.web.live_index import LiveIndex
-from streams.web.openapi import openapi_document
-from streams.web.outcomes import Outcomes
-from streams.web.pictures import Pictures
-from streams.web.problems import problem_handler
-from streams.web.publishing import Publishing
-from streams.web.searching import Searches
-from streams.web.session import Session
-from streams.web.status import StatusApi
+from pixtide.schemas.errors import PixtideError
+from pixtide.streams.web.dead_letters import DeadLetterApi
+from pixtide.streams.web.guard import Access, Guard
+from pixtide.streams.web.live_index import LiveIndex
+from pixtide.streams.web.openapi import openapi_document
+from pixtide.streams.web.outcomes import Outcomes
+from pixtide.streams.web.pictures import Pictures
+from pixtide.streams.web.problems import problem_handler
+from pixtide.streams.web.publishing import Publishing
+from pixtide.streams.web.searching import Searches
+from pixtide.streams.web.session import Session
+from pixtide.streams.web.status import StatusApi
 
 STATIC = Path(__file__).parent / "static"
 

@@ -2,7 +2,7 @@
 
 from starlette.requests import Request
 
-from streams.web.problems import ApiError
+from pixtide.streams.web.problems import ApiError
 
 #: Values in one JSON body: each costs time to read, and a mistake in each time to explain.
 _MOST_VALUES = 4000

@@ -3,26 +3,26 @@
 from functools import partial
 from pathlib import Path
 
-from schemas import topics
-from streams import kafka
-from streams.image_store import ImageStore
-from streams.publish import Publisher
-from streams.settings import Settings
-from streams.standing import Watch
-from streams.web.app import Site, SiteParts
-from streams.web.dead_letters import DeadLetterApi
-from streams.web.guard import Access
-from streams.web.live_index import LiveIndex
-from streams.web.outcomes import Outcomes
-from streams.web.pictures import PictureLanes, Pictures
-from streams.web.publishing import DELIVER_S, QUEUE_BYTES, Publishing, UploadLanes
-from streams.web.rates import Rate
-from streams.web.readiness import PartsWatch
-from streams.web.searching import Searches
-from streams.web.session import Session
-from streams.web.status import StatusApi
-from streams.web.thumbnails import Thumbnails
-from streams.wiring import (
+from pixtide.schemas import topics
+from pixtide.streams import kafka
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.publish import Publisher
+from pixtide.streams.settings import Settings
+from pixtide.streams.standing import Watch
+from pixtide.streams.web.app import Site, SiteParts
+from pixtide.streams.web.dead_letters import DeadLetterApi
+from pixtide.streams.web.guard import Access
+from pixtide.streams.web.live_index import LiveIndex
+from pixtide.streams.web.outcomes import Outcomes
+from pixtide.streams.web.pictures import PictureLanes, Pictures
+from pixtide.streams.web.publishing import DELIVER_S, QUEUE_BYTES, Publishing, UploadLanes
+from pixtide.streams.web.rates import Rate
+from pixtide.streams.web.readiness import PartsWatch
+from pixtide.streams.web.searching import Searches
+from pixtide.streams.web.session import Session
+from pixtide.streams.web.status import StatusApi
+from pixtide.streams.web.thumbnails import Thumbnails
+from pixtide.streams.wiring import (
     async_search_client,
     dead_letters,
     decoder_pool,

@@ -14,7 +14,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from streams.web.rates import client_at
+from pixtide.streams.web.rates import client_at
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -10,17 +10,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from encoders.decoding import DecoderPool
-from schemas.base import Contract
-from schemas.errors import UsageError
-from streams.dead_letters import DeadLetter, DeadLetters, LetterState, letter_of
-from streams.retrying import Retrier, plan_retry
-from streams.web.bodies import json_body
-from streams.web.guard import PICTURE_POLICY
-from streams.web.lanes import Lane, in_thread
-from streams.web.problems import ApiError, json_response, shortened
-from streams.web.rates import Rate, client_of
-from streams.web.shared import Lazily, Shared
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.schemas.base import Contract
+from pixtide.schemas.errors import UsageError
+from pixtide.streams.dead_letters import DeadLetter, DeadLetters, LetterState, letter_of
+from pixtide.streams.retrying import Retrier, plan_retry
+from pixtide.streams.web.bodies import json_body
+from pixtide.streams.web.guard import PICTURE_POLICY
+from pixtide.streams.web.lanes import Lane, in_thread
+from pixtide.streams.web.problems import ApiError, json_response, shortened
+from pixtide.streams.web.rates import Rate, client_of
+from pixtide.streams.web.shared import Lazily, Shared
 
 #: Letters in one answer, the latest first; the counts are of all.
 _MOST = 200

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streams.web.problems import ApiError, respond
+from pixtide.streams.web.problems import ApiError, respond
 
 #: Everything from ourselves, nothing inline, no markup from strings, and no framing.
 PAGE_POLICY = "; ".join(

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from streams.web.problems import ApiError
+from pixtide.streams.web.problems import ApiError
 
 T = TypeVar("T")
 

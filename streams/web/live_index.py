@@ -3,9 +3,9 @@
 import threading
 import time
 
-from schemas.errors import TransientError, UsageError
-from search.generations import Generation
-from search.port import GenerationCatalog, StoredImage, VectorIndex
+from pixtide.schemas.errors import TransientError, UsageError
+from pixtide.search.generations import Generation
+from pixtide.search.port import GenerationCatalog, StoredImage, VectorIndex
 
 _ALIAS_S = 2.0
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from schemas.base import Contract
-from schemas.outcomes import Outcome
-from schemas.queries import SearchReply, SearchRequest
-from streams.web.dead_letters import Letters, Retried, Retry
-from streams.web.pictures import SIDES, ImageView
-from streams.web.problems import Failure
-from streams.web.publishing import Accepted
-from streams.web.session import SignIn
-from streams.web.status import Readiness, Status
+from pixtide.schemas.base import Contract
+from pixtide.schemas.outcomes import Outcome
+from pixtide.schemas.queries import SearchReply, SearchRequest
+from pixtide.streams.web.dead_letters import Letters, Retried, Retry
+from pixtide.streams.web.pictures import SIDES, ImageView
+from pixtide.streams.web.problems import Failure
+from pixtide.streams.web.publishing import Accepted
+from pixtide.streams.web.session import SignIn
+from pixtide.streams.web.status import Readiness, Status
 
 _MODELS = (
     *(SearchRequest, SearchReply, ImageView, Accepted, Outcome),

@@ -18,17 +18,17 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from schemas.base import explain
-from schemas.errors import TransientError, UsageError
-from schemas.outcomes import Outcome, OutcomeKind
-from streams import kafka
-from streams.kafka import Record
-from streams.kafka_connection import KafkaConnection
-from streams.process import VitalThread
-from streams.topic_reading import taken
-from streams.web.lanes import busy
-from streams.web.problems import shortened
-from streams.web.rates import client_of
+from pixtide.schemas.base import explain
+from pixtide.schemas.errors import TransientError, UsageError
+from pixtide.schemas.outcomes import Outcome, OutcomeKind
+from pixtide.streams import kafka
+from pixtide.streams.kafka import Record
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.process import VitalThread
+from pixtide.streams.topic_reading import taken
+from pixtide.streams.web.lanes import busy
+from pixtide.streams.web.problems import shortened
+from pixtide.streams.web.rates import client_of
 
 logger = logging.getLogger(__name__)
 

@@ -18,21 +18,21 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from encoders.decoding import DecoderPool
-from encoders.images import extension_of, sniff_content_type
-from schemas.base import Contract
-from schemas.errors import PoisonError, ReasonCode
-from schemas.events import PictureAt
-from schemas.identity import MAX_IMAGE_ID_BYTES
-from search.generations import Generation
-from search.port import RowState, StoredImage
-from streams.fetch import Fetcher, OriginalGoneError
-from streams.web.guard import PICTURE_POLICY
-from streams.web.lanes import Budget, Lane, in_thread
-from streams.web.live_index import LiveIndex
-from streams.web.problems import ApiError, json_response
-from streams.web.rates import client_of
-from streams.web.thumbnails import Thumbnails
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.images import extension_of, sniff_content_type
+from pixtide.schemas.base import Contract
+from pixtide.schemas.errors import PoisonError, ReasonCode
+from pixtide.schemas.events import PictureAt
+from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
+from pixtide.search.generations import Generation
+from pixtide.search.port import RowState, StoredImage
+from pixtide.streams.fetch import Fetcher, OriginalGoneError
+from pixtide.streams.web.guard import PICTURE_POLICY
+from pixtide.streams.web.lanes import Budget, Lane, in_thread
+from pixtide.streams.web.live_index import LiveIndex
+from pixtide.streams.web.problems import ApiError, json_response
+from pixtide.streams.web.rates import client_of
+from pixtide.streams.web.thumbnails import Thumbnails
 
 #: Longest side of a thumbnail in pixels; a free choice would let anyone fill the cache.
 SIDES = (400, 800, 1600)

@@ -9,8 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from schemas.base import Contract, explain
-from schemas.errors import (
+from pixtide.schemas.base import Contract, explain
+from pixtide.schemas.errors import (
     FatalError,
     PixtideError,
     PoisonError,
@@ -18,7 +18,7 @@ from schemas.errors import (
     TransientError,
     UsageError,
 )
-from schemas.queries import SearchError
+from pixtide.schemas.queries import SearchError
 
 logger = logging.getLogger(__name__)
 

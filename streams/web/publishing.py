@@ -22,19 +22,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from encoders.decoding import DecoderPool
-from encoders.images import extension_of, sniff_content_type
-from schemas.base import Contract, explain
-from schemas.errors import PoisonError, ReasonCode, TransientError
-from schemas.identity import MAX_IMAGE_ID_BYTES
-from streams.process import VitalThread
-from streams.publish import Delivered, Description, Position, Publisher, Source
-from streams.web.guard import announced
-from streams.web.lanes import Budget, Lane, busy, in_thread
-from streams.web.pictures import checked_id
-from streams.web.problems import ApiError, json_response
-from streams.web.rates import Rate, client_of
-from streams.web.shared import Lazily
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.images import extension_of, sniff_content_type
+from pixtide.schemas.base import Contract, explain
+from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
+from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
+from pixtide.streams.process import VitalThread
+from pixtide.streams.publish import Delivered, Description, Position, Publisher, Source
+from pixtide.streams.web.guard import announced
+from pixtide.streams.web.lanes import Budget, Lane, busy, in_thread
+from pixtide.streams.web.pictures import checked_id
+from pixtide.streams.web.problems import ApiError, json_response
+from pixtide.streams.web.rates import Rate, client_of
+from pixtide.streams.web.shared import Lazily
 
 logger = logging.getLogger(__name__)
 

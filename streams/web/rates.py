@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from starlette.requests import Request
 
-from streams.web.problems import ApiError
+from pixtide.streams.web.problems import ApiError
 
 #: Clients remembered; one that is forgotten starts anew, with a full bucket.
 _CLIENTS = 10_000

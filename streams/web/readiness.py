@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from schemas.errors import PixtideError
-from streams.process import VitalThread
-from streams.web.live_index import NothingLiveError
+from pixtide.schemas.errors import PixtideError
+from pixtide.streams.process import VitalThread
+from pixtide.streams.web.live_index import NothingLiveError
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from schemas.errors import TransientError, UsageError
-from schemas.queries import SearchReply, SearchRequest, read_request
-from streams.async_client import AsyncSearchClient
-from streams.web.bodies import json_body
-from streams.web.guard import announced
-from streams.web.lanes import Budget
-from streams.web.problems import ApiError, json_response, status_of, unavailable
-from streams.web.rates import Rate, client_of
-from streams.web.shared import Shared
+from pixtide.schemas.errors import TransientError, UsageError
+from pixtide.schemas.queries import SearchReply, SearchRequest, read_request
+from pixtide.streams.async_client import AsyncSearchClient
+from pixtide.streams.web.bodies import json_body
+from pixtide.streams.web.guard import announced
+from pixtide.streams.web.lanes import Budget
+from pixtide.streams.web.problems import ApiError, json_response, status_of, unavailable
+from pixtide.streams.web.rates import Rate, client_of
+from pixtide.streams.web.shared import Shared
 
 #: Longest JSON of a request; the embedded broker takes no longer message.
 MAX_REQUEST_BYTES = 900 * 1024

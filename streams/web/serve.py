@@ -7,9 +7,9 @@ from types import FrameType
 
 import uvicorn
 
-from schemas.errors import UsageError
-from streams.web.app import Site
-from streams.web.connections import Connections, Patience
+from pixtide.schemas.errors import UsageError
+from pixtide.streams.web.app import Site
+from pixtide.streams.web.connections import Connections, Patience
 
 _GRACE_S = 5
 #: The server ticks ten times a second.

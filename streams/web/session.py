@@ -5,11 +5,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from schemas.base import Contract
-from streams.web.bodies import json_body
-from streams.web.guard import COOKIE, Access
-from streams.web.problems import ApiError
-from streams.web.rates import Rate
+from pixtide.schemas.base import Contract
+from pixtide.streams.web.bodies import json_body
+from pixtide.streams.web.guard import COOKIE, Access
+from pixtide.streams.web.problems import ApiError
+from pixtide.streams.web.rates import Rate
 
 _MOST_BYTES = 16 * 1024
 _MAX_AGE_S = 30 * 24 * 60 * 60

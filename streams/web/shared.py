@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from schemas.errors import TransientError
-from streams.web.lanes import busy
+from pixtide.schemas.errors import TransientError
+from pixtide.streams.web.lanes import busy
 
 T = TypeVar("T")
 

@@ -6,14 +6,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from schemas.base import Contract
-from search.generations import Generation, GenerationState
-from streams.standing import Standing
-from streams.web.lanes import in_thread
-from streams.web.live_index import LiveIndex
-from streams.web.problems import json_response
-from streams.web.readiness import PartsWatch
-from streams.web.shared import Shared
+from pixtide.schemas.base import Contract
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.streams.standing import Standing
+from pixtide.streams.web.lanes import in_thread
+from pixtide.streams.web.live_index import LiveIndex
+from pixtide.streams.web.problems import json_response
+from pixtide.streams.web.readiness import PartsWatch
+from pixtide.streams.web.shared import Shared
 
 #: Counting takes a while and asks the broker: all who look share one answer of this age.
 _FRESH_S = 1.5

@@ -6,8 +6,8 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from schemas.identity import original_folder
-from search.port import StoredImage
+from pixtide.schemas.identity import original_folder
+from pixtide.search.port import StoredImage
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from open_clip import tokenizer as bpe
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors.torch import save_file
 
-from schemas.errors import UsageError
+from pixtide.schemas.errors import UsageError
 
 _BLOCK = (
     (r"ln_1\.(.*)", r"layer_norm1.\1"),

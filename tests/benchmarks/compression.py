@@ -24,12 +24,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.port import Vectors
-from encoders.starter.encoder import StarterEncoder
-from search.generations import Compression, Generation, GenerationState
-from search.lancedb_catalog import LanceCatalog
-from search.port import GenerationCatalog, Query, VectorIndex
-from search.weaviate_catalog import WeaviateCatalog
+from pixtide.encoders.port import Vectors
+from pixtide.encoders.starter.encoder import StarterEncoder
+from pixtide.search.generations import Compression, Generation, GenerationState
+from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.port import GenerationCatalog, Query, VectorIndex
+from pixtide.search.weaviate_catalog import WeaviateCatalog
 from tests.benchmarks.compression_report import Result, plot, table
 from tests.benchmarks.embeddings import embeddings
 from tests.benchmarks.indexes import await_indexed, await_trained, process_at, weaviate

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from encoders.pixels import cut, rgb_of
-from encoders.port import Encoder, Pixels, Vectors
+from pixtide.encoders.pixels import cut, rgb_of
+from pixtide.encoders.port import Encoder, Pixels, Vectors
 
 _ORIGINALS = Path(__file__).parents[2] / "streams" / "demo" / "pictures"
 _CHUNK = 500

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from encoders.port import Vectors
+from pixtide.encoders.port import Vectors
 from tests.benchmarks import checkpoint
 from tests.benchmarks.contender import Contender
 from tests.benchmarks.machine import describe
@@ -199,8 +199,8 @@ def contender(
     alone = "-P" if python == OURS else "-I"  # which Python 3.10 knows, too
     arguments = (name, models, data, threads, device)
     command = [str(python), alone, str(_SCRIPT), *map(str, arguments)]
-    root = str(Path(__file__).parents[2])
-    env = {"PYTHONPATH": root if python == OURS else ""}
+    root = Path(__file__).parents[2]
+    env = {"PYTHONPATH": f"{root / 'src'}:{root}" if python == OURS else ""}
     return Contender(name, command, threads=threads, log=CACHE / "bench-peers" / "log", env=env)
 
 

@@ -27,11 +27,11 @@ import open_clip
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoders.decoding import DecoderPool
-from encoders.images import Limits
-from encoders.open_clip_encoder import OpenClipEncoder
-from encoders.port import Crop
-from schemas.errors import UsageError
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.images import Limits
+from pixtide.encoders.open_clip_encoder import OpenClipEncoder
+from pixtide.encoders.port import Crop
+from pixtide.schemas.errors import UsageError
 from tests.benchmarks import checkpoint
 from tests.benchmarks.contender import Contender
 from tests.benchmarks.encode import CACHE, OURS, contender, environment, write_data
@@ -266,7 +266,7 @@ def _peak(rows: int, inner: int, columns: int) -> float:
 
 def _decoding(seconds: float) -> float:
     """JPEGs a second that all cores decode and cut to 224: the demo's, of 0.26 MP in the middle."""
-    folder = Path(str(files("streams.demo"))) / "pictures"
+    folder = Path(str(files("pixtide.streams.demo"))) / "pictures"
     jpegs = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
     cores = len(os.sched_getaffinity(0))
     crop = Crop(size=224, resize=224)

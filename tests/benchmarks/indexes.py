@@ -11,9 +11,9 @@ import click
 import lancedb
 import numpy as np
 
-from schemas.errors import TransientError
-from search.lancedb_indexing import _INDEX_FROM
-from search.port import VectorIndex
+from pixtide.schemas.errors import TransientError
+from pixtide.search.lancedb_indexing import _INDEX_FROM
+from pixtide.search.port import VectorIndex
 from tests.benchmarks.search_rows import row
 from tests.contracts.samples import generation
 from tests.servers.weaviate import WeaviateServer, weaviate_server

@@ -22,8 +22,8 @@ from typing import Any
 import click
 from confluent_kafka.cimpl import NewTopic
 
-from streams import kafka
-from streams.kafka_connection import KafkaConnection
+from pixtide.streams import kafka
+from pixtide.streams.kafka_connection import KafkaConnection
 from tests.benchmarks import ingest_growth, ingest_loop, ingest_stages
 from tests.benchmarks.contender import Contender, capped
 from tests.benchmarks.ingest_parts import (
@@ -40,6 +40,7 @@ from tests.deployments import PIXTIDE
 from tests.servers import Servers
 
 PARTS = ("embedded", "servers", "growth", "growth-servers", "loop", "start")
+_ROOT = Path(__file__).parents[2]
 _DUPLICATES = 0.3
 #: Pictures.
 _STRETCH, _STAGE_BATCHES, _WARM_UP = 400, 4, 1000
@@ -52,9 +53,10 @@ _LOOP_S = 30.0
 _QUIXSTREAMS = "quixstreams==3.28.1"
 #: All that a search imports and makes before it speaks to a broker.
 _SEARCH = (
-    "import streams.cli, streams.console; from streams.settings import load_settings;"
-    "from streams.wiring import search_client;"
-    "import streams.client, schemas.queries; load_settings()"
+    "import pixtide.streams.cli, pixtide.streams.console;"
+    "from pixtide.streams.settings import load_settings;"
+    "from pixtide.streams.wiring import search_client;"
+    "import pixtide.streams.client, pixtide.schemas.queries; load_settings()"
 )
 
 
@@ -211,7 +213,7 @@ def _consume(
                 text=True,
                 check=True,
                 timeout=_LOOP_S,
-                env=capped(1) | {"PYTHONPATH": str(Path(__file__).parents[2])},
+                env=capped(1) | {"PYTHONPATH": f"{_ROOT / 'src'}:{_ROOT}"},
             )
         except subprocess.TimeoutExpired:
             failed[name] = f"did not finish in {_LOOP_S:.0f} s"

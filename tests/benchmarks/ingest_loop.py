@@ -83,14 +83,14 @@ def _bare(
 
 def pixtide(bootstrap: str, topic: str, rate: Rate) -> None:
     """The steps 1 and 7 of streams/ingest.py; what lies between is left out."""
-    from streams import kafka
-    from streams.assignment import Assignment
-    from streams.kafka_connection import KafkaConnection
-    from streams.log_guard import LogGuard
-    from streams.offsets import InFlight
-    from streams.positions import Positions
-    from streams.reading import RecordReader
-    from streams.work import Work
+    from pixtide.streams import kafka
+    from pixtide.streams.assignment import Assignment
+    from pixtide.streams.kafka_connection import KafkaConnection
+    from pixtide.streams.log_guard import LogGuard
+    from pixtide.streams.offsets import InFlight
+    from pixtide.streams.positions import Positions
+    from pixtide.streams.reading import RecordReader
+    from pixtide.streams.work import Work
 
     connection, group = KafkaConnection(bootstrap), uuid.uuid4().hex
     client = kafka.admin(connection)

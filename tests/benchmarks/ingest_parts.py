@@ -14,11 +14,11 @@ from pathlib import Path
 
 from confluent_kafka import TopicPartition
 
-from schemas import topics
-from schemas.codec import encode_event
-from schemas.events import ImageUploaded, InlinePicture, PictureAt
-from schemas.outcomes import Outcome, OutcomeKind
-from streams import kafka
+from pixtide.schemas import topics
+from pixtide.schemas.codec import encode_event
+from pixtide.schemas.events import ImageUploaded, InlinePicture, PictureAt
+from pixtide.schemas.outcomes import Outcome, OutcomeKind
+from pixtide.streams import kafka
 from tests.benchmarks.machine import resident_mib
 from tests.deployments import PIXTIDE, Deployment, OnServers
 from tests.servers import KafkaServer, WeaviateServer
@@ -81,7 +81,7 @@ Measured = OnEmbeddedParts | OnRealServers
 
 def photographs() -> list[bytes]:
     """Those that come with the demo: JPEGs of 0.26 MP and 43 kB in the middle."""
-    folder = Path(str(files("streams.demo"))) / "pictures"
+    folder = Path(str(files("pixtide.streams.demo"))) / "pictures"
     return [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
 
 

@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from encoders.images import Limits, decode
-from schemas.codec import decode_event, encode_event
-from schemas.events import ImageUploaded, PictureAt
-from schemas.identity import Version
-from search.port import RowState, StoredImage
-from streams.image_store import ImageStore
-from streams.settings import load_settings
-from streams.wiring import load_encoder, open_catalog, picture_fetcher
+from pixtide.encoders.images import Limits, decode
+from pixtide.schemas.codec import decode_event, encode_event
+from pixtide.schemas.events import ImageUploaded, PictureAt
+from pixtide.schemas.identity import Version
+from pixtide.search.port import RowState, StoredImage
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.settings import load_settings
+from pixtide.streams.wiring import load_encoder, open_catalog, picture_fetcher
 from tests.benchmarks.ingest_parts import numbered, photographs, upload
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from itertools import count
 import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from schemas.reply_address import CORRELATION_ID, REPLY_PARTITION, REPLY_TOPIC
+from pixtide.schemas.reply_address import CORRELATION_ID, REPLY_PARTITION, REPLY_TOPIC
 
 _POLL_S = 0.001
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders.port import Encoder
+from pixtide.encoders.port import Encoder
 
 _SIDE = 1024
 _TIMES = 5

@@ -11,12 +11,12 @@ from typing import Any
 
 import faust
 
-from search.directions import TextEncoder
-from search.port import Query
-from streams import kafka
-from streams.embedded_fetch import rest_between_fetches
-from streams.settings import load_settings
-from streams.wiring import generation_to_work_for, load_encoder, open_catalog
+from pixtide.search.directions import TextEncoder
+from pixtide.search.port import Query
+from pixtide.streams import kafka
+from pixtide.streams.embedded_fetch import rest_between_fetches
+from pixtide.streams.settings import load_settings
+from pixtide.streams.wiring import generation_to_work_for, load_encoder, open_catalog
 
 #: Requests of its own, so that it and pixtide can serve beside the same broker.
 TOPIC = "search.requests.plain"

@@ -25,12 +25,12 @@ from typing import Any
 import click
 from confluent_kafka.cimpl import NewTopic
 
-from schemas import topics
-from schemas.codec import encode_event
-from schemas.events import ImageUploaded, InlinePicture
-from search.port import Query
-from streams import kafka
-from streams.wiring import load_encoder
+from pixtide.schemas import topics
+from pixtide.schemas.codec import encode_event
+from pixtide.schemas.events import ImageUploaded, InlinePicture
+from pixtide.search.port import Query
+from pixtide.streams import kafka
+from pixtide.streams.wiring import load_encoder
 from tests.benchmarks import plain_faust
 from tests.benchmarks.load import Load, Measured
 from tests.benchmarks.machine import describe, matrix_product_gflops

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from schemas.identity import Version
-from search.directions import TextEncoder
-from search.port import RowState, StoredImage, Vector, VectorIndex
+from pixtide.schemas.identity import Version
+from pixtide.search.directions import TextEncoder
+from pixtide.search.port import RowState, StoredImage, Vector, VectorIndex
 from tests.benchmarks.words import phrases
 
 _CHUNK = 1000

@@ -18,9 +18,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from schemas.queries import AttributeFilter, Filters, SearchReply, SearchRequest, Term
-from streams.client import SearchClient
-from streams.wiring import load_encoder, search_client
+from pixtide.schemas.queries import AttributeFilter, Filters, SearchReply, SearchRequest, Term
+from pixtide.streams.client import SearchClient
+from pixtide.streams.wiring import load_encoder, search_client
 from tests.benchmarks.machine import describe, resident_mib
 from tests.benchmarks.search_rows import fill
 from tests.benchmarks.words import phrases, zipf

@@ -21,22 +21,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from encoders.images import Limits, decode
-from encoders.port import Encoder, Vectors
-from encoders.starter import encoder as starter
-from encoders.starter.towers import load_classifier
-from schemas.identity import Version
-from schemas.queries import SearchRequest
-from search.background import Background
-from search.port import Hit, RowState, StoredImage, Vector, WordHit
-from search.ranking import rank
-from streams.demo.captions import captions
-from streams.settings import Settings
-from streams.wiring import load_encoder
+from pixtide.encoders.images import Limits, decode
+from pixtide.encoders.port import Encoder, Vectors
+from pixtide.encoders.starter import encoder as starter
+from pixtide.encoders.starter.towers import load_classifier
+from pixtide.schemas.identity import Version
+from pixtide.schemas.queries import SearchRequest
+from pixtide.search.background import Background
+from pixtide.search.port import Hit, RowState, StoredImage, Vector, WordHit
+from pixtide.search.ranking import rank
+from pixtide.streams.demo.captions import captions
+from pixtide.streams.settings import Settings
+from pixtide.streams.wiring import load_encoder
 from tests.benchmarks.machine import describe
 from tests.benchmarks.story_queries import QUERIES, relevant
 
-PICTURES = Path(str(files("streams.demo") / "pictures"))
+PICTURES = Path(str(files("pixtide.streams.demo") / "pictures"))
 #: Names of a picture's likeliest classes that are taken down as its words.
 _NAMES = 3
 _SHOWN = 5

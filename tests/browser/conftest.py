@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from schemas.outcomes import OutcomeKind
-from streams.demo.captions import captions
-from streams.publish import Description, OutcomeWatch, Publisher, Source
+from pixtide.schemas.outcomes import OutcomeKind
+from pixtide.streams.demo.captions import captions
+from pixtide.streams.publish import Description, OutcomeWatch, Publisher, Source
 from tests.deployments import Embedded
 
 #: Debian's; a browser that a library downloads does not run everywhere.
@@ -75,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     stack = Embedded(folder / "home")
     stack.start()
     try:
-        with as_file(files("streams.demo") / "pictures") as shipped:
+        with as_file(files("pixtide.streams.demo") / "pictures") as shipped:
             publish(stack, shipped)
             url = json.loads((stack.home / "stack.json").read_text())["web"]
             yield Site(url, stack, shipped)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, JSHandle, Page, expect
 
-from streams.publish import Description, Publisher, Source
+from pixtide.streams.publish import Description, Publisher, Source
 from tests.browser.axe import complaints
 from tests.browser.conftest import MARKUP, UPLOADED, Site
 

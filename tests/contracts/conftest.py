@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from weaviate import connect_to_custom
 
-from search.lancedb_catalog import LanceCatalog
-from search.port import GenerationCatalog, VectorIndex
-from search.weaviate_catalog import WeaviateCatalog
+from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.port import GenerationCatalog, VectorIndex
+from pixtide.search.weaviate_catalog import WeaviateCatalog
 from tests.contracts.samples import generation
 from tests.servers import WeaviateServer
 

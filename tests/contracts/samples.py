@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from schemas.errors import ReasonCode
-from schemas.identity import Version
-from search.generations import Generation, LogIdentity
-from search.port import RowState, StoredImage, Vector
+from pixtide.schemas.errors import ReasonCode
+from pixtide.schemas.identity import Version
+from pixtide.search.generations import Generation, LogIdentity
+from pixtide.search.port import RowState, StoredImage, Vector
 
 DIMENSION = 8
 NOON = datetime(2026, 3, 4, 12, 0, 0, 123000, tzinfo=UTC)

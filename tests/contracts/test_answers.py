@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from schemas.errors import QueryCode, RequestError
-from schemas.queries import SearchReply, SearchRequest, Term, checked, read_request
-from search.answer import Snapshot, answer
-from search.port import Vector, VectorIndex
+from pixtide.schemas.errors import QueryCode, RequestError
+from pixtide.schemas.queries import SearchReply, SearchRequest, Term, checked, read_request
+from pixtide.search.answer import Snapshot, answer
+from pixtide.search.port import Vector, VectorIndex
 from tests.contracts.samples import DIMENSION, NOON, deleted, generation, live, towards
 
 AXES = ("beach", "people", "car", "night", "snow", "else")

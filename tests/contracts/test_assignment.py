@@ -11,17 +11,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from confluent_kafka import Producer, TopicPartition
 
-from schemas import topics
-from schemas.errors import FatalError
-from streams import kafka as kafka_clients
-from streams.assignment import Assignment
-from streams.kafka import Position, Record
-from streams.kafka_connection import KafkaConnection
-from streams.log_guard import LogGuard
-from streams.marks import Mark, moved_since
-from streams.offsets import InFlight
-from streams.positions import Positions
-from streams.topic_reading import records_of
+from pixtide.schemas import topics
+from pixtide.schemas.errors import FatalError
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.assignment import Assignment
+from pixtide.streams.kafka import Position, Record
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.log_guard import LogGuard
+from pixtide.streams.marks import Mark, moved_since
+from pixtide.streams.offsets import InFlight
+from pixtide.streams.positions import Positions
+from pixtide.streams.topic_reading import records_of
 from tests.contracts.proxy import Api, ApiProxy
 from tests.raw_records import RawRecord, batch, produce
 from tests.servers import KafkaServer

@@ -7,10 +7,10 @@ import obstore
 import pytest
 from obstore.store import from_url
 
-from schemas.errors import PoisonError
-from schemas.events import PictureAt
-from streams.fetch import Fetcher, FetchLimits
-from streams.image_store import ImageStore
+from pixtide.schemas.errors import PoisonError
+from pixtide.schemas.events import PictureAt
+from pixtide.streams.fetch import Fetcher, FetchLimits
+from pixtide.streams.image_store import ImageStore
 from tests.hostile import PICTURE
 from tests.servers.buckets import BucketServer, azurite, fake_gcs
 

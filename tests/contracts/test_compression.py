@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from schemas.errors import TransientError
-from search.exact import recalls
-from search.generations import Generation, GenerationState
-from search.port import GenerationCatalog, Query, StoredImage, VectorIndex
-from search.weaviate_catalog import WeaviateCatalog
+from pixtide.schemas.errors import TransientError
+from pixtide.search.exact import recalls
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.search.port import GenerationCatalog, Query, StoredImage, VectorIndex
+from pixtide.search.weaviate_catalog import WeaviateCatalog
 from tests.contracts.conftest import weaviate_catalog
 from tests.contracts.samples import deleted, generation, live, towards
 from tests.servers import WeaviateServer
@@ -103,7 +103,7 @@ def test_an_empty_collection_misses_nothing(index: VectorIndex) -> None:
 def test_recall_over_more_rows_than_are_compared_at_once(
     index: VectorIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.exact._CHUNK", 7)
+    monkeypatch.setattr("pixtide.search.exact._CHUNK", 7)
     rows = scattered(50)
     index.write(rows)
     asked = np.stack([row.vector for row in rows[:5] if row.vector is not None])

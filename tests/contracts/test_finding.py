@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from schemas.identity import Version
-from search.port import VectorIndex
-from search.weaviate_index import WeaviateIndex
-from streams.finding import Finding
-from streams.ledger import Difference, Kind, Ledger
+from pixtide.schemas.identity import Version
+from pixtide.search.port import VectorIndex
+from pixtide.search.weaviate_index import WeaviateIndex
+from pixtide.streams.finding import Finding
+from pixtide.streams.ledger import Difference, Kind, Ledger
 from tests.contracts.samples import DIMENSION, deleted, full_row, live, poisoned, towards
 
 CAPTIONS = (

@@ -7,13 +7,13 @@ import uuid
 import pytest
 from confluent_kafka import Producer
 
-from schemas import topics
-from schemas.errors import TransientError
-from streams import kafka as kafka_clients
-from streams.kafka_connection import KafkaConnection
-from streams.publish import Position, Publisher
-from streams.settings import Settings
-from streams.topic_reading import records_at, records_between, records_of
+from pixtide.schemas import topics
+from pixtide.schemas.errors import TransientError
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.publish import Position, Publisher
+from pixtide.streams.settings import Settings
+from pixtide.streams.topic_reading import records_at, records_between, records_of
 from tests.contracts.proxy import BrokerProxy
 from tests.servers import KafkaServer
 from tests.servers.runners import free_ports

@@ -14,13 +14,13 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
-from schemas import topics
-from schemas.errors import FatalError, TransientError
-from streams import kafka as kafka_clients
-from streams.client import SearchClient
-from streams.faust_app import faust_app
-from streams.kafka_connection import KafkaConnection, Tls, Tokens
-from streams.kafka_errors import KafkaDeniedError
+from pixtide.schemas import topics
+from pixtide.schemas.errors import FatalError, TransientError
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.client import SearchClient
+from pixtide.streams.faust_app import faust_app
+from pixtide.streams.kafka_connection import KafkaConnection, Tls, Tokens
+from pixtide.streams.kafka_errors import KafkaDeniedError
 from tests.principals import Principals
 from tests.servers import KafkaServer
 from tests.servers.certificates import make_certificates

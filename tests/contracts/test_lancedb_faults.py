@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-import search.lancedb_index
-from schemas.errors import TransientError
-from search import lancedb_readers
-from search.lancedb_catalog import LanceCatalog
-from search.lancedb_index import LanceIndex
-from search.lancedb_readers import Readers
-from search.port import RowState
+from pixtide.schemas.errors import TransientError
+from pixtide.search import lancedb_index, lancedb_readers
+from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb_index import LanceIndex
+from pixtide.search.lancedb_readers import Readers
+from pixtide.search.port import RowState
 from tests.contracts.samples import generation, live
 
 _ROUNDS = 30
@@ -68,7 +67,7 @@ def test_a_reader_sees_what_another_process_wrote(index: LanceIndex, tmp_path: P
 def test_a_writer_that_never_lets_go(
     catalog: LanceCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search.lancedb_index, "_LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(lancedb_index, "_LOCK_TIMEOUT_S", 0.2)
     catalog.create(generation())
     index = catalog.open(generation())
     lock = tmp_path / "index" / "locks" / f"{generation().collection}.lock"

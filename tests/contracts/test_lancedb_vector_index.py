@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas.queries import Filters
-from search import lancedb_indexing
-from search.lancedb_catalog import LanceCatalog
-from search.lancedb_index import LanceIndex
-from search.port import Query, StoredImage
+from pixtide.schemas.queries import Filters
+from pixtide.search import lancedb_indexing
+from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb_index import LanceIndex
+from pixtide.search.port import Query, StoredImage
 from tests.contracts.samples import deleted, generation, live
 
 _DIMENSION = 32

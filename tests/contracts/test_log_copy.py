@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from schemas import topics
-from streams import kafka as kafka_clients
-from streams.kafka import Record
-from streams.log_copy import dump, load
-from streams.settings import Settings
-from streams.topic_reading import records_of
+from pixtide.schemas import topics
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import Record
+from pixtide.streams.log_copy import dump, load
+from pixtide.streams.settings import Settings
+from pixtide.streams.topic_reading import records_of
 from tests.raw_records import RawRecord, batch, produce
 from tests.servers import KafkaServer
 
@@ -87,8 +87,8 @@ def test_a_record_that_can_not_be_copied_costs_itself(kafka: KafkaServer, namesp
 
 HUNGRY = """
 import resource, sys, time
-from streams import kafka
-from streams.kafka_connection import KafkaConnection
+from pixtide.streams import kafka
+from pixtide.streams.kafka_connection import KafkaConnection
 from confluent_kafka import TopicPartition
 consumer = getattr(kafka, sys.argv[3])(KafkaConnection(sys.argv[1]), *sys.argv[4:])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

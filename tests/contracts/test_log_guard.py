@@ -5,11 +5,11 @@ import uuid
 
 import pytest
 
-from schemas import topics
-from schemas.errors import FatalError
-from streams import kafka as kafka_clients
-from streams.kafka_connection import KafkaConnection
-from streams.log_guard import LogGuard
+from pixtide.schemas import topics
+from pixtide.schemas.errors import FatalError
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.log_guard import LogGuard
 from tests.servers import KafkaServer
 
 RECORDS = 5

@@ -12,15 +12,15 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
-from schemas.errors import PoisonError, TransientError, UsageError
-from schemas.events import PictureAt
-from schemas.identity import Version
-from search.lancedb_catalog import LanceCatalog
-from search.port import RowState
-from streams.fetch import Fetcher, FetchLimits
-from streams.image_store import ImageStore
-from streams.ledger import Expected, Kind, Ledger
-from streams.store_side import StoreSide
+from pixtide.schemas.errors import PoisonError, TransientError, UsageError
+from pixtide.schemas.events import PictureAt
+from pixtide.schemas.identity import Version
+from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.port import RowState
+from pixtide.streams.fetch import Fetcher, FetchLimits
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.ledger import Expected, Kind, Ledger
+from pixtide.streams.store_side import StoreSide
 from tests.contracts.samples import generation, live
 from tests.hostile import PICTURE, HostileServer, hostile_server
 from tests.servers.s3 import S3Server

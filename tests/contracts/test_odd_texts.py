@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from schemas.identity import Version
-from schemas.queries import AttributeFilter, Filters
-from search.port import Hit, Query, StoredImage, VectorIndex, WordQuery
-from search.weaviate_index import WeaviateIndex
+from pixtide.schemas.identity import Version
+from pixtide.schemas.queries import AttributeFilter, Filters
+from pixtide.search.port import Hit, Query, StoredImage, VectorIndex, WordQuery
+from pixtide.search.weaviate_index import WeaviateIndex
 from tests.contracts.samples import deleted, live, poisoned, towards
 
 #: What ends, escapes, comments or stands for something in one language or another.

@@ -7,10 +7,10 @@ import uuid
 import pytest
 from confluent_kafka import Producer
 
-from schemas import topics
-from streams import kafka as kafka_clients
-from streams.kafka_connection import KafkaConnection
-from streams.web.outcomes import Outcomes
+from pixtide.schemas import topics
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.web.outcomes import Outcomes
 from tests.servers import KafkaServer
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from schemas import topics
-from schemas.identity import Partitioner, partition_of
-from streams import kafka as kafka_clients
-from streams.kafka_connection import KafkaConnection
-from streams.publish import Description, find_sources
-from streams.publishing import delete_all, publish_all
-from streams.settings import Settings
-from streams.topic_reading import records_of
+from pixtide.schemas import topics
+from pixtide.schemas.identity import Partitioner, partition_of
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.publish import Description, find_sources
+from pixtide.streams.publishing import delete_all, publish_all
+from pixtide.streams.settings import Settings
+from pixtide.streams.topic_reading import records_of
 from tests.pictures import jpeg
 from tests.servers import KafkaServer
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from schemas.identity import Version
-from search.background import Background
-from search.port import VectorIndex
+from pixtide.schemas.identity import Version
+from pixtide.search.background import Background
+from pixtide.search.port import VectorIndex
 from tests.contracts.samples import DIMENSION, deleted, live, poisoned, towards
 
 DOG = towards(1)

@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 from confluent_kafka import TopicPartition
 
-from schemas import topics
-from schemas.errors import TransientError
-from schemas.queries import SearchReply, SearchRequest
-from schemas.reply_address import CORRELATION_ID, REPLY_PARTITION
-from streams import kafka as kafka_clients
-from streams import lasting, log_guard
-from streams.assignment import Assignment
-from streams.async_client import AsyncSearchClient
-from streams.faust_app import died_of, faust_app
-from streams.kafka import Record
-from streams.kafka_connection import KafkaConnection
-from streams.log_guard import LogGuard
-from streams.offsets import InFlight
-from streams.positions import Positions
+from pixtide.schemas import topics
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.queries import SearchReply, SearchRequest
+from pixtide.schemas.reply_address import CORRELATION_ID, REPLY_PARTITION
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams import lasting, log_guard
+from pixtide.streams.assignment import Assignment
+from pixtide.streams.async_client import AsyncSearchClient
+from pixtide.streams.faust_app import died_of, faust_app
+from pixtide.streams.kafka import Record
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.log_guard import LogGuard
+from pixtide.streams.offsets import InFlight
+from pixtide.streams.positions import Positions
 from tests.contracts.proxy import Api, ApiProxy
 from tests.servers import KafkaServer
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas.errors import ReasonCode
-from schemas.identity import Version
-from search.port import Query, RowState, StoredImage, VectorIndex
+from pixtide.schemas.errors import ReasonCode
+from pixtide.schemas.identity import Version
+from pixtide.search.port import Query, RowState, StoredImage, VectorIndex
 from tests.contracts.samples import DIMENSION, deleted, full_row, live, poisoned, towards
 
 

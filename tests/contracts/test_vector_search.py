@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas.queries import AttributeFilter, Filters
-from search.port import Query, StoredImage, VectorIndex, WordQuery
+from pixtide.schemas.queries import AttributeFilter, Filters
+from pixtide.search.port import Query, StoredImage, VectorIndex, WordQuery
 from tests.contracts.samples import DIMENSION, NOON, deleted, live, poisoned, towards
 
 HOUR = timedelta(hours=1)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas.errors import TransientError
-from search.port import Query, RowState, StoredImage, VectorIndex, Written
-from search.weaviate_catalog import WeaviateCatalog
-from streams.finding import Finding
-from streams.ledger import Ledger
+from pixtide.schemas.errors import TransientError
+from pixtide.search.port import Query, RowState, StoredImage, VectorIndex, Written
+from pixtide.search.weaviate_catalog import WeaviateCatalog
+from pixtide.streams.finding import Finding
+from pixtide.streams.ledger import Ledger
 from tests.contracts.samples import deleted, generation, live
 from tests.servers import WeaviateServer
 from tests.servers.weaviate import URL, weaviate_server

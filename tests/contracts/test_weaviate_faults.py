@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from weaviate.classes.config import VectorDistances
 
-from schemas.errors import TransientError
-from schemas.identity import object_id
-from search.port import Query, RowState
-from search.weaviate_catalog import WeaviateCatalog
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.identity import object_id
+from pixtide.search.port import Query, RowState
+from pixtide.search.weaviate_catalog import WeaviateCatalog
 from tests.contracts.conftest import weaviate_catalog
 from tests.contracts.samples import DIMENSION, deleted, full_row, generation, live, towards
 from tests.servers import WeaviateServer

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from schemas.topics import topics
-from streams.acls import grants
-from streams.ingest import GRACE_S
-from streams.settings import PREFIX, Settings
+from pixtide.schemas.topics import topics
+from pixtide.streams.acls import grants
+from pixtide.streams.ingest import GRACE_S
+from pixtide.streams.settings import PREFIX, Settings
 from tests.servers.deploy_tools import KUBERNETES, DeployTools
 from tests.unit.test_docs import generator
 

@@ -20,14 +20,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
     ResourceType,
 )
 
-from schemas import topics
-from streams import doctor_looks
-from streams import kafka as kafka_clients
-from streams.doctor import examine, findings
-from streams.doctor_looks import LOOKS, Finding, Seen
-from streams.reindex import create_generation
-from streams.settings import Settings
-from streams.wiring import open_catalog
+from pixtide.schemas import topics
+from pixtide.streams import doctor_looks
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.doctor import examine, findings
+from pixtide.streams.doctor_looks import LOOKS, Finding, Seen
+from pixtide.streams.reindex import create_generation
+from pixtide.streams.settings import Settings
+from pixtide.streams.wiring import open_catalog
 from tests.contracts.proxy import BrokerProxy
 from tests.deployments import OnServers, on_servers
 from tests.models import tiny_clip

@@ -122,7 +122,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     folder = tmp_path_factory.mktemp("reader")
     (folder / "models").mkdir()
     tiny_clip(folder / "models" / "my-clip")
-    with as_file(files("streams.demo") / "pictures") as shipped:
+    with as_file(files("pixtide.streams.demo") / "pictures") as shipped:
         for name, of in PICTURES.items():
             (folder / "Pictures" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(shipped / of, folder / "Pictures" / name)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas import topics
-from streams import kafka
-from streams.embedded_retention import Retention
+from pixtide.schemas import topics
+from pixtide.streams import kafka
+from pixtide.streams.embedded_retention import Retention
 from tests.deployments import Embedded
 from tests.models import tiny_clip
 from tests.pictures import jpeg

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from search.port import RowState
+from pixtide.search.port import RowState
 from tests.deployments import Deployment, Embedded, OnServers
 from tests.servers import KafkaServer, WeaviateServer
 
@@ -30,7 +30,7 @@ RIGHT = {
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hundred real pictures, of the demo's."""
     folder = tmp_path_factory.mktemp("pictures")
-    with as_file(files("streams.demo") / "pictures") as shipped:
+    with as_file(files("pixtide.streams.demo") / "pictures") as shipped:
         for source in sorted(p for p in shipped.rglob("*") if p.is_file())[:HUNDRED]:
             shutil.copyfile(source, folder / source.name)
     assert len(list(folder.iterdir())) == HUNDRED

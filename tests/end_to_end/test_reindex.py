@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas.errors import TransientError
-from search.generations import GenerationState
-from search.port import RowState, StoredImage
-from streams.lifecycle import promote, retire
-from streams.wiring import generation_to_work_for, open_catalog
+from pixtide.schemas.errors import TransientError
+from pixtide.search.generations import GenerationState
+from pixtide.search.port import RowState, StoredImage
+from pixtide.streams.lifecycle import promote, retire
+from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import OnServers, killed_in_the_end
 from tests.models import tiny_clip
 from tests.pictures import jpeg

@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner
 from confluent_kafka.cimpl import NewTopic
 
-from schemas import topics
-from schemas.errors import UsageError
-from streams import kafka as kafka_clients
-from streams.cli import cli
-from streams.kafka import Record
+from pixtide.schemas import topics
+from pixtide.schemas.errors import UsageError
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.cli import cli
+from pixtide.streams.kafka import Record
 from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import POISON, check_against_the_log, read_topic, topic
 from tests.faults.test_ingest_faults import publish, wait_until, wait_until_read

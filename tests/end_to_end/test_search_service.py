@@ -23,13 +23,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # as its docs
 )
 from confluent_kafka.cimpl import NewTopic
 
-from schemas import topics
-from schemas.queries import Filters, SearchReply, SearchRequest, Term
-from streams import kafka as kafka_clients
-from streams.async_client import AsyncSearchClient
-from streams.client import SearchClient
-from streams.publish import Description, Publisher, Source
-from streams.wiring import search_client
+from pixtide.schemas import topics
+from pixtide.schemas.queries import Filters, SearchReply, SearchRequest, Term
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.async_client import AsyncSearchClient
+from pixtide.streams.client import SearchClient
+from pixtide.streams.publish import Description, Publisher, Source
+from pixtide.streams.wiring import search_client
 from tests.deployments import OnServers, on_servers
 from tests.pictures import jpeg
 from tests.raw_records import Headers, RawRecord, batch, packed, produce

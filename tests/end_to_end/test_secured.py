@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from schemas import topics
-from search.port import RowState
-from streams import kafka as kafka_clients
-from streams.query_watch import GroupOffsets
+from pixtide.schemas import topics
+from pixtide.search.port import RowState
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.query_watch import GroupOffsets
 from tests.deployments import OnServers
 from tests.models import tiny_clip
 from tests.pictures import jpeg

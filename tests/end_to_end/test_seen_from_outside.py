@@ -11,9 +11,9 @@ import pytest
 from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas import topics
-from schemas.queries import SearchReply
-from streams import kafka as kafka_clients
+from pixtide.schemas import topics
+from pixtide.schemas.queries import SearchReply
+from pixtide.streams import kafka as kafka_clients
 from tests.contracts.proxy import BrokerProxy
 from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import read_topic

@@ -12,8 +12,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from schemas import topics
-from schemas.trace import trace_of
+from pixtide.schemas import topics
+from pixtide.schemas.trace import trace_of
 from tests.deployments import killed_in_the_end, on_servers
 from tests.faults.oracle import read_topic
 from tests.pictures import jpeg

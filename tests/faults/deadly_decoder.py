@@ -4,9 +4,9 @@ import os
 
 from PIL import Image
 
-from encoders import decoder_child
-from encoders.images import Limits, Picture, render
-from encoders.port import Crop
+from pixtide.encoders import decoder_child
+from pixtide.encoders.images import Limits, Picture, render
+from pixtide.encoders.port import Crop
 
 main = decoder_child.main
 

@@ -2,8 +2,8 @@
 
 import contextlib
 
-from streams import kafka as kafka_clients
-from streams.wiring import generation_to_work_for, open_catalog
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import Deployment
 from tests.faults.oracle import topic
 from tests.traffic import Background

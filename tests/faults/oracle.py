@@ -13,15 +13,15 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from schemas import topics
-from schemas.identity import Version
-from schemas.outcomes import Outcome, OutcomeKind
-from search.port import RowState
-from streams import kafka as kafka_clients
-from streams.image_store import ImageStore
-from streams.kafka import Record
-from streams.topic_reading import records_of
-from streams.wiring import generation_to_work_for, open_catalog
+from pixtide.schemas import topics
+from pixtide.schemas.identity import Version
+from pixtide.schemas.outcomes import Outcome, OutcomeKind
+from pixtide.search.port import RowState
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.kafka import Record
+from pixtide.streams.topic_reading import records_of
+from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import Deployment
 
 #: What records hold that are meant to be dead-lettered.

@@ -16,14 +16,16 @@ from typing import Any
 
 import torch
 
-import encoders.decoder_process
-import streams.kafka
-from encoders.device import Device
-from encoders.open_clip_encoder import OpenClipEncoder
-from encoders.port import Pixels, Vectors
-from streams.cli import main
-from streams.commits import Commits
-from streams.record_batches import FetchedBytes
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a program, it finds `tests` by that
+
+from pixtide.encoders import decoder_process
+from pixtide.encoders.device import Device
+from pixtide.encoders.open_clip_encoder import OpenClipEncoder
+from pixtide.encoders.port import Pixels, Vectors
+from pixtide.streams import kafka
+from pixtide.streams.cli import main
+from pixtide.streams.commits import Commits
+from pixtide.streams.record_batches import FetchedBytes
 from tests.faults.deadly_decoder import DEADLY as DEADLY
 
 #: The most rows that the small device takes at once, and how many the fragile one lives through.
@@ -85,7 +87,7 @@ def bad_pictures() -> None:
         return vectors
 
     _replace(OpenClipEncoder, "encode_pictures", encode_pictures)
-    _replace(encoders.decoder_process, "PROGRAM", "tests.faults.deadly_decoder")
+    _replace(decoder_process, "PROGRAM", "tests.faults.deadly_decoder")
 
 
 def fetcher_dies() -> None:
@@ -102,12 +104,12 @@ def fetcher_dies() -> None:
 
 def slow_model() -> None:
     """Encoding a batch takes longer than a member of the group may be silent."""
-    consumer = streams.kafka.ingest_consumer
+    consumer = kafka.ingest_consumer
     limit: dict[str, Any] = {
         "max.poll.interval.ms": POLL_WITHIN_S * 1000,
         "session.timeout.ms": POLL_WITHIN_S * 1000,  # may not be longer, in no member either
     }
-    _replace(streams.kafka, "ingest_consumer", partial(consumer, **limit))
+    _replace(kafka, "ingest_consumer", partial(consumer, **limit))
     warm_up, encode = OpenClipEncoder.warm_up, OpenClipEncoder.encode_pictures
 
     def encode_pictures(self: OpenClipEncoder, pixels: Pixels) -> Vectors:

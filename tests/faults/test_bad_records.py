@@ -16,26 +16,26 @@ from urllib.parse import urlsplit
 import pytest
 from confluent_kafka import Producer, TopicPartition
 
-from encoders.decoding import DecoderPool
-from encoders.open_clip_encoder import OpenClipEncoder
-from schemas import topics
-from schemas.errors import PoisonError, ReasonCode, TransientError
-from schemas.identity import original_key, partition_of
-from schemas.outcomes import Outcome, OutcomeKind
-from search.port import RowState, StoredImage, Written
-from search.weaviate_index import WeaviateIndex
-from streams import ingest_watch, membership, reading
-from streams import kafka as kafka_clients
-from streams.breaker import Breaker
-from streams.fetch import Fetcher
-from streams.health import Health
-from streams.image_store import ImageStore
-from streams.ingest import IngestWorker
-from streams.originals import Originals
-from streams.replies import Addresses, Replies
-from streams.reporter import MOST_KEPT, Reporter
-from streams.vitals import Vitals
-from streams.workers import ingest_worker
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.open_clip_encoder import OpenClipEncoder
+from pixtide.schemas import topics
+from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
+from pixtide.schemas.identity import original_key, partition_of
+from pixtide.schemas.outcomes import Outcome, OutcomeKind
+from pixtide.search.port import RowState, StoredImage, Written
+from pixtide.search.weaviate_index import WeaviateIndex
+from pixtide.streams import ingest_watch, membership, reading
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.breaker import Breaker
+from pixtide.streams.fetch import Fetcher
+from pixtide.streams.health import Health
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.ingest import IngestWorker
+from pixtide.streams.originals import Originals
+from pixtide.streams.replies import Addresses, Replies
+from pixtide.streams.reporter import MOST_KEPT, Reporter
+from pixtide.streams.vitals import Vitals
+from pixtide.streams.workers import ingest_worker
 from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import outcomes_by_record, read_topic, topic
 from tests.faults.unreadable import RawRecord, send

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas import topics
-from search.port import RowState
-from streams import kafka as kafka_clients
+from pixtide.schemas import topics
+from pixtide.search.port import RowState
+from pixtide.streams import kafka as kafka_clients
 from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import POISON, check_against_the_log, check_commits, topic
 from tests.faults.test_ingest_faults import produce, wait_until, wait_until_read

@@ -15,14 +15,14 @@ from itertools import islice
 import pytest
 from confluent_kafka import KafkaError, Message
 
-from encoders.port import Encoder
-from schemas import topics
-from schemas.errors import TransientError
-from schemas.identity import Version
-from schemas.queries import SearchRequest
-from search.port import Query, VectorIndex
-from streams import kafka as kafka_clients
-from streams.wiring import generation_to_work_for, load_encoder, open_catalog, search_client
+from pixtide.encoders.port import Encoder
+from pixtide.schemas import topics
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.identity import Version
+from pixtide.schemas.queries import SearchRequest
+from pixtide.search.port import Query, VectorIndex
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.wiring import generation_to_work_for, load_encoder, open_catalog, search_client
 from tests.cluster import WORKERS, Cluster
 from tests.cluster import cluster as running_cluster
 from tests.faults.members import shares

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas import topics
-from search.port import RowState
+from pixtide.schemas import topics
+from pixtide.search.port import RowState
 from tests.deployments import PIXTIDE, OnServers, on_servers
 from tests.faults import sabotage
 from tests.faults.members import Passenger

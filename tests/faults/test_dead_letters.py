@@ -17,17 +17,17 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 )
 from PIL import Image
 
-from schemas import topics
-from schemas.codec import encode_event
-from schemas.dead_letters import SourceRecord
-from schemas.events import ImageUploaded, PictureAt
-from schemas.identity import original_folder
-from schemas.outcomes import Outcome, OutcomeKind
-from search.port import RowState
-from streams import kafka as kafka_clients
-from streams.dead_letters import EVERY_LETTER, DeadLetter, LetterState, Selection
-from streams.retrying import RetryPlan
-from streams.wiring import dead_letters, retrier
+from pixtide.schemas import topics
+from pixtide.schemas.codec import encode_event
+from pixtide.schemas.dead_letters import SourceRecord
+from pixtide.schemas.events import ImageUploaded, PictureAt
+from pixtide.schemas.identity import original_folder
+from pixtide.schemas.outcomes import Outcome, OutcomeKind
+from pixtide.search.port import RowState
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.dead_letters import EVERY_LETTER, DeadLetter, LetterState, Selection
+from pixtide.streams.retrying import RetryPlan
+from pixtide.streams.wiring import dead_letters, retrier
 from tests.deployments import OnServers, on_servers
 from tests.faults.members import shares
 from tests.faults.oracle import check_against_the_log, read_topic, topic

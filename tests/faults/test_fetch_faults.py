@@ -9,9 +9,9 @@ from pathlib import Path
 import obstore
 import pytest
 
-from schemas import topics
-from search.port import RowState
-from streams import kafka as kafka_clients
+from pixtide.schemas import topics
+from pixtide.search.port import RowState
+from pixtide.streams import kafka as kafka_clients
 from tests.deployments import OnServers, on_servers
 from tests.hostile import HostileServer, hostile_server
 from tests.pictures import jpeg

@@ -13,18 +13,18 @@ import pytest
 from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # not in __all__
 
-from schemas import topics
-from schemas.codec import decode_event, encode_event
-from schemas.events import ImageUploaded, InlinePicture
-from schemas.identity import partition_of
-from schemas.outcomes import Outcome
-from search.generations import Generation
-from search.port import RowState
-from streams import kafka as kafka_clients
-from streams.group import lag_behind
-from streams.publish import Description, Publisher, Source
-from streams.settings import Settings
-from streams.wiring import generation_to_work_for, open_catalog
+from pixtide.schemas import topics
+from pixtide.schemas.codec import decode_event, encode_event
+from pixtide.schemas.events import ImageUploaded, InlinePicture
+from pixtide.schemas.identity import partition_of
+from pixtide.schemas.outcomes import Outcome
+from pixtide.search.generations import Generation
+from pixtide.search.port import RowState
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.group import lag_behind
+from pixtide.streams.publish import Description, Publisher, Source
+from pixtide.streams.settings import Settings
+from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import Deployment, OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import check_against_the_log, check_commits, read_topic, topic
 from tests.pictures import jpeg

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from schemas.codec import encode_event
-from schemas.events import PictureAt
-from streams import kafka as kafka_clients
+from pixtide.schemas.codec import encode_event
+from pixtide.schemas.events import PictureAt
+from pixtide.streams import kafka as kafka_clients
 from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import topic
 from tests.faults.test_ingest_faults import outcomes, upload, wait_until_read

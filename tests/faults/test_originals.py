@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from schemas.identity import Version
-from streams import kafka as kafka_clients
-from streams.group import lag_behind
-from streams.image_store import ImageStore
-from streams.later_records import LaterRecords
-from streams.publish import Description, Publisher, Source
-from streams.wiring import generation_to_work_for, open_catalog
+from pixtide.schemas.identity import Version
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.group import lag_behind
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.later_records import LaterRecords
+from pixtide.streams.publish import Description, Publisher, Source
+from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import check_originals, originals, read_topic, topic
 from tests.faults.test_ingest_faults import publish

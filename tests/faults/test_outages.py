@@ -18,10 +18,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
     ResourceType,
 )
 
-from schemas import topics
-from search.port import RowState
-from streams import kafka as kafka_clients
-from streams.wiring import generation_to_work_for, open_catalog
+from pixtide.schemas import topics
+from pixtide.search.port import RowState
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import (
     POISON,

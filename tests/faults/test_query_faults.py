@@ -14,14 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from confluent_kafka import Producer
 
-from schemas import topics
-from schemas.errors import TransientError
-from schemas.queries import SearchReply, SearchRequest, Term
-from search.generations import GenerationState
-from search.port import RowState
-from streams import kafka as kafka_clients
-from streams.client import SearchClient
-from streams.wiring import generation_to_work_for, open_catalog
+from pixtide.schemas import topics
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.queries import SearchReply, SearchRequest, Term
+from pixtide.search.generations import GenerationState
+from pixtide.search.port import RowState
+from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.client import SearchClient
+from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.deployments import PIXTIDE, OnServers, on_servers
 from tests.faults import sabotage
 from tests.models import tiny_clip

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from schemas.identity import Version
-from search.generations import GenerationState
-from search.port import RowState, StoredImage
-from streams.image_store import ImageStore
-from streams.publish import Description, Publisher, Source
-from streams.wiring import open_catalog
+from pixtide.schemas.identity import Version
+from pixtide.search.generations import GenerationState
+from pixtide.search.port import RowState, StoredImage
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.publish import Description, Publisher, Source
+from pixtide.streams.wiring import open_catalog
 from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import check_against_the_log
 from tests.faults.test_ingest_faults import publish, wait_until_read

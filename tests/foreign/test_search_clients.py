@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas import topics
-from schemas.queries import SearchReply
-from streams import kafka as kafka_clients
+from pixtide.schemas import topics
+from pixtide.schemas.queries import SearchReply
+from pixtide.streams import kafka as kafka_clients
 from tests.deployments import OnServers, on_servers
 from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer

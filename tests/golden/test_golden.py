@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from schemas.codec import decode_event, encode_event
-from schemas.dead_letters import SourceRecord, dead_letter_headers, retry_headers
-from schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError
-from schemas.events import ImageDeleted, ImageEvent, ImageUploaded, InlinePicture, PictureAt
-from schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
-from schemas.queries import Filters, SearchReply, SearchRequest, SearchResult, read_request
-from schemas.topics import topics
+from pixtide.schemas.codec import decode_event, encode_event
+from pixtide.schemas.dead_letters import SourceRecord, dead_letter_headers, retry_headers
+from pixtide.schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError
+from pixtide.schemas.events import ImageDeleted, ImageEvent, ImageUploaded, InlinePicture, PictureAt
+from pixtide.schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
+from pixtide.schemas.queries import Filters, SearchReply, SearchRequest, SearchResult, read_request
+from pixtide.schemas.topics import topics
 
 FOLDER = Path(__file__).parent / "v1"
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

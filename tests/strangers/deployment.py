@@ -9,9 +9,9 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
-from schemas import topics
-from schemas.identity import partition_of
-from streams import kafka as kafka_clients
+from pixtide.schemas import topics
+from pixtide.schemas.identity import partition_of
+from pixtide.streams import kafka as kafka_clients
 from tests.deployments import Deployment
 from tests.pictures import jpeg
 from tests.raw_records import RawRecord, batch, produce

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from schemas import topics
+from pixtide.schemas import topics
 from tests.deployments import Embedded, OnServers, on_servers
 from tests.models import tiny_clip
 from tests.raw_records import RawRecord

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.identity import Version
-from schemas.queries import AttributeFilter, Filters
-from search.lancedb_catalog import LanceCatalog
-from search.lancedb_index import LanceIndex
-from search.port import Query
+from pixtide.schemas.identity import Version
+from pixtide.schemas.queries import AttributeFilter, Filters
+from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb_index import LanceIndex
+from pixtide.search.port import Query
 from tests.contracts.samples import generation, live, towards
 
 #: Pieces that mean something in SQL, and any character, half surrogate pairs too.

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from schemas.errors import FatalError, QueryCode, RequestError, TransientError, UsageError
-from schemas.identity import Version
-from schemas.queries import Filters, SearchReply, SearchRequest, checked
-from search.answer import Snapshot, answer
-from search.generations import Generation, LogIdentity
-from search.port import Hit, Query, RowState, StoredImage, WordHit, WordQuery, Written
+from pixtide.schemas.errors import FatalError, QueryCode, RequestError, TransientError, UsageError
+from pixtide.schemas.identity import Version
+from pixtide.schemas.queries import Filters, SearchReply, SearchRequest, checked
+from pixtide.search.answer import Snapshot, answer
+from pixtide.search.generations import Generation, LogIdentity
+from pixtide.search.port import Hit, Query, RowState, StoredImage, WordHit, WordQuery, Written
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 DIRECTIONS = {"east": (1.0, 0.0), "north": (0.0, 1.0), "north-east": (0.6, 0.8)}

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from schemas.errors import FatalError, QueryCode, RequestError, TransientError
-from schemas.queries import SearchReply, SearchRequest, checked
-from search.answer import Snapshot
-from search.port import Hit, Query, VectorIndex
-from streams.answers import Answers
-from streams.metrics import Instruments, QueryMetrics
-from streams.query_pictures import QueryPictures
-from streams.reply_cache import ReplyCache
-from streams.snapshots import Snapshots
+from pixtide.schemas.errors import FatalError, QueryCode, RequestError, TransientError
+from pixtide.schemas.queries import SearchReply, SearchRequest, checked
+from pixtide.search.answer import Snapshot
+from pixtide.search.port import Hit, Query, VectorIndex
+from pixtide.streams.answers import Answers
+from pixtide.streams.metrics import Instruments, QueryMetrics
+from pixtide.streams.query_pictures import QueryPictures
+from pixtide.streams.reply_cache import ReplyCache
+from pixtide.streams.snapshots import Snapshots
 from tests.contracts.samples import generation, live, towards
 
 

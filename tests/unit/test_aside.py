@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from schemas.errors import FatalError
-from streams.aside import Aside, within
+from pixtide.schemas.errors import FatalError
+from pixtide.streams.aside import Aside, within
 
 IN_TIME_S = 60.0
 

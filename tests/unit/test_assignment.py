@@ -5,11 +5,11 @@ from unittest.mock import Mock
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from schemas.errors import TransientError
-from streams.assignment import Assignment
-from streams.kafka import Position
-from streams.offsets import InFlight
-from streams.positions import Begin, Positions
+from pixtide.schemas.errors import TransientError
+from pixtide.streams.assignment import Assignment
+from pixtide.streams.kafka import Position
+from pixtide.streams.offsets import InFlight
+from pixtide.streams.positions import Begin, Positions
 
 IN_TIME_S = 60.0
 STANDS = Begin(TopicPartition("log", 0, 7, leader_epoch=3), Position(7, 3, "pixtide"))

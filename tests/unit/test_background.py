@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from search.background import Background
-from search.port import RowState, Vector
+from pixtide.search.background import Background
+from pixtide.search.port import RowState, Vector
 
 
 class Alike:

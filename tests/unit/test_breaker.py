@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoders.self_check import check_parts
-from schemas.errors import FatalError, ReasonCode
-from streams.breaker import FIRST_S, LONGEST_S, OF_OURS, Breaker
+from pixtide.encoders.self_check import check_parts
+from pixtide.schemas.errors import FatalError, ReasonCode
+from pixtide.streams.breaker import FIRST_S, LONGEST_S, OF_OURS, Breaker
 
 CRASHED, STRANGE = ReasonCode.DECODER_CRASHED, ReasonCode.UNEXPECTED
 WITHIN_S = 60.0

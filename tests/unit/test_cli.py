@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from schemas.errors import UsageError
-from streams.cli_index import _attributes
+from pixtide.schemas.errors import UsageError
+from pixtide.streams.cli_index import _attributes
 
-PIXTIDE = (sys.executable, "-m", "streams.cli")
+PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli")
 COMMANDS = (
     *("", "demo", "up", "publish", "delete", "search", "ingest", "query"),
     *("web", "doctor", "config", "completion"),
@@ -38,7 +38,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; import streams.cli; "
+        "import sys; import pixtide.streams.cli; "
         "print([m for m in ('torch', 'weaviate', 'lancedb', 'faust', 'PIL', 'confluent_kafka', "
         "'pydantic') if m in sys.modules])"
     )
@@ -49,8 +49,9 @@ def test_help_loads_nothing_heavy() -> None:
 def test_a_search_loads_nothing_of_the_workers() -> None:
     heavy = ["torch", "open_clip", "sklearn", "PIL", "weaviate", "lancedb", "pyarrow", "faust"]
     code = (
-        "import sys; import streams.cli, streams.console, streams.client; "
-        "from streams.settings import load_settings; from streams.wiring import search_client; "
+        "import sys; import pixtide.streams.cli, pixtide.streams.console, pixtide.streams.client; "
+        "from pixtide.streams.settings import load_settings; "
+        "from pixtide.streams.wiring import search_client; "
         f"load_settings(); print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -110,7 +111,7 @@ def test_the_doctor_looks_even_where_there_is_nothing(tmp_path: object) -> None:
 
 
 def test_help_lists_every_command_once() -> None:
-    from streams.cli import cli
+    from pixtide.streams.cli import cli
 
     listed = re.findall(r"^  ([a-z]+)  +[A-Z]", run("--help").stdout, re.MULTILINE)
     assert sorted(listed) == sorted(cli.commands)
@@ -128,7 +129,7 @@ def test_a_shell_can_be_made_to_complete(shell: str) -> None:
 
 def test_quiet_is_silent_but_for_what_goes_wrong() -> None:
     code = (
-        "from streams import console; console.hush(); console.say('news'); "
+        "from pixtide.streams import console; console.hush(); console.say('news'); "
         "list(console.tracked([1, 2], 'work', 2)); console.complain('wrong'); console.line('asked')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import QueryCode, RequestError
-from schemas.queries import SearchReply, SearchRequest
-from streams import async_client as async_client_module
-from streams import client as client_module
-from streams.async_client import AsyncSearchClient
-from streams.client import SearchClient
+from pixtide.schemas.errors import QueryCode, RequestError
+from pixtide.schemas.queries import SearchReply, SearchRequest
+from pixtide.streams import async_client as async_client_module
+from pixtide.streams import client as client_module
+from pixtide.streams.async_client import AsyncSearchClient
+from pixtide.streams.client import SearchClient
 
 
 class Wire:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.codec import decode_event, encode_event
-from schemas.errors import PoisonError, ReasonCode
-from schemas.events import ImageDeleted, ImageUploaded, InlinePicture, PictureAt
+from pixtide.schemas.codec import decode_event, encode_event
+from pixtide.schemas.errors import PoisonError, ReasonCode
+from pixtide.schemas.events import ImageDeleted, ImageUploaded, InlinePicture, PictureAt
 
 BINARY = {
     "ce_specversion": "1.0",

@@ -6,10 +6,10 @@ from unittest.mock import Mock
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from streams.commits import Commits
-from streams.kafka import Position, Record
-from streams.marks import Mark, Marks, moved, moved_since
-from streams.offsets import InFlight
+from pixtide.streams.commits import Commits
+from pixtide.streams.kafka import Position, Record
+from pixtide.streams.marks import Mark, Marks, moved, moved_since
+from pixtide.streams.offsets import InFlight
 
 REFUSED = KafkaError(KafkaError.REBALANCE_IN_PROGRESS)
 LOG, OTHER = ("log", 0), ("log", 1)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoders.port import Crop, Pixels
-from schemas.errors import UsageError
-from search.generations import Generation
-from search.lancedb_catalog import LanceCatalog
-from streams.compare import Comparison, compare, page
+from pixtide.encoders.port import Crop, Pixels
+from pixtide.schemas.errors import UsageError
+from pixtide.search.generations import Generation
+from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.streams.compare import Comparison, compare, page
 from tests.contracts.samples import generation, live, towards
 
 

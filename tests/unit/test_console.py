@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from schemas.queries import SearchReply, SearchResult
-from streams import console
+from pixtide.schemas.queries import SearchReply, SearchResult
+from pixtide.streams import console
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, image_id: str, caption: str) -> list[str]:

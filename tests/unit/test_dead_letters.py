@@ -12,21 +12,21 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from schemas.dead_letters import (
+from pixtide.schemas.dead_letters import (
     VALUE_MISSING,
     VALUE_URI,
     SourceRecord,
     dead_letter_headers,
     original_headers,
 )
-from schemas.errors import ReasonCode
-from schemas.events import ImageDeleted, ImageUploaded
-from schemas.identity import Version
-from schemas.outcomes import DeadLetterReason
-from search.generations import Generation, LogIdentity
-from search.lancedb_catalog import LanceCatalog
-from search.port import GenerationCatalog, RowState, StoredImage
-from streams.dead_letters import (
+from pixtide.schemas.errors import ReasonCode
+from pixtide.schemas.events import ImageDeleted, ImageUploaded
+from pixtide.schemas.identity import Version
+from pixtide.schemas.outcomes import DeadLetterReason
+from pixtide.search.generations import Generation, LogIdentity
+from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.port import GenerationCatalog, RowState, StoredImage
+from pixtide.streams.dead_letters import (
     DeadLetter,
     DeadLetters,
     LetterState,
@@ -35,12 +35,12 @@ from streams.dead_letters import (
     letter_of,
     state_of,
 )
-from streams.image_store import ImageStore
-from streams.kafka import Record
-from streams.kafka_connection import KafkaConnection
-from streams.reporter import VALUES
-from streams.retrying import plan_retry
-from streams.store_side import StoreSide
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.kafka import Record
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.reporter import VALUES
+from pixtide.streams.retrying import plan_retry
+from pixtide.streams.store_side import StoreSide
 
 GENERATION = Generation(
     name="v1",

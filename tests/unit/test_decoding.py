@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoders import decoder_process
-from encoders.decoding import DecoderPool
-from encoders.images import Limits, decode
-from encoders.port import Crop
-from encoders.reserve import Reserve
-from schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
+from pixtide.encoders import decoder_process
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.images import Limits, decode
+from pixtide.encoders.port import Crop
+from pixtide.encoders.reserve import Reserve
+from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
 from tests.decoder_pools import started
 from tests.odd_decoder import LIES, odd
 
@@ -169,8 +169,8 @@ def test_pixels_in_flight_are_bounded_and_large_pictures_are_not_starved() -> No
 
 PARENT = """
 import os, signal, sys
-from encoders.decoding import DecoderPool
-from encoders.images import Limits
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.images import Limits
 if __name__ == "__main__":
     pool = DecoderPool(1, 9, Limits())
     pool.start()

@@ -3,9 +3,9 @@
 from importlib.resources import files
 from pathlib import Path
 
-from streams.demo.captions import captions
+from pixtide.streams.demo.captions import captions
 
-PICTURES = Path(str(files("streams.demo") / "pictures"))
+PICTURES = Path(str(files("pixtide.streams.demo") / "pictures"))
 
 
 def test_every_picture_has_a_caption_and_every_caption_a_picture() -> None:

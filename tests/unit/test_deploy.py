@@ -13,7 +13,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from streams.settings import PREFIX, Settings
+from pixtide.streams.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -197,7 +197,7 @@ def test_images_are_of_the_versions_that_the_tests_run_against() -> None:
 def test_init_finds_a_generation_in_what_index_list_prints() -> None:
     from datetime import UTC, datetime
 
-    from search.generations import Generation, LogIdentity
+    from pixtide.search.generations import Generation, LogIdentity
 
     generation = Generation(
         name="v1",

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from schemas.errors import QueryCode, ReasonCode
-from schemas.topics import topics
+from pixtide.schemas.errors import QueryCode, ReasonCode
+from pixtide.schemas.topics import topics
 
 DOCS = Path(__file__).parents[2] / "docs"
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"

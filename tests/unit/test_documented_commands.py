@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from streams.cli import cli
+from pixtide.streams.cli import cli
 from tests.documented import ROOT, RUN, blocks, pages
 
 #: What isn't run and holds no commands.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import PoisonError, TransientError
-from schemas.events import InlinePicture, PictureAt
-from streams.fetch import Fetcher, FetchLimits, OriginalGoneError
-from streams.image_store import ImageStore
+from pixtide.schemas.errors import PoisonError, TransientError
+from pixtide.schemas.events import InlinePicture, PictureAt
+from pixtide.streams.fetch import Fetcher, FetchLimits, OriginalGoneError
+from pixtide.streams.image_store import ImageStore
 
 LIMIT = 10_000
 PICTURE = b"p" * 1000

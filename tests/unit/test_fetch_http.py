@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import PoisonError
-from schemas.events import PictureAt
-from schemas.identity import original_key
-from streams.fetch import Fetcher, FetchLimits, OriginalGoneError
-from streams.image_store import ImageStore
+from pixtide.schemas.errors import PoisonError
+from pixtide.schemas.events import PictureAt
+from pixtide.schemas.identity import original_key
+from pixtide.streams.fetch import Fetcher, FetchLimits, OriginalGoneError
+from pixtide.streams.image_store import ImageStore
 from tests.hostile import PICTURE, HostileServer, hostile_server
 
 LIMIT = 10_000

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import TransientError, UsageError
-from streams import kafka
-from streams.consumer_standing import Standing, Statistics
-from streams.health import LIVE_S, Health
-from streams.health_server import serving
-from streams.kafka_connection import KafkaConnection
-from streams.membership import Membership
-from streams.metrics import Instruments
-from streams.settings import Settings
-from streams.vitals import seen_from_outside
+from pixtide.schemas.errors import TransientError, UsageError
+from pixtide.streams import kafka
+from pixtide.streams.consumer_standing import Standing, Statistics
+from pixtide.streams.health import LIVE_S, Health
+from pixtide.streams.health_server import serving
+from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.membership import Membership
+from pixtide.streams.metrics import Instruments
+from pixtide.streams.settings import Settings
+from pixtide.streams.vitals import seen_from_outside
 
 
 class Clock:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from streams.host_lanes import HostLanes
+from pixtide.streams.host_lanes import HostLanes
 
 WAIT_S = 10.0
 

@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from schemas.identity import Version, murmur2, object_id, original_key, partition_of
+from pixtide.schemas.identity import Version, murmur2, object_id, original_key, partition_of
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import PoisonError
-from schemas.identity import original_folder
-from streams.image_store import ImageStore
+from pixtide.schemas.errors import PoisonError
+from pixtide.schemas.identity import original_folder
+from pixtide.streams.image_store import ImageStore
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from encoders.formats import extension_of, refused_format, sniff_content_type
-from encoders.images import Limits, decode, identify, render, thumbnail
-from encoders.pixels import cut
-from encoders.port import Crop, Pixels
-from schemas.errors import PoisonError, ReasonCode
+from pixtide.encoders.formats import extension_of, refused_format, sniff_content_type
+from pixtide.encoders.images import Limits, decode, identify, render, thumbnail
+from pixtide.encoders.pixels import cut
+from pixtide.encoders.port import Crop, Pixels
+from pixtide.schemas.errors import PoisonError, ReasonCode
 
 CROP = Crop(size=16, resize=16)
 LIMITS = Limits()
@@ -185,7 +185,7 @@ def test_mode_without_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Image.Image) -> Image.Image:
         raise ValueError("conversion not supported")
 
-    monkeypatch.setattr("encoders.images.rgb_of", refuse)
+    monkeypatch.setattr("pixtide.encoders.images.rgb_of", refuse)
     assert code_of(saved(photo())) == ReasonCode.FORMAT_NOT_ALLOWED
 
 

@@ -4,10 +4,10 @@ import contextlib
 
 from prometheus_client import CollectorRegistry
 
-from schemas.errors import TransientError
-from streams.health import Health
-from streams.ingest_watch import IngestWatch
-from streams.metrics import IngestMetrics, Instruments, QueryMetrics
+from pixtide.schemas.errors import TransientError
+from pixtide.streams.health import Health
+from pixtide.streams.ingest_watch import IngestWatch
+from pixtide.streams.metrics import IngestMetrics, Instruments, QueryMetrics
 
 
 def watched() -> tuple[IngestWatch, Health, CollectorRegistry]:

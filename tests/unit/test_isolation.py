@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from encoders.isolation import encode_each
-from encoders.port import Crop, Pixels, Vectors
-from schemas.errors import FatalError, TransientError
+from pixtide.encoders.isolation import encode_each
+from pixtide.encoders.port import Crop, Pixels, Vectors
+from pixtide.schemas.errors import FatalError, TransientError
 
 
 class Fussy:

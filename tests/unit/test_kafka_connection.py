@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
-from schemas.errors import UsageError
-from streams.faust_app import faust_app
-from streams.kafka_connection import KafkaConnection, Sasl, Tokens
-from streams.kafka_tokens import TokenProvider
-from streams.settings import load_settings
+from pixtide.schemas.errors import UsageError
+from pixtide.streams.faust_app import faust_app
+from pixtide.streams.kafka_connection import KafkaConnection, Sasl, Tokens
+from pixtide.streams.kafka_tokens import TokenProvider
+from pixtide.streams.settings import load_settings
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.tokens import LIFE_S, SECRET, TokenServer
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from schemas.errors import ReasonCode
-from schemas.identity import Version
-from search.port import RowState, StoredImage
-from streams.image_store import Stored
-from streams.ledger import Difference, Expected, Kind, Ledger
+from pixtide.schemas.errors import ReasonCode
+from pixtide.schemas.identity import Version
+from pixtide.search.port import RowState, StoredImage
+from pixtide.streams.image_store import Stored
+from pixtide.streams.ledger import Difference, Expected, Kind, Ledger
 
 LIVE, DELETED, DEAD_LETTERED = RowState
 UNSEEN, UNREAD = Kind.NOT_FOUND_BY_VECTOR, Kind.NOT_FOUND_BY_WORDS

@@ -5,20 +5,20 @@ import logging
 import subprocess
 import sys
 
-from schemas.dead_letters import SourceRecord
-from schemas.errors import PoisonError, ReasonCode
-from streams.kafka import Record
-from streams.logs import Seldom
-from streams.work import Work
+from pixtide.schemas.dead_letters import SourceRecord
+from pixtide.schemas.errors import PoisonError, ReasonCode
+from pixtide.streams.kafka import Record
+from pixtide.streams.logs import Seldom
+from pixtide.streams.work import Work
 
 
 def test_lines_about_a_record_carry_its_names() -> None:
     code = """
 import logging
-from streams.logs import about
-from streams.process import log_to_stderr
+from pixtide.streams.logs import about
+from pixtide.streams.process import log_to_stderr
 log_to_stderr("json")
-log = logging.getLogger("streams.ingest")
+log = logging.getLogger("pixtide.streams.ingest")
 with about(image_id="a.jpg", partition=3, code=None):
     with about(code="EMPTY_IMAGE"):
         log.warning("dead letter: %s", "a\\nb")
@@ -31,7 +31,7 @@ logging.getLogger("weaviate").info("chatter")
     assert first.pop("timestamp").startswith("20")
     assert first == {
         "level": "WARNING",
-        "logger": "streams.ingest",
+        "logger": "pixtide.streams.ingest",
         "message": "dead letter: a\nb",
         "image_id": "a.jpg",
         "partition": 3,
@@ -67,8 +67,10 @@ def test_a_library_says_the_same_only_every_ten_seconds() -> None:
     assert said("aiokafka.consumer", 1, "refused") == "no node 1: refused"
     assert [said("aiokafka.consumer", 1, "refused") for _ in range(98)] == [None] * 98
     assert said("aiokafka.consumer", 2, "refused") == "no node 2: refused"  # which is news
-    assert said("aiokafkas", 1, "refused") == said("streams.query", 1, "refused") is not None
-    assert said("streams.query", 1, "refused") == "no node 1: refused"
+    assert (
+        said("aiokafkas", 1, "refused") == said("pixtide.streams.query", 1, "refused") is not None
+    )
+    assert said("pixtide.streams.query", 1, "refused") == "no node 1: refused"
     now += 10
     assert said("aiokafka.consumer", 1, "refused") == (
         "no node 1: refused (and 98 times more since)"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.offsets import InFlight
+from pixtide.streams.offsets import InFlight
 
 
 @dataclass(eq=False)

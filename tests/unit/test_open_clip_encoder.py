@@ -16,13 +16,13 @@ from open_clip.factory import _find_checkpoint_in_dir
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from encoders import open_clip_source
-from encoders.device import Device, unit_rows
-from encoders.open_clip_encoder import OpenClipEncoder, count_tokens, crop_of
-from encoders.open_clip_source import load_model
-from encoders.open_clip_text import encode_text
-from encoders.port import Crop, Encoder, Pixels
-from schemas.errors import FatalError, QueryCode, RequestError, TransientError, UsageError
+from pixtide.encoders import open_clip_source
+from pixtide.encoders.device import Device, unit_rows
+from pixtide.encoders.open_clip_encoder import OpenClipEncoder, count_tokens, crop_of
+from pixtide.encoders.open_clip_source import load_model
+from pixtide.encoders.open_clip_text import encode_text
+from pixtide.encoders.port import Crop, Encoder, Pixels
+from pixtide.schemas.errors import FatalError, QueryCode, RequestError, TransientError, UsageError
 from tests.models import CONTEXT_LENGTH, IMAGE_SIZE, tiny_clip
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 0, 0), (255, 255, 255)]

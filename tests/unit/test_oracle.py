@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from schemas.outcomes import Outcome, OutcomeKind
-from streams.kafka import Record
+from pixtide.schemas.outcomes import Outcome, OutcomeKind
+from pixtide.streams.kafka import Record
 from tests.faults.oracle import check_order
 
 LOG = [

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from schemas.dead_letters import SourceRecord
-from schemas.events import ImageUploaded, InlinePicture, PictureAt
-from schemas.identity import Version
-from search.generations import GenerationState, LogIdentity
-from search.lancedb_catalog import LanceCatalog
-from search.port import RowState, StoredImage, Written
-from streams.image_store import ImageStore
-from streams.kafka import Record
-from streams.later_records import LaterRecords
-from streams.originals import Originals
-from streams.other_generations import OtherGenerations
-from streams.work import Work
+from pixtide.schemas.dead_letters import SourceRecord
+from pixtide.schemas.events import ImageUploaded, InlinePicture, PictureAt
+from pixtide.schemas.identity import Version
+from pixtide.search.generations import GenerationState, LogIdentity
+from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.port import RowState, StoredImage, Written
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.kafka import Record
+from pixtide.streams.later_records import LaterRecords
+from pixtide.streams.originals import Originals
+from pixtide.streams.other_generations import OtherGenerations
+from pixtide.streams.work import Work
 from tests.contracts.samples import generation, live, poisoned
 
 A, B = b"picture A", b"picture B"

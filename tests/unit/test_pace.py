@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.pace import Pace
+from pixtide.streams.pace import Pace
 
 
 def test_nobody_waits_without_a_rate() -> None:

@@ -5,7 +5,7 @@ import sys
 
 FAILS = """
 import threading
-from streams.process import VitalThread
+from pixtide.streams.process import VitalThread
 
 def fail():
     raise {error}("broken")

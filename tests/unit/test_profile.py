@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from streams.ingest import IngestLimits
-from streams.metrics import IngestMetrics, Instruments
-from streams.profile import Profile, Stage, Usage, stages
+from pixtide.streams.ingest import IngestLimits
+from pixtide.streams.metrics import IngestMetrics, Instruments
+from pixtide.streams.profile import Profile, Stage, Usage, stages
 
 LIMITS = IngestLimits(
     records=256,

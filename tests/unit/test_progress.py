@@ -2,14 +2,14 @@
 
 import pytest
 
-from schemas.errors import FatalError, TransientError
-from streams.health import Health
-from streams.ingest_watch import IngestWatch
-from streams.kafka_errors import BrokerAwayError
-from streams.metrics import IngestMetrics, Instruments, QueryMetrics
-from streams.overtaken import Overtaken
-from streams.progress import Progress
-from streams.query_watch import QueryWatch
+from pixtide.schemas.errors import FatalError, TransientError
+from pixtide.streams.health import Health
+from pixtide.streams.ingest_watch import IngestWatch
+from pixtide.streams.kafka_errors import BrokerAwayError
+from pixtide.streams.metrics import IngestMetrics, Instruments, QueryMetrics
+from pixtide.streams.overtaken import Overtaken
+from pixtide.streams.progress import Progress
+from pixtide.streams.query_watch import QueryWatch
 
 LIMIT_S, LOOK_S = 300.0, 5.0
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import UsageError
-from streams.publish import find_sources
+from pixtide.schemas.errors import UsageError
+from pixtide.streams.publish import find_sources
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import QueryCode, RequestError
-from schemas.queries import (
+from pixtide.schemas.errors import QueryCode, RequestError
+from pixtide.schemas.queries import (
     AttributeFilter,
     Filters,
     SearchReply,
@@ -19,16 +19,16 @@ from schemas.queries import (
     normalise,
     read_request,
 )
-from schemas.reply_address import (
+from pixtide.schemas.reply_address import (
     MAX_CORRELATION_ID_BYTES,
     check_correlation,
     check_names,
     deadline_ms,
     reply_address,
 )
-from search.conditions import conditions
-from search.cursor import offset_of
-from search.generations import AttributeType
+from pixtide.search.conditions import conditions
+from pixtide.search.cursor import offset_of
+from pixtide.search.generations import AttributeType
 from tests.contracts.samples import generation
 
 ALLOWED = re.compile(r"search\.(replies(\..+)?|requests\.reply|requests-replies)")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from schemas.errors import QueryCode, RequestError, TransientError
-from schemas.queries import SearchReply, SearchRequest, Term
-from search.answer import Snapshot
-from search.text_cache import CachedTexts
-from streams.reply_cache import ReplyCache
+from pixtide.schemas.errors import QueryCode, RequestError, TransientError
+from pixtide.schemas.queries import SearchReply, SearchRequest, Term
+from pixtide.search.answer import Snapshot
+from pixtide.search.text_cache import CachedTexts
+from pixtide.streams.reply_cache import ReplyCache
 from tests.contracts.samples import generation
 
 

@@ -10,14 +10,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from encoders.decoding import DecoderPool
-from encoders.images import Picture
-from encoders.port import Crop, Encoder
-from schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError, TransientError
-from schemas.queries import Term
-from streams.fetch import Fetcher, FetchLimits
-from streams.image_store import ImageStore
-from streams.query_pictures import QueryPictures
+from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.images import Picture
+from pixtide.encoders.port import Crop, Encoder
+from pixtide.schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError, TransientError
+from pixtide.schemas.queries import Term
+from pixtide.streams.fetch import Fetcher, FetchLimits
+from pixtide.streams.image_store import ImageStore
+from pixtide.streams.query_pictures import QueryPictures
 from tests.hostile import hostile_server
 
 PICTURE = Term(data_base64="aGVsbG8=")

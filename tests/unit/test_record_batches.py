@@ -12,8 +12,8 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams import record_batches
-from streams.record_batches import MOST_UNPACKED, FetchedBytes, NoRecord, ReadRecords
+from pixtide.streams import record_batches
+from pixtide.streams.record_batches import MOST_UNPACKED, FetchedBytes, NoRecord, ReadRecords
 from tests import raw_records
 from tests.raw_records import RawRecord, checked
 

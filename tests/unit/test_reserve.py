@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from encoders.reserve import Reserve
-from schemas.errors import FatalError
+from pixtide.encoders.reserve import Reserve
+from pixtide.schemas.errors import FatalError
 
 
 def test_many_threads_never_take_more_than_there_is() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import UsageError
-from streams.settings import Settings, load_settings
-from streams.wiring import records_of, threads_of
+from pixtide.schemas.errors import UsageError
+from pixtide.streams.settings import Settings, load_settings
+from pixtide.streams.wiring import records_of, threads_of
 
 
 @pytest.fixture(autouse=True)

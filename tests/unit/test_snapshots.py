@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoders.port import Crop, Encoder, Pixels
-from schemas.errors import FatalError
-from search.answer import Snapshot
-from search.generations import Generation, GenerationState
-from search.lancedb_catalog import LanceCatalog
-from streams.snapshots import Snapshots
+from pixtide.encoders.port import Crop, Encoder, Pixels
+from pixtide.schemas.errors import FatalError
+from pixtide.search.answer import Snapshot
+from pixtide.search.generations import Generation, GenerationState
+from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.streams.snapshots import Snapshots
 from tests.contracts.samples import NOON, generation
 
 READY, RETIRED = GenerationState.READY, GenerationState.RETIRED

@@ -2,8 +2,8 @@
 
 import pytest
 
-from schemas.errors import TransientError
-from streams.standstill import SETTLE_S, Standstill
+from pixtide.schemas.errors import TransientError
+from pixtide.streams.standstill import SETTLE_S, Standstill
 
 SESSION_S = 30.0
 

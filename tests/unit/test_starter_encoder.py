@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from encoders.images import Limits, decode
-from encoders.port import Encoder, Vectors
-from encoders.starter import StarterEncoder, classes, concepts, emoji, encoder, towers
-from encoders.starter.wordnet import WordNet
-from schemas.errors import QueryCode, RequestError, UsageError
+from pixtide.encoders.images import Limits, decode
+from pixtide.encoders.port import Encoder, Vectors
+from pixtide.encoders.starter import StarterEncoder, classes, concepts, emoji, encoder, towers
+from pixtide.encoders.starter.wordnet import WordNet
+from pixtide.schemas.errors import QueryCode, RequestError, UsageError
 
 PICTURES = Path(__file__).parents[2] / "streams" / "demo" / "pictures"
 #: A search, a picture that shows it, and among how many of the demo's it comes.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import TransientError, UsageError
-from streams.health import Health
-from streams.starting import Starting
+from pixtide.schemas.errors import TransientError, UsageError
+from pixtide.streams.health import Health
+from pixtide.streams.starting import Starting
 
 IN_TIME_S = 120.0
 
@@ -65,7 +65,7 @@ def waiting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subproce
         "PIXTIDE_DECODERS": "1",
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "streams.cli", request.param],
+        [sys.executable, "-m", "pixtide.streams.cli", request.param],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

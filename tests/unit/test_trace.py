@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.trace import Trace, trace_of
+from pixtide.schemas.trace import Trace, trace_of
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 WELL = f"00-{TRACE}-{SPAN}-01"

@@ -7,10 +7,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from schemas.errors import UsageError
-from schemas.trace import Trace, trace_of
-from streams import tracing
-from streams.tracing import begin, send_spans
+from pixtide.schemas.errors import UsageError
+from pixtide.schemas.trace import Trace, trace_of
+from pixtide.streams import tracing
+from pixtide.streams.tracing import begin, send_spans
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

@@ -4,8 +4,8 @@ import httpx
 import pytest
 from weaviate.exceptions import UnexpectedStatusCodeError
 
-from schemas.errors import PixtideError, TransientError, UsageError
-from search.weaviate_errors import verdict_of
+from pixtide.schemas.errors import PixtideError, TransientError, UsageError
+from pixtide.search.weaviate_errors import verdict_of
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from schemas.errors import TransientError, UsageError
-from search.weaviate_nodes import connection_params, nodes_at
+from pixtide.schemas.errors import TransientError, UsageError
+from pixtide.search.weaviate_nodes import connection_params, nodes_at
 
 
 def test_one_address_is_one_node() -> None:

@@ -10,11 +10,11 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from schemas.errors import QueryCode, RequestError, TransientError
-from schemas.outcomes import Outcome, OutcomeKind
-from schemas.queries import SearchReply
-from streams.web.openapi import openapi_document
-from streams.web.problems import shortened
+from pixtide.schemas.errors import QueryCode, RequestError, TransientError
+from pixtide.schemas.outcomes import Outcome, OutcomeKind
+from pixtide.schemas.queries import SearchReply
+from pixtide.streams.web.openapi import openapi_document
+from pixtide.streams.web.problems import shortened
 from tests.pages import NOW, PICTURE, Behind, a_letter, a_row, a_site, served
 
 DOCUMENT = json.loads(openapi_document())

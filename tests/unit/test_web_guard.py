@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from streams.web.guard import COOKIE, Access, Guard
-from streams.web.problems import ApiError, problem_handler
-from streams.web.rates import Rate, client_of
+from pixtide.streams.web.guard import COOKIE, Access, Guard
+from pixtide.streams.web.problems import ApiError, problem_handler
+from pixtide.streams.web.rates import Rate, client_of
 
 TOKEN = "a long secret"
 

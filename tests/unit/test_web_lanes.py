@@ -7,10 +7,10 @@ from typing import TypeVar
 
 import pytest
 
-from schemas.errors import TransientError
-from streams.web.lanes import Budget, Lane, in_thread
-from streams.web.problems import ApiError
-from streams.web.shared import Lazily, Shared
+from pixtide.schemas.errors import TransientError
+from pixtide.streams.web.lanes import Budget, Lane, in_thread
+from pixtide.streams.web.problems import ApiError
+from pixtide.streams.web.shared import Lazily, Shared
 
 T = TypeVar("T")
 _LONG_S = 60.0

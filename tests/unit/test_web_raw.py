@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from streams.web.connections import Patience
+from pixtide.streams.web.connections import Patience
 from tests.pages import Behind, a_letter, a_row, a_site, served
 
 _ANSWER_S = 60.0

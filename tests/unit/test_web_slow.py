@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import pytest
 
-from schemas.errors import TransientError
-from schemas.queries import SearchError, SearchReply
-from streams.publish import Position
-from streams.web.connections import Patience
+from pixtide.schemas.errors import TransientError
+from pixtide.schemas.queries import SearchError, SearchReply
+from pixtide.streams.publish import Position
+from pixtide.streams.web.connections import Patience
 from tests.pages import PICTURE, Behind, a_letter, a_row, a_site, served
 
 ONE, OTHER = "127.0.0.1", "127.0.0.2"

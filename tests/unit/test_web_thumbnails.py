@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from schemas.identity import Version
-from search.port import RowState, StoredImage
-from streams.web.thumbnails import Thumbnails
+from pixtide.schemas.identity import Version
+from pixtide.search.port import RowState, StoredImage
+from pixtide.streams.web.thumbnails import Thumbnails
 
 
 def row(image_id: str, sha256: str = "a") -> StoredImage:

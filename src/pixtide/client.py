@@ -1,0 +1,38 @@
+"""What a service needs to search over Kafka, and to be told what went wrong."""
+
+from pixtide.schemas.errors import (
+    FatalError,
+    PixtideError,
+    RequestError,
+    TransientError,
+    UsageError,
+)
+from pixtide.schemas.queries import (
+    AttributeFilter,
+    Filters,
+    SearchReply,
+    SearchRequest,
+    SearchResult,
+)
+from pixtide.streams.async_client import AsyncSearchClient
+from pixtide.streams.client import SearchClient
+from pixtide.streams.kafka_connection import KafkaConnection, Sasl, Tls, Tokens
+
+__all__ = [
+    "AsyncSearchClient",
+    "AttributeFilter",
+    "FatalError",
+    "Filters",
+    "KafkaConnection",
+    "PixtideError",
+    "RequestError",
+    "Sasl",
+    "SearchClient",
+    "SearchReply",
+    "SearchRequest",
+    "SearchResult",
+    "Tls",
+    "Tokens",
+    "TransientError",
+    "UsageError",
+]
