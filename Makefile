@@ -36,7 +36,7 @@ test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 2
 	$(PYTEST) --ignore tests/benchmarks $(ARGS)
 
 cluster: $(STAMP) ## run three brokers, three Weaviate nodes and workers, to kill some of (4 GB of memory)
-	@$(BIN)/python -m tests.cluster
+	@$(BIN)/python -m tests.support.cluster
 
 faults-cluster: setup-servers ## kill one of each in such a cluster under load; a table at the end (9 minutes)
 	$(BIN)/python -m pytest -m fault tests/faults/test_cluster.py $(ARGS)

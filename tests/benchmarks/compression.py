@@ -42,8 +42,8 @@ from tests.benchmarks.machine import (
 from tests.benchmarks.search_rows import row
 from tests.benchmarks.words import phrases
 from tests.contracts.samples import generation as sample
-from tests.scripts import capacity
 from tests.servers import WeaviateServer
+from tests.support.scripts import capacity
 
 _COMPRESSIONS: tuple[Compression, ...] = ("none", "rq8", "pq", "rq1")
 _NEAREST = 10

@@ -36,8 +36,8 @@ from tests.benchmarks.ingest_parts import (
 from tests.benchmarks.ingest_report import GROWN, plot, table
 from tests.benchmarks.machine import describe
 from tests.benchmarks.pairs import PAIRS, Turns, take_turns
-from tests.deployments import PIXTIDE
 from tests.servers import Servers
+from tests.support.deployments import PIXTIDE
 
 PARTS = ("embedded", "servers", "growth", "growth-servers", "loop", "start")
 _ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tests.benchmarks.ingest_parts import Measured, Traffic, tree_mib
-from tests.models import tiny_clip
+from tests.support.models import tiny_clip
 
 #: Of its vectors, as ViT-B-32 has.
 _DIMENSION = 512

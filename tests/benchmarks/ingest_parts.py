@@ -20,8 +20,8 @@ from pixtide.schemas.events import ImageUploaded, InlinePicture, PictureAt
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.streams import kafka
 from tests.benchmarks.machine import resident_mib
-from tests.deployments import PIXTIDE, Deployment, OnServers
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import PIXTIDE, Deployment, OnServers
 
 #: Outcomes at the beginning and the end of a stretch that its rate leaves out.
 _EDGE = 0.1

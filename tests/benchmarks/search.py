@@ -36,9 +36,9 @@ from tests.benchmarks.load import Load, Measured
 from tests.benchmarks.machine import describe, matrix_product_gflops
 from tests.benchmarks.search_rows import fill
 from tests.benchmarks.words import phrases, zipf
-from tests.deployments import Deployment, Embedded, OnServers, killed_in_the_end
-from tests.pictures import jpeg
 from tests.servers import Servers
+from tests.support.deployments import Deployment, Embedded, OnServers, killed_in_the_end
+from tests.support.pictures import jpeg
 
 _DISTINCT = 5000
 _MOST = 8000

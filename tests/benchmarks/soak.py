@@ -24,8 +24,8 @@ from pixtide.streams.wiring import load_encoder, search_client
 from tests.benchmarks.machine import describe, resident_mib
 from tests.benchmarks.search_rows import fill
 from tests.benchmarks.words import phrases, zipf
-from tests.deployments import Embedded
-from tests.pictures import jpeg
+from tests.support.deployments import Embedded
+from tests.support.pictures import jpeg
 
 _WINDOW = 48
 _EVERY_S = 5.0

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from pixtide.schemas.outcomes import OutcomeKind
 from pixtide.streams.demo.captions import captions
 from pixtide.streams.publish import Description, OutcomeWatch, Publisher, Source
-from tests.deployments import Embedded
+from tests.support.deployments import Embedded
 
 #: Debian's; a browser that a library downloads does not run everywhere.
 CHROMIUM = os.environ.get("PIXTIDE_TEST_CHROMIUM") or shutil.which("chromium") or "chromium"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.browser.conftest import Site
-from tests.pictures import jpeg
+from tests.support.pictures import jpeg
 
 TOKEN = "a long secret"
 KITTEN = "animals%2Fkitten.jpg"

@@ -23,8 +23,8 @@ from pixtide.streams.offsets import InFlight
 from pixtide.streams.positions import Positions
 from pixtide.streams.topic_reading import records_of
 from tests.contracts.proxy import Api, ApiProxy
-from tests.raw_records import RawRecord, batch, produce
 from tests.servers import KafkaServer
+from tests.support.raw_records import RawRecord, batch, produce
 
 PARTITIONS = 2
 

@@ -11,8 +11,8 @@ from pixtide.schemas.errors import PoisonError
 from pixtide.schemas.events import PictureAt
 from pixtide.streams.fetch import Fetcher, FetchLimits
 from pixtide.streams.image_store import ImageStore
-from tests.hostile import PICTURE
 from tests.servers.buckets import BucketServer, azurite, fake_gcs
+from tests.support.hostile import PICTURE
 
 pytestmark = pytest.mark.slow
 

@@ -21,11 +21,11 @@ from pixtide.streams.client import SearchClient
 from pixtide.streams.faust_app import faust_app
 from pixtide.streams.kafka_connection import KafkaConnection, Tls, Tokens
 from pixtide.streams.kafka_errors import KafkaDeniedError
-from tests.principals import Principals
 from tests.servers import KafkaServer
 from tests.servers.certificates import make_certificates
 from tests.servers.tls import TlsFront
 from tests.servers.tokens import SECRET, TokenServer
+from tests.support.principals import Principals
 
 NAMESPACE = f"t{uuid.uuid4().hex[:10]}"
 

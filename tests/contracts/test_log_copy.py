@@ -17,8 +17,8 @@ from pixtide.streams.kafka import Record
 from pixtide.streams.log_copy import dump, load
 from pixtide.streams.settings import Settings
 from pixtide.streams.topic_reading import records_of
-from tests.raw_records import RawRecord, batch, produce
 from tests.servers import KafkaServer
+from tests.support.raw_records import RawRecord, batch, produce
 
 LARGE = 3 * 2**20
 LIKE = topics.topics(embedded=False)[0]

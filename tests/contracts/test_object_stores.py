@@ -22,8 +22,8 @@ from pixtide.streams.image_store import ImageStore
 from pixtide.streams.ledger import Expected, Kind, Ledger
 from pixtide.streams.store_side import StoreSide
 from tests.contracts.samples import generation, live
-from tests.hostile import PICTURE, HostileServer, hostile_server
 from tests.servers.s3 import S3Server
+from tests.support.hostile import PICTURE, HostileServer, hostile_server
 
 LIMIT = 10_000
 

@@ -14,8 +14,8 @@ from pixtide.streams.publish import Description, find_sources
 from pixtide.streams.publishing import delete_all, publish_all
 from pixtide.streams.settings import Settings
 from pixtide.streams.topic_reading import records_of
-from tests.pictures import jpeg
 from tests.servers import KafkaServer
+from tests.support.pictures import jpeg
 
 
 @pytest.fixture

@@ -29,10 +29,10 @@ from pixtide.streams.reindex import create_generation
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import open_catalog
 from tests.contracts.proxy import BrokerProxy
-from tests.deployments import OnServers, on_servers
-from tests.models import tiny_clip
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
+from tests.support.deployments import OnServers, on_servers
+from tests.support.models import tiny_clip
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployments import Embedded
-from tests.documented import ROOT, Block, blocks, pages
-from tests.models import tiny_clip
+from tests.support.deployments import Embedded
+from tests.support.documented import ROOT, Block, blocks, pages
+from tests.support.models import tiny_clip
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -16,10 +16,10 @@ import pytest
 from pixtide.schemas import topics
 from pixtide.streams import kafka
 from pixtide.streams.embedded_retention import Retention
-from tests.deployments import Embedded
-from tests.models import tiny_clip
-from tests.pictures import jpeg
 from tests.servers.runners import free_ports
+from tests.support.deployments import Embedded
+from tests.support.models import tiny_clip
+from tests.support.pictures import jpeg
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pixtide.search.port import RowState
-from tests.deployments import Deployment, Embedded, OnServers
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import Deployment, Embedded, OnServers
 
 HUNDRED = 100
 #: Queries, and a picture that must be among the first three.

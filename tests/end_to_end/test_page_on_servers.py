@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.deployments import OnServers
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import OnServers
+from tests.support.pictures import jpeg
 
 pytestmark = pytest.mark.slow
 

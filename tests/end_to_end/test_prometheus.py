@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deployments import OnServers, on_servers
 from tests.end_to_end.test_seen_from_outside import wait_for
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.prometheus import PrometheusServer, program
 from tests.servers.runners import free_ports
+from tests.support.deployments import OnServers, on_servers
+from tests.support.pictures import jpeg
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus/alerts.yaml"

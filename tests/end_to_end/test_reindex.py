@@ -15,10 +15,10 @@ from pixtide.search.generations import GenerationState
 from pixtide.search.port import RowState, StoredImage
 from pixtide.streams.lifecycle import promote, retire
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import OnServers, killed_in_the_end
-from tests.models import tiny_clip
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import OnServers, killed_in_the_end
+from tests.support.models import tiny_clip
+from tests.support.pictures import jpeg
 
 PICTURES, GONE = 20, 3
 

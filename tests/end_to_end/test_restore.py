@@ -20,12 +20,12 @@ from pixtide.schemas.errors import UsageError
 from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.cli import cli
 from pixtide.streams.kafka import Record
-from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import POISON, check_against_the_log, read_topic, topic
 from tests.faults.test_ingest_faults import publish, wait_until, wait_until_read
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.weaviate import weaviate_server
+from tests.support.deployments import OnServers, killed_in_the_end, on_servers
+from tests.support.pictures import jpeg
 
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

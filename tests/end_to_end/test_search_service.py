@@ -30,11 +30,11 @@ from pixtide.streams.async_client import AsyncSearchClient
 from pixtide.streams.client import SearchClient
 from pixtide.streams.publish import Description, Publisher, Source
 from pixtide.streams.wiring import search_client
-from tests.deployments import OnServers, on_servers
-from tests.pictures import jpeg
-from tests.raw_records import Headers, RawRecord, batch, packed, produce
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
+from tests.support.deployments import OnServers, on_servers
+from tests.support.pictures import jpeg
+from tests.support.raw_records import Headers, RawRecord, batch, packed, produce
 
 #: Where a server is that accepts and never answers.
 [SLOW_PORT] = free_ports(1)

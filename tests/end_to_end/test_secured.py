@@ -13,14 +13,14 @@ from pixtide.schemas import topics
 from pixtide.search.port import RowState
 from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.query_watch import GroupOffsets
-from tests.deployments import OnServers
-from tests.models import tiny_clip
-from tests.pictures import jpeg
-from tests.principals import Principals
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.certificates import make_certificates
 from tests.servers.tls import TlsFront
 from tests.servers.weaviate import weaviate_server
+from tests.support.deployments import OnServers
+from tests.support.models import tiny_clip
+from tests.support.pictures import jpeg
+from tests.support.principals import Principals
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,11 @@ from pixtide.schemas import topics
 from pixtide.schemas.queries import SearchReply
 from pixtide.streams import kafka as kafka_clients
 from tests.contracts.proxy import BrokerProxy
-from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import read_topic
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
+from tests.support.deployments import OnServers, on_servers
+from tests.support.pictures import jpeg
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACED = ("traceparent", f"00-{TRACE_ID}-{SPAN_ID}-01".encode())

@@ -14,10 +14,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from pixtide.schemas import topics
 from pixtide.schemas.trace import trace_of
-from tests.deployments import killed_in_the_end, on_servers
 from tests.faults.oracle import read_topic
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import killed_in_the_end, on_servers
+from tests.support.pictures import jpeg
 
 
 @dataclass

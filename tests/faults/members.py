@@ -4,9 +4,9 @@ import contextlib
 
 from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import Deployment
 from tests.faults.oracle import topic
-from tests.traffic import Background
+from tests.support.deployments import Deployment
+from tests.support.traffic import Background
 
 
 def shares(stack: Deployment) -> list[int]:

@@ -22,7 +22,7 @@ from pixtide.streams.image_store import ImageStore
 from pixtide.streams.kafka import Record
 from pixtide.streams.topic_reading import records_of
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import Deployment
+from tests.support.deployments import Deployment
 
 #: What records hold that are meant to be dead-lettered.
 POISON = b"no picture"

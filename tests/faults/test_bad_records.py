@@ -36,11 +36,11 @@ from pixtide.streams.replies import Addresses, Replies
 from pixtide.streams.reporter import MOST_KEPT, Reporter
 from pixtide.streams.vitals import Vitals
 from pixtide.streams.workers import ingest_worker
-from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import outcomes_by_record, read_topic, topic
 from tests.faults.unreadable import RawRecord, send
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import OnServers, on_servers
+from tests.support.pictures import jpeg
 
 PARTITIONS = topics.topics(embedded=False)[0].partitions
 UPLOADED = (

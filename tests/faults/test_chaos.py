@@ -17,12 +17,12 @@ import pytest
 from pixtide.schemas import topics
 from pixtide.search.port import RowState
 from pixtide.streams import kafka as kafka_clients
-from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import POISON, check_against_the_log, check_commits, topic
 from tests.faults.test_ingest_faults import produce, wait_until, wait_until_read
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
-from tests.traffic import Background
+from tests.support.deployments import OnServers, killed_in_the_end, on_servers
+from tests.support.pictures import jpeg
+from tests.support.traffic import Background
 
 WORKERS = ("ingest", "ingest-2")
 SEED = int(os.environ.get("PIXTIDE_TEST_SEED", "0"))

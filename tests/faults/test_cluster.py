@@ -23,14 +23,14 @@ from pixtide.schemas.queries import SearchRequest
 from pixtide.search.port import Query, VectorIndex
 from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.wiring import generation_to_work_for, load_encoder, open_catalog, search_client
-from tests.cluster import WORKERS, Cluster
-from tests.cluster import cluster as running_cluster
 from tests.faults.members import shares
 from tests.faults.oracle import Coordinates, check_against_the_log, committed, read_topic, topic
 from tests.faults.test_chaos import SEED, Event, events
 from tests.faults.test_ingest_faults import produce, wait_until, wait_until_read
-from tests.models import tiny_clip
-from tests.traffic import Publishing, Searching
+from tests.support.cluster import WORKERS, Cluster
+from tests.support.cluster import cluster as running_cluster
+from tests.support.models import tiny_clip
+from tests.support.traffic import Publishing, Searching
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 

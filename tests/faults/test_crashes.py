@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pixtide.schemas import topics
 from pixtide.search.port import RowState
-from tests.deployments import PIXTIDE, OnServers, on_servers
 from tests.faults import sabotage
 from tests.faults.members import Passenger
 from tests.faults.oracle import (
@@ -25,9 +24,10 @@ from tests.faults.oracle import (
     read_topic,
 )
 from tests.faults.test_ingest_faults import publish, wait_until, wait_until_read
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
+from tests.support.deployments import PIXTIDE, OnServers, on_servers
+from tests.support.pictures import jpeg
 
 pytestmark = pytest.mark.slow
 [PORT] = free_ports(1)

@@ -28,7 +28,6 @@ from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.dead_letters import EVERY_LETTER, DeadLetter, LetterState, Selection
 from pixtide.streams.retrying import RetryPlan
 from pixtide.streams.wiring import dead_letters, retrier
-from tests.deployments import OnServers, on_servers
 from tests.faults.members import shares
 from tests.faults.oracle import check_against_the_log, read_topic, topic
 from tests.faults.test_ingest_faults import (
@@ -38,8 +37,9 @@ from tests.faults.test_ingest_faults import (
     wait_until,
     wait_until_read,
 )
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import OnServers, on_servers
+from tests.support.pictures import jpeg
 
 
 @contextmanager

@@ -12,11 +12,11 @@ import pytest
 from pixtide.schemas import topics
 from pixtide.search.port import RowState
 from pixtide.streams import kafka as kafka_clients
-from tests.deployments import OnServers, on_servers
-from tests.hostile import HostileServer, hostile_server
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.s3 import S3Server
+from tests.support.deployments import OnServers, on_servers
+from tests.support.hostile import HostileServer, hostile_server
+from tests.support.pictures import jpeg
 
 pytestmark = pytest.mark.slow
 

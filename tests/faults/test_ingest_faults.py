@@ -25,10 +25,10 @@ from pixtide.streams.group import lag_behind
 from pixtide.streams.publish import Description, Publisher, Source
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import Deployment, OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import check_against_the_log, check_commits, read_topic, topic
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import Deployment, OnServers, killed_in_the_end, on_servers
+from tests.support.pictures import jpeg
 
 PARTITIONS = topics.topics(embedded=False)[0].partitions
 

@@ -13,11 +13,11 @@ from PIL import Image
 from pixtide.schemas.codec import encode_event
 from pixtide.schemas.events import PictureAt
 from pixtide.streams import kafka as kafka_clients
-from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import topic
 from tests.faults.test_ingest_faults import outcomes, upload, wait_until_read
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import OnServers, on_servers
+from tests.support.pictures import jpeg
 
 MiB = 2**20
 IN_FLIGHT = 64 * MiB

@@ -14,11 +14,11 @@ from pixtide.streams.image_store import ImageStore
 from pixtide.streams.later_records import LaterRecords
 from pixtide.streams.publish import Description, Publisher, Source
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import check_originals, originals, read_topic, topic
 from tests.faults.test_ingest_faults import publish
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import OnServers, killed_in_the_end, on_servers
+from tests.support.pictures import jpeg
 
 
 @pytest.fixture

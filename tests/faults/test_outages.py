@@ -22,7 +22,6 @@ from pixtide.schemas import topics
 from pixtide.search.port import RowState
 from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import OnServers, on_servers
 from tests.faults.oracle import (
     POISON,
     check_against_the_log,
@@ -32,8 +31,9 @@ from tests.faults.oracle import (
     topic,
 )
 from tests.faults.test_ingest_faults import publish, wait_until, wait_until_read
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, Link, Toxiproxy, WeaviateServer
+from tests.support.deployments import OnServers, on_servers
+from tests.support.pictures import jpeg
 
 pytestmark = pytest.mark.slow
 

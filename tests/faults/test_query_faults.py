@@ -22,12 +22,12 @@ from pixtide.search.port import RowState
 from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.client import SearchClient
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
-from tests.deployments import PIXTIDE, OnServers, on_servers
 from tests.faults import sabotage
-from tests.models import tiny_clip
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
+from tests.support.deployments import PIXTIDE, OnServers, on_servers
+from tests.support.models import tiny_clip
+from tests.support.pictures import jpeg
 
 [SLOW_PORT] = free_ports(1)
 #: How long the slow server takes for a picture.

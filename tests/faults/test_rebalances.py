@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.members import Passenger
 from tests.faults.oracle import POISON, check_against_the_log
 from tests.faults.test_ingest_faults import publish, wait_until, wait_until_read
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
-from tests.traffic import Publishing
+from tests.support.deployments import OnServers, killed_in_the_end, on_servers
+from tests.support.pictures import jpeg
+from tests.support.traffic import Publishing
 
 pytestmark = pytest.mark.slow
 PICTURES, TURNS = 30, 12

@@ -14,13 +14,13 @@ import click
 import pytest
 
 from pixtide.streams.wiring import load_encoder, open_catalog
-from tests.deployments import Deployment, Embedded, OnServers
 from tests.faults.oracle import check_originals
 from tests.faults.test_ingest_faults import publish
-from tests.models import tiny_clip
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
-from tests.traffic import Publishing, Searching
+from tests.support.deployments import Deployment, Embedded, OnServers
+from tests.support.models import tiny_clip
+from tests.support.pictures import jpeg
+from tests.support.traffic import Publishing, Searching
 
 #: As many in `make faults` as an operator might have, and few in every day's tests.
 PICTURES = 3000 if os.environ.get("PIXTIDE_TEST_CHAOS") == "full" else 300

@@ -18,11 +18,11 @@ from pixtide.search.port import RowState, StoredImage
 from pixtide.streams.image_store import ImageStore
 from pixtide.streams.publish import Description, Publisher, Source
 from pixtide.streams.wiring import open_catalog
-from tests.deployments import OnServers, killed_in_the_end, on_servers
 from tests.faults.oracle import check_against_the_log
 from tests.faults.test_ingest_faults import publish, wait_until_read
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import OnServers, killed_in_the_end, on_servers
+from tests.support.pictures import jpeg
 
 POISONED = frozenset({"bad.jpg"})
 

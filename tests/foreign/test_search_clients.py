@@ -12,9 +12,9 @@ import pytest
 from pixtide.schemas import topics
 from pixtide.schemas.queries import SearchReply
 from pixtide.streams import kafka as kafka_clients
-from tests.deployments import OnServers, on_servers
-from tests.pictures import jpeg
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support.deployments import OnServers, on_servers
+from tests.support.pictures import jpeg
 
 pytestmark = pytest.mark.slow
 

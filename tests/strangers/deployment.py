@@ -12,10 +12,10 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from pixtide.schemas import topics
 from pixtide.schemas.identity import partition_of
 from pixtide.streams import kafka as kafka_clients
-from tests.deployments import Deployment
-from tests.pictures import jpeg
-from tests.raw_records import RawRecord, batch, produce
 from tests.strangers.generated import STORE, Sent
+from tests.support.deployments import Deployment
+from tests.support.pictures import jpeg
+from tests.support.raw_records import RawRecord, batch, produce
 
 #: Nothing here depends on how fast the machine is: only what is stuck takes so long.
 PATIENCE_S = 120.0

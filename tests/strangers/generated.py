@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from hypothesis import strategies as st
 
-from tests.pictures import jpeg
-from tests.raw_records import RawRecord
+from tests.support.pictures import jpeg
+from tests.support.raw_records import RawRecord
 
 #: Stands in an event for the URL of the deployment's own image store.
 STORE = "http://store.invalid"

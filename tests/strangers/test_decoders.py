@@ -19,9 +19,9 @@ from pixtide.encoders.decoding import DecoderPool
 from pixtide.encoders.images import Limits, Picture
 from pixtide.encoders.port import Crop
 from pixtide.schemas.errors import PoisonError, ReasonCode
-from tests.decoder_pools import started
-from tests.odd_decoder import odd
-from tests.pictures import jpeg
+from tests.support.decoder_pools import started
+from tests.support.odd_decoder import odd
+from tests.support.pictures import jpeg
 
 MiB = 2**20
 CROP = Crop(size=16, resize=16)
@@ -37,7 +37,7 @@ NO_LANDLOCK = (
     "from pixtide.encoders import confinement as d; d._forbid_files_and_network = lambda: False;"
 )
 ORDINARY_USER = (
-    "import os; import tests.odd_decoder; from pixtide.encoders import decoder_child as e; e.warm_up();"
+    "import os; import tests.support.odd_decoder; from pixtide.encoders import decoder_child as e; e.warm_up();"
     "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
 )
 
@@ -91,7 +91,7 @@ def test_what_a_picture_that_takes_a_decoder_over_gains(
     if user and os.getuid() != 0:
         pytest.skip("only root can start it as another user")
     monkeypatch.setenv("PIXTIDE_KAFKA_PASSWORD", "s3cret")
-    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.odd_decoder")
+    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.support.odd_decoder")
     monkeypatch.setattr(decoder_process, "_BOOT", _BOOT + lacking + user + _MAIN)
     (tmp_path / "kept").touch()
     listening, local = socket.socket(), socket.socket(socket.AF_UNIX)
@@ -140,7 +140,7 @@ def tried(pool: DecoderPool, what: str) -> str:
 def test_it_has_its_pipe_and_nothing_else_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.odd_decoder")
+    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.support.odd_decoder")
     with (tmp_path / "secret").open("w") as secret:
         os.set_inheritable(secret.fileno(), True)
         with started(LIMITS) as pool:
@@ -154,7 +154,7 @@ def test_it_has_its_pipe_and_nothing_else_open(
 def test_one_that_computes_for_ever_is_ended_by_the_kernel_should_its_pool_not_do_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.odd_decoder")
+    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.support.odd_decoder")
     with started(LIMITS) as pool:
         limited = decoder_process.DecoderProcess._allow_processor
         monkeypatch.setattr(

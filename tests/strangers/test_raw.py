@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pixtide.schemas import topics
-from tests.deployments import Embedded, OnServers, on_servers
-from tests.models import tiny_clip
-from tests.raw_records import RawRecord
 from tests.servers import KafkaServer, WeaviateServer
 from tests.strangers.deployment import SECRET, Besieged
 from tests.strangers.generated import Sent, requests, uploads
+from tests.support.deployments import Embedded, OnServers, on_servers
+from tests.support.models import tiny_clip
+from tests.support.raw_records import RawRecord
 
 #: Records that each example sends; and how many examples.
 _AT_ONCE = 12

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts import capacity
+from tests.support.scripts import capacity
 
 PAGE = Path(__file__).parents[2] / "deploy" / "CAPACITY.md"
 

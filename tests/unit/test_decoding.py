@@ -21,8 +21,8 @@ from pixtide.encoders.images import Limits, decode
 from pixtide.encoders.port import Crop
 from pixtide.encoders.reserve import Reserve
 from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
-from tests.decoder_pools import started
-from tests.odd_decoder import LIES, odd
+from tests.support.decoder_pools import started
+from tests.support.odd_decoder import LIES, odd
 
 CROP = Crop(size=16, resize=16)
 LIMITS = Limits()
@@ -43,7 +43,7 @@ def pool() -> Iterator[DecoderPool]:
 @pytest.fixture(autouse=True)
 def odd_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are started from now on do as a "picture" of `odd` says."""
-    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.odd_decoder")
+    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.support.odd_decoder")
 
 
 def code_of(work: Callable[[], object]) -> ReasonCode:

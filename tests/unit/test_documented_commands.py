@@ -9,7 +9,7 @@ import click
 import pytest
 
 from pixtide.streams.cli import cli
-from tests.documented import ROOT, RUN, blocks, pages
+from tests.support.documented import ROOT, RUN, blocks, pages
 
 #: What isn't run and holds no commands.
 SHOWN = ("json", "nginx", "properties", "text")

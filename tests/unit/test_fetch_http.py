@@ -16,7 +16,7 @@ from pixtide.schemas.events import PictureAt
 from pixtide.schemas.identity import original_key
 from pixtide.streams.fetch import Fetcher, FetchLimits, OriginalGoneError
 from pixtide.streams.image_store import ImageStore
-from tests.hostile import PICTURE, HostileServer, hostile_server
+from tests.support.hostile import PICTURE, HostileServer, hostile_server
 
 LIMIT = 10_000
 #: For what comes, and for what ends at the deadline.

@@ -23,7 +23,7 @@ from pixtide.encoders.open_clip_source import load_model
 from pixtide.encoders.open_clip_text import encode_text
 from pixtide.encoders.port import Crop, Encoder, Pixels
 from pixtide.schemas.errors import FatalError, QueryCode, RequestError, TransientError, UsageError
-from tests.models import CONTEXT_LENGTH, IMAGE_SIZE, tiny_clip
+from tests.support.models import CONTEXT_LENGTH, IMAGE_SIZE, tiny_clip
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 0, 0), (255, 255, 255)]
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -18,7 +18,7 @@ from pixtide.schemas.queries import Term
 from pixtide.streams.fetch import Fetcher, FetchLimits
 from pixtide.streams.image_store import ImageStore
 from pixtide.streams.query_pictures import QueryPictures
-from tests.hostile import hostile_server
+from tests.support.hostile import hostile_server
 
 PICTURE = Term(data_base64="aGVsbG8=")
 

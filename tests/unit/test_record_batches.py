@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pixtide.streams import record_batches
 from pixtide.streams.record_batches import MOST_UNPACKED, FetchedBytes, NoRecord, ReadRecords
-from tests import raw_records
-from tests.raw_records import RawRecord, checked
+from tests.support import raw_records
+from tests.support.raw_records import RawRecord, checked
 
 HEADERS = [(b"kafka_replyTopic", b"search.replies"), (b"none", None), ("é".encode(), b"")]
 READ = [(name.decode(), value) for name, value in HEADERS]

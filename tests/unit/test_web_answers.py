@@ -15,7 +15,7 @@ from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.schemas.queries import SearchReply
 from pixtide.streams.web.openapi import openapi_document
 from pixtide.streams.web.problems import shortened
-from tests.pages import NOW, PICTURE, Behind, a_letter, a_row, a_site, served
+from tests.support.pages import NOW, PICTURE, Behind, a_letter, a_row, a_site, served
 
 DOCUMENT = json.loads(openapi_document())
 EVIL = "<script>alert(1)</script>\"'`\r\nSet-Cookie: a=b\x1b]0;owned\x07\u202egpj.exe"

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pixtide.streams.web.connections import Patience
-from tests.pages import Behind, a_letter, a_row, a_site, served
+from tests.support.pages import Behind, a_letter, a_row, a_site, served
 
 _ANSWER_S = 60.0
 PATHS = (

@@ -19,7 +19,7 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchError, SearchReply
 from pixtide.streams.publish import Position
 from pixtide.streams.web.connections import Patience
-from tests.pages import PICTURE, Behind, a_letter, a_row, a_site, served
+from tests.support.pages import PICTURE, Behind, a_letter, a_row, a_site, served
 
 ONE, OTHER = "127.0.0.1", "127.0.0.2"
 _SOON_S = 60.0

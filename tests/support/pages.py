@@ -38,7 +38,7 @@ from pixtide.streams.web.serve import listen, server_of
 from pixtide.streams.web.session import Session
 from pixtide.streams.web.status import StatusApi
 from pixtide.streams.web.thumbnails import Thumbnails
-from tests.pictures import jpeg
+from tests.support.pictures import jpeg
 
 #: How long a stand-in that hangs does so, unless it is let go: longer than any test.
 _HANGS_S = 120.0

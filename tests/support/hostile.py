@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.pictures import jpeg
+from tests.support.pictures import jpeg
 
 PICTURE = b"p" * 1000
 _STEP_S = 0.1

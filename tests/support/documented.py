@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUN = ("sh", "python")
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 _UNTIL = re.compile(r'<!-- until "(.+)" -->')

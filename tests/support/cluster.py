@@ -21,12 +21,12 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from pixtide.streams.process import interrupt_on_signals, undisturbed
-from tests.deployments import PIXTIDE, OnServers
 from tests.servers.install import Say, SetupError
 from tests.servers.kafka import kafka_brokers
 from tests.servers.runners import ServerError, bound_to_parent, free_ports
 from tests.servers.server import Server
 from tests.servers.weaviate import weaviate_nodes
+from tests.support.deployments import PIXTIDE, OnServers
 
 COPIES = 3
 #: What each worker's name begins with is its command.

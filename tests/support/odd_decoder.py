@@ -20,7 +20,7 @@ from pixtide.encoders import decoder_child
 from pixtide.encoders.decoder_wire import Job, Pipe, Tag, pack_cost, pack_picture, pack_poison
 from pixtide.encoders.images import Limits, decode
 from pixtide.schemas.errors import PoisonError, ReasonCode
-from tests.pictures import jpeg
+from tests.support.pictures import jpeg
 
 main = decoder_child.main
 _converse = decoder_child.converse

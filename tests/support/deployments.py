@@ -19,8 +19,8 @@ from pixtide.search.port import StoredImage, VectorIndex
 from pixtide.streams.cli import cli
 from pixtide.streams.settings import Settings, load_settings
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
-from tests import numpy_model
 from tests.servers import KafkaServer, WeaviateServer
+from tests.support import numpy_model
 
 PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli")
 #: Of a process that imports a model's libraries, on a machine with much else to do.
@@ -217,7 +217,9 @@ def on_servers(
         **settings,
     )
     if real_model:
-        from tests.models import tiny_clip  # benchmarks, which use the rest here, need no torch
+        from tests.support.models import (
+            tiny_clip,  # benchmarks, which use the rest here, need no torch
+        )
 
         made.env["PIXTIDE_MODEL"] = tiny_clip(folder / "model")
     else:
