@@ -15,8 +15,8 @@ from pixtide.schemas.topics import topics
 from pixtide.streams.acls import grants
 from pixtide.streams.ingest import GRACE_S
 from pixtide.streams.settings import PREFIX, Settings
+from tests.repository.test_docs import generator
 from tests.servers.deploy_tools import KUBERNETES, DeployTools
-from tests.unit.test_docs import generator
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "kubernetes/pixtide"
