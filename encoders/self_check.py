@@ -6,8 +6,8 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from pixtide.encoders.decoding import DecoderPool
 from pixtide.encoders.isolation import encode_each
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
 from pixtide.encoders.port import Encoder
 from pixtide.schemas.errors import FatalError
 

@@ -40,9 +40,9 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Consumer
 
-from pixtide.encoders.decoding import DecoderPool
-from pixtide.encoders.images import Picture
 from pixtide.encoders.isolation import encode_each
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
+from pixtide.encoders.pictures.images import Picture
 from pixtide.encoders.port import Encoder
 from pixtide.encoders.reserve import Reserve
 from pixtide.encoders.self_check import check_parts

@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pixtide.encoders.images import extension_of
+from pixtide.encoders.pictures.images import extension_of
 from pixtide.schemas.events import ImageUploaded, InlinePicture
 from pixtide.schemas.identity import Version, original_folder, original_key_in
 from pixtide.search.port import RowState, StoredImage, Written

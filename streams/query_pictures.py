@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
 from pixtide.encoders.port import Encoder
 from pixtide.schemas.base import shortened
 from pixtide.schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError, TransientError

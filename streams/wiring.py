@@ -17,7 +17,7 @@ from pixtide.streams.image_store import ImageStore
 from pixtide.streams.settings import Settings
 
 if TYPE_CHECKING:
-    from pixtide.encoders.decoding import DecoderPool
+    from pixtide.encoders.pictures.decoder_pool import DecoderPool
     from pixtide.encoders.port import Encoder
     from pixtide.streams.async_client import AsyncSearchClient
     from pixtide.streams.client import SearchClient
@@ -68,7 +68,7 @@ def load_encoder(settings: Settings, model: str) -> "Encoder":
             device=settings.device, precision=settings.precision, batch_size=settings.batch_size
         )
     with extra("worker"):
-        from pixtide.encoders.open_clip_encoder import OpenClipEncoder
+        from pixtide.encoders.open_clip.encoder import OpenClipEncoder
 
     return OpenClipEncoder.load(
         model,
@@ -125,8 +125,8 @@ def generation_to_work_for(catalog: GenerationCatalog, name: str | None) -> Gene
 
 def decoder_pool(settings: Settings, processes: int) -> "DecoderPool":
     """Decoding processes under these settings' limits, started; before any Kafka client."""
-    from pixtide.encoders.decoding import DecoderPool
-    from pixtide.encoders.images import Limits
+    from pixtide.encoders.pictures.decoder_pool import DecoderPool
+    from pixtide.encoders.pictures.images import Limits
 
     limits = Limits(max_pixels=settings.max_pixels, max_data_bytes=settings.max_picture_bytes)
     decoders = DecoderPool(processes, settings.decode_timeout_s, limits)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from pixtide.encoders.images import Picture
+from pixtide.encoders.pictures.images import Picture
 from pixtide.encoders.port import Pixels
 from pixtide.schemas.dead_letters import SourceRecord
 from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError

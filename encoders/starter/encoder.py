@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from pixtide.encoders.device import Device, Normalisation, Precision, check_pixels
-from pixtide.encoders.pixels import PREPROCESSING
+from pixtide.encoders.pictures.pixels import PREPROCESSING
 from pixtide.encoders.port import Crop, Pixels, Vectors
 from pixtide.encoders.starter import classes
 from pixtide.encoders.starter.towers import (

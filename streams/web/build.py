@@ -51,7 +51,7 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
     """
     connection, read_only = settings.kafka_connection(), settings.web_read_only
     uploaded = settings.named(topics.UPLOADED)
-    # before any Kafka client: see encoders/decoding.py
+    # before any Kafka client: see encoders/pictures/decoder_pool.py
     decoders, upload_decoders = (decoder_pool(settings, _DECODERS) for _ in range(2))
     access = _access(settings)
     catalog = open_catalog(settings)

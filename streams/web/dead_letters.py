@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pixtide.encoders.decoding import DecoderPool
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
 from pixtide.schemas.base import Contract
 from pixtide.schemas.errors import UsageError
 from pixtide.streams.dead_letters import DeadLetter, DeadLetters, LetterState, letter_of

@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from pixtide.encoders.decoding import DecoderPool
-from pixtide.encoders.images import extension_of, sniff_content_type
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
+from pixtide.encoders.pictures.images import extension_of, sniff_content_type
 from pixtide.schemas.base import Contract
 from pixtide.schemas.errors import PoisonError, ReasonCode
 from pixtide.schemas.events import PictureAt

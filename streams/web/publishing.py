@@ -22,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pixtide.encoders.decoding import DecoderPool
-from pixtide.encoders.images import extension_of, sniff_content_type
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
+from pixtide.encoders.pictures.images import extension_of, sniff_content_type
 from pixtide.schemas.base import Contract, explain
 from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from pixtide.encoders.pixels import cut, rgb_of
+from pixtide.encoders.pictures.pixels import cut, rgb_of
 from pixtide.encoders.port import Encoder, Pixels, Vectors
 
 _ORIGINALS = Path(__file__).parents[2] / "streams" / "demo" / "pictures"

@@ -27,9 +27,9 @@ import open_clip
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pixtide.encoders.decoding import DecoderPool
-from pixtide.encoders.images import Limits
-from pixtide.encoders.open_clip_encoder import OpenClipEncoder
+from pixtide.encoders.open_clip.encoder import OpenClipEncoder
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
+from pixtide.encoders.pictures.images import Limits
 from pixtide.encoders.port import Crop
 from pixtide.schemas.errors import UsageError
 from tests.benchmarks import checkpoint

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pixtide.encoders.images import Limits, decode
+from pixtide.encoders.pictures.images import Limits, decode
 from pixtide.schemas.codec import decode_event, encode_event
 from pixtide.schemas.events import ImageUploaded, PictureAt
 from pixtide.schemas.identity import Version

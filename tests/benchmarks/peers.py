@@ -72,8 +72,8 @@ def pixtide(precision: Any) -> tuple[Encode, Encode]:
     import numpy as np
     import torch
 
-    from pixtide.encoders.images import Limits, decode
-    from pixtide.encoders.open_clip_encoder import OpenClipEncoder
+    from pixtide.encoders.open_clip.encoder import OpenClipEncoder
+    from pixtide.encoders.pictures.images import Limits, decode
 
     torch.set_num_threads(THREADS)
     name = "local-dir:" + str(CHECKPOINT / "open_clip")
@@ -94,9 +94,9 @@ def pixtide_on_gpu() -> tuple[Encode, Encode]:
     """As an ingest worker: processes decode, and two threads encode what is there."""
     import numpy as np
 
-    from pixtide.encoders.decoding import DecoderPool
-    from pixtide.encoders.images import Limits
-    from pixtide.encoders.open_clip_encoder import OpenClipEncoder
+    from pixtide.encoders.open_clip.encoder import OpenClipEncoder
+    from pixtide.encoders.pictures.decoder_pool import DecoderPool
+    from pixtide.encoders.pictures.images import Limits
 
     name = "local-dir:" + str(CHECKPOINT / "open_clip")
     encoder = OpenClipEncoder.load(name, device=DEVICE, precision="bf16", batch_size=BATCH)
@@ -213,7 +213,7 @@ def clip_retrieval() -> tuple[Encode, Encode]:
 def decoding(ours: bool) -> tuple[Encode, Encode]:
     """One thread: bytes to the pixels or planes that the model takes."""
     if ours:
-        from pixtide.encoders.images import Limits, decode
+        from pixtide.encoders.pictures.images import Limits, decode
         from pixtide.encoders.port import Crop
 
         crop, limits = Crop(size=224, resize=224), Limits()

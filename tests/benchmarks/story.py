@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pixtide.encoders.images import Limits, decode
+from pixtide.encoders.pictures.images import Limits, decode
 from pixtide.encoders.port import Encoder, Vectors
 from pixtide.encoders.starter import encoder as starter
 from pixtide.encoders.starter.towers import load_classifier

@@ -4,8 +4,8 @@ import os
 
 from PIL import Image
 
-from pixtide.encoders import decoder_child
-from pixtide.encoders.images import Limits, Picture, render
+from pixtide.encoders.pictures import decoder_child
+from pixtide.encoders.pictures.images import Limits, Picture, render
 from pixtide.encoders.port import Crop
 
 main = decoder_child.main

@@ -18,9 +18,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a program, it finds `tests` by that
 
-from pixtide.encoders import decoder_process
 from pixtide.encoders.device import Device
-from pixtide.encoders.open_clip_encoder import OpenClipEncoder
+from pixtide.encoders.open_clip.encoder import OpenClipEncoder
+from pixtide.encoders.pictures import decoder_process
 from pixtide.encoders.port import Pixels, Vectors
 from pixtide.streams import kafka
 from pixtide.streams.cli import main

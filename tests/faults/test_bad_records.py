@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from confluent_kafka import Producer, TopicPartition
 
-from pixtide.encoders.decoding import DecoderPool
-from pixtide.encoders.open_clip_encoder import OpenClipEncoder
+from pixtide.encoders.open_clip.encoder import OpenClipEncoder
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
 from pixtide.schemas import topics
 from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
 from pixtide.schemas.identity import original_key, partition_of

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pixtide.encoders import decoder_process, samples
-from pixtide.encoders.confinement import Fence
-from pixtide.encoders.decoding import DecoderPool
-from pixtide.encoders.images import Limits, Picture
+from pixtide.encoders.pictures import decoder_process, samples
+from pixtide.encoders.pictures.confinement import Fence
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
+from pixtide.encoders.pictures.images import Limits, Picture
 from pixtide.encoders.port import Crop
 from pixtide.schemas.errors import PoisonError, ReasonCode
 from tests.support.decoder_pools import started
@@ -32,12 +32,16 @@ EXAMPLES = int(os.environ.get("PIXTIDE_TEST_STRANGERS", "100"))
 
 _BOOT = "import importlib, sys; program, pipe, *sys.path[:] = sys.argv[1:];"
 _MAIN = "importlib.import_module(program).main(int(pipe))"
-NO_SECCOMP = "from pixtide.encoders import confinement as c; c.filter_system_calls = lambda: False;"
+NO_SECCOMP = (
+    "from pixtide.encoders.pictures import confinement as c; c.filter_system_calls = lambda: False;"
+)
 NO_LANDLOCK = (
-    "from pixtide.encoders import confinement as d; d._forbid_files_and_network = lambda: False;"
+    "from pixtide.encoders.pictures import confinement as d;"
+    "d._forbid_files_and_network = lambda: False;"
 )
 ORDINARY_USER = (
-    "import os; import tests.support.odd_decoder; from pixtide.encoders import decoder_child as e; e.warm_up();"
+    "import os; import tests.support.odd_decoder;"
+    "from pixtide.encoders.pictures import decoder_child as e; e.warm_up();"
     "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
 )
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pixtide.encoders.decoding import DecoderPool
-from pixtide.encoders.images import Limits
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
+from pixtide.encoders.pictures.images import Limits
 
 LIMITS = Limits()
 

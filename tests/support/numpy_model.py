@@ -90,7 +90,7 @@ def _unit(vectors: np.ndarray) -> Vectors:
 
 def main() -> None:
     """Run a command. Whoever asks for open_clip's encoder gets this one."""
-    instead: Any = types.ModuleType("pixtide.encoders.open_clip_encoder")
+    instead: Any = types.ModuleType("pixtide.encoders.open_clip.encoder")
     instead.OpenClipEncoder = NumpyEncoder
     sys.modules[instead.__name__] = instead
     from pixtide.streams.cli import main as pixtide

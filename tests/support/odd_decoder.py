@@ -16,9 +16,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pixtide.encoders import decoder_child
-from pixtide.encoders.decoder_wire import Job, Pipe, Tag, pack_cost, pack_picture, pack_poison
-from pixtide.encoders.images import Limits, decode
+from pixtide.encoders.pictures import decoder_child
+from pixtide.encoders.pictures.decoder_wire import (
+    Job,
+    Pipe,
+    Tag,
+    pack_cost,
+    pack_picture,
+    pack_poison,
+)
+from pixtide.encoders.pictures.images import Limits, decode
 from pixtide.schemas.errors import PoisonError, ReasonCode
 from tests.support.pictures import jpeg
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from pixtide.encoders.decoding import DecoderPool
-from pixtide.encoders.images import Picture
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
+from pixtide.encoders.pictures.images import Picture
 from pixtide.encoders.port import Crop, Encoder
 from pixtide.schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError, TransientError
 from pixtide.schemas.queries import Term

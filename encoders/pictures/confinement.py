@@ -12,7 +12,7 @@ import signal
 from enum import IntFlag
 from pathlib import Path
 
-from pixtide.encoders.seccomp import filter_system_calls, prctl
+from pixtide.encoders.pictures.seccomp import filter_system_calls, prctl
 
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _CAPABILITY_VERSION = 0x20080522

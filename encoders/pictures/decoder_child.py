@@ -15,9 +15,9 @@ from typing import NoReturn
 
 from PIL import AvifImagePlugin, Image
 
-from pixtide.encoders import samples
-from pixtide.encoders.confinement import confine, end_with_parent
-from pixtide.encoders.decoder_wire import (
+from pixtide.encoders.pictures import samples
+from pixtide.encoders.pictures.confinement import confine, end_with_parent
+from pixtide.encoders.pictures.decoder_wire import (
     Job,
     Pipe,
     Tag,
@@ -29,7 +29,7 @@ from pixtide.encoders.decoder_wire import (
     pack_picture,
     pack_poison,
 )
-from pixtide.encoders.images import Limits, identify, memory_of, render, thumbnail
+from pixtide.encoders.pictures.images import Limits, identify, memory_of, render, thumbnail
 from pixtide.encoders.port import Crop
 from pixtide.schemas.errors import PoisonError, ReasonCode
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixtide.encoders import decoder_process
-from pixtide.encoders.decoding import DecoderPool
-from pixtide.encoders.images import Limits, decode
+from pixtide.encoders.pictures import decoder_process
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
+from pixtide.encoders.pictures.images import Limits, decode
 from pixtide.encoders.port import Crop
 from pixtide.encoders.reserve import Reserve
 from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
@@ -169,8 +169,8 @@ def test_pixels_in_flight_are_bounded_and_large_pictures_are_not_starved() -> No
 
 PARENT = """
 import os, signal, sys
-from pixtide.encoders.decoding import DecoderPool
-from pixtide.encoders.images import Limits
+from pixtide.encoders.pictures.decoder_pool import DecoderPool
+from pixtide.encoders.pictures.images import Limits
 if __name__ == "__main__":
     pool = DecoderPool(1, 9, Limits())
     pool.start()

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pixtide.encoders.images import Limits, decode
+from pixtide.encoders.pictures.images import Limits, decode
 from pixtide.encoders.port import Encoder, Vectors
 from pixtide.encoders.starter import StarterEncoder, classes, concepts, emoji, encoder, towers
 from pixtide.encoders.starter.wordnet import WordNet
 from pixtide.schemas.errors import QueryCode, RequestError, UsageError
 
-PICTURES = Path(__file__).parents[2] / "streams" / "demo" / "pictures"
+PICTURES = Path(__file__).parents[3] / "streams" / "demo" / "pictures"
 #: A search, a picture that shows it, and among how many of the demo's it comes.
 FINDS = (
     ("a cat", "animals/cat-face.jpg", 1),

@@ -23,9 +23,9 @@ from typing import Literal
 
 import numpy as np
 
-from pixtide.encoders.confinement import Fence
-from pixtide.encoders.formats import NAMES
-from pixtide.encoders.images import Limits, Picture
+from pixtide.encoders.pictures.confinement import Fence
+from pixtide.encoders.pictures.formats import NAMES
+from pixtide.encoders.pictures.images import Limits, Picture
 from pixtide.encoders.port import Crop
 from pixtide.schemas.errors import PoisonError, ReasonCode
 

@@ -19,7 +19,7 @@ from open_clip.transform import PreprocessCfg
 from safetensors import SafetensorError
 
 from pixtide.encoders.device import Device
-from pixtide.encoders.pixels import PREPROCESSING
+from pixtide.encoders.pictures.pixels import PREPROCESSING
 from pixtide.schemas.errors import UsageError
 
 _CONFIG = "open_clip_config.json"

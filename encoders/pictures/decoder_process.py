@@ -13,17 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from pixtide.encoders import decoder_wire as wire
-from pixtide.encoders.confinement import Fence
-from pixtide.encoders.decoder_wire import GarbledError, Job, Pipe, Tag
-from pixtide.encoders.images import Limits
+from pixtide.encoders.pictures import decoder_wire as wire
+from pixtide.encoders.pictures.confinement import Fence
+from pixtide.encoders.pictures.decoder_wire import GarbledError, Job, Pipe, Tag
+from pixtide.encoders.pictures.images import Limits
 from pixtide.encoders.reserve import Reserve
 from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode, TransientError
 
 T = TypeVar("T")
 
 #: The module whose `main` is a decoder.
-PROGRAM = "pixtide.encoders.decoder_child"
+PROGRAM = "pixtide.encoders.pictures.decoder_child"
 #: Longest wait for a decoder to be up, in seconds; it takes one, on a crowded machine several.
 _START_S = 60.0
 _BOOT = (

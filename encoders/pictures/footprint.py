@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from PIL import Image
 
-from pixtide.encoders.pixels import BAND_PIXELS
+from pixtide.encoders.pictures.pixels import BAND_PIXELS
 from pixtide.schemas.errors import PoisonError, ReasonCode
 
 #: Bytes a pixel: the picture as RGB, and once more, turned.

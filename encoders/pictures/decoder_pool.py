@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from pixtide.encoders import decoder_wire as wire
-from pixtide.encoders.confinement import Fence
-from pixtide.encoders.decoder_process import DecoderProcess, Patience
-from pixtide.encoders.decoder_wire import Job
-from pixtide.encoders.images import Limits, Picture
+from pixtide.encoders.pictures import decoder_wire as wire
+from pixtide.encoders.pictures.confinement import Fence
+from pixtide.encoders.pictures.decoder_process import DecoderProcess, Patience
+from pixtide.encoders.pictures.decoder_wire import Job
+from pixtide.encoders.pictures.images import Limits, Picture
 from pixtide.encoders.port import Crop
 from pixtide.encoders.reserve import Reserve
 from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode

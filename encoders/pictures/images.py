@@ -19,9 +19,14 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
-from pixtide.encoders.footprint import footprint, webp_canvas
-from pixtide.encoders.formats import extension_of, format_of, refused_format, sniff_content_type
-from pixtide.encoders.pixels import cut, rgb_of
+from pixtide.encoders.pictures.footprint import footprint, webp_canvas
+from pixtide.encoders.pictures.formats import (
+    extension_of,
+    format_of,
+    refused_format,
+    sniff_content_type,
+)
+from pixtide.encoders.pictures.pixels import cut, rgb_of
 from pixtide.encoders.port import Crop, Pixels
 from pixtide.schemas.errors import PoisonError, ReasonCode
 

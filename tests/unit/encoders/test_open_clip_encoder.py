@@ -16,11 +16,11 @@ from open_clip.factory import _find_checkpoint_in_dir
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from pixtide.encoders import open_clip_source
 from pixtide.encoders.device import Device, unit_rows
-from pixtide.encoders.open_clip_encoder import OpenClipEncoder, count_tokens, crop_of
-from pixtide.encoders.open_clip_source import load_model
-from pixtide.encoders.open_clip_text import encode_text
+from pixtide.encoders.open_clip import model_files
+from pixtide.encoders.open_clip.encoder import OpenClipEncoder, count_tokens, crop_of
+from pixtide.encoders.open_clip.model_files import load_model
+from pixtide.encoders.open_clip.text import encode_text
 from pixtide.encoders.port import Crop, Encoder, Pixels
 from pixtide.schemas.errors import FatalError, QueryCode, RequestError, TransientError, UsageError
 from tests.support.models import CONTEXT_LENGTH, IMAGE_SIZE, tiny_clip
@@ -344,7 +344,7 @@ def test_one_changed_weight_enters_the_fingerprint(folder: Path, tmp_path: Path)
 def test_absolute_paths_are_cut_to_their_names() -> None:
     config = {"text_cfg": {"hf_model_name": "/data/models/bert"}, "layers": [1, "/x/y"]}
     expected = {"text_cfg": {"hf_model_name": "bert"}, "layers": [1, "y"]}
-    assert open_clip_source._portable(config) == expected
+    assert model_files._portable(config) == expected
 
 
 def word_tokenizer(folder: Path, words: str) -> None:
@@ -426,9 +426,9 @@ def test_damaged_weights(folder: Path, tmp_path: Path, content: bytes) -> None:
 
 def test_the_hashed_weights_are_those_that_open_clip_loads(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "open_clip_config.json", tmp_path)
-    for name in reversed(open_clip_source._WEIGHTS):
+    for name in reversed(model_files._WEIGHTS):
         (tmp_path / name).touch()
-        assert open_clip_source._in_folder(tmp_path).weights.name == name
+        assert model_files._in_folder(tmp_path).weights.name == name
         assert _find_checkpoint_in_dir(tmp_path) == str(tmp_path / name)
 
 

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from pixtide.encoders.formats import extension_of, refused_format, sniff_content_type
-from pixtide.encoders.images import Limits, decode, identify, render, thumbnail
-from pixtide.encoders.pixels import cut
+from pixtide.encoders.pictures.formats import extension_of, refused_format, sniff_content_type
+from pixtide.encoders.pictures.images import Limits, decode, identify, render, thumbnail
+from pixtide.encoders.pictures.pixels import cut
 from pixtide.encoders.port import Crop, Pixels
 from pixtide.schemas.errors import PoisonError, ReasonCode
 
@@ -185,7 +185,7 @@ def test_mode_without_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Image.Image) -> Image.Image:
         raise ValueError("conversion not supported")
 
-    monkeypatch.setattr("pixtide.encoders.images.rgb_of", refuse)
+    monkeypatch.setattr("pixtide.encoders.pictures.images.rgb_of", refuse)
     assert code_of(saved(photo())) == ReasonCode.FORMAT_NOT_ALLOWED
 
 

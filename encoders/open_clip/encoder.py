@@ -8,9 +8,9 @@ import open_clip
 import torch
 
 from pixtide.encoders.device import Device, Normalisation, Precision, check_pixels
-from pixtide.encoders.open_clip_int8 import eight_bit_pictures
-from pixtide.encoders.open_clip_source import LoadedModel, load_model
-from pixtide.encoders.open_clip_text import encode_text
+from pixtide.encoders.open_clip.int8 import eight_bit_pictures
+from pixtide.encoders.open_clip.model_files import LoadedModel, load_model
+from pixtide.encoders.open_clip.text import encode_text
 from pixtide.encoders.port import EIGHT_BIT, Crop, Pixels, Vectors
 from pixtide.schemas.errors import QueryCode, RequestError, UsageError
 
