@@ -6,8 +6,8 @@ from functools import partial
 
 from pixtide.schemas.errors import FatalError, QueryCode, RequestError, TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest
-from pixtide.search.answer import Snapshot, answer
-from pixtide.search.directions import INDEX_UNWELL
+from pixtide.search.answering.answer import Snapshot, answer
+from pixtide.search.answering.query_vectors import INDEX_UNWELL
 from pixtide.search.port import CollectionGoneError
 from pixtide.streams.metrics import QueryMetrics
 from pixtide.streams.query_pictures import QueryPictures

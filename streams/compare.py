@@ -18,7 +18,7 @@ import numpy as np
 from pixtide.encoders.port import Encoder
 from pixtide.schemas.errors import RequestError, UsageError
 from pixtide.schemas.queries import SearchRequest, SearchResult, checked
-from pixtide.search.answer import Snapshot, answer
+from pixtide.search.answering.answer import Snapshot, answer
 from pixtide.search.exact import recalls
 from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pixtide.schemas.queries import SearchReply, SearchRequest
-from pixtide.search.answer import Snapshot
+from pixtide.search.answering.answer import Snapshot
 
 #: What a remembered reply takes besides its JSON: its key, and its places in memory.
 _EACH = 256

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from pixtide.encoders.port import Encoder
 from pixtide.schemas.errors import PixtideError, TransientError
-from pixtide.search.answer import Snapshot
+from pixtide.search.answering.answer import Snapshot
+from pixtide.search.answering.text_cache import CachedTexts
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import CollectionGoneError, GenerationCatalog
-from pixtide.search.text_cache import CachedTexts
 from pixtide.streams.process import pass_over_what_is_loaded
 
 logger = logging.getLogger(__name__)

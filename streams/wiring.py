@@ -36,12 +36,12 @@ def open_catalog(settings: Settings) -> GenerationCatalog:
     """The index: Weaviate where its address is set, else LanceDB in the home."""
     if settings.weaviate_url is None:
         with extra("embedded"):
-            from pixtide.search.lancedb_catalog import LanceCatalog
+            from pixtide.search.lancedb.catalog import LanceCatalog
 
         return LanceCatalog(folder=settings.home / "index" / (settings.namespace or "default"))
     # Authlib, which weaviate-client imports, insists on telling users about its own future.
     with extra("weaviate"), warnings.catch_warnings(record=True):
-        from pixtide.search.weaviate_catalog import WeaviateCatalog
+        from pixtide.search.weaviate.catalog import WeaviateCatalog
 
     key = settings.weaviate_api_key
     return WeaviateCatalog(

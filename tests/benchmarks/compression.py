@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from pixtide.encoders.port import Vectors
 from pixtide.encoders.starter.encoder import StarterEncoder
 from pixtide.search.generations import Compression, Generation, GenerationState
-from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import GenerationCatalog, Query, VectorIndex
-from pixtide.search.weaviate_catalog import WeaviateCatalog
+from pixtide.search.weaviate.catalog import WeaviateCatalog
 from tests.benchmarks.compression_report import Result, plot, table
 from tests.benchmarks.embeddings import embeddings
 from tests.benchmarks.indexes import await_indexed, await_trained, process_at, weaviate

@@ -12,7 +12,7 @@ import lancedb
 import numpy as np
 
 from pixtide.schemas.errors import TransientError
-from pixtide.search.lancedb_indexing import _INDEX_FROM
+from pixtide.search.lancedb.vector_indexing import _INDEX_FROM
 from pixtide.search.port import VectorIndex
 from tests.benchmarks.search_rows import row
 from tests.contracts.samples import generation

@@ -11,7 +11,7 @@ from typing import Any
 
 import faust
 
-from pixtide.search.directions import TextEncoder
+from pixtide.search.answering.query_vectors import TextEncoder
 from pixtide.search.port import Query
 from pixtide.streams import kafka
 from pixtide.streams.embedded_fetch import rest_between_fetches

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from pixtide.schemas.identity import Version
-from pixtide.search.directions import TextEncoder
+from pixtide.search.answering.query_vectors import TextEncoder
 from pixtide.search.port import RowState, StoredImage, Vector, VectorIndex
 from tests.benchmarks.words import phrases
 

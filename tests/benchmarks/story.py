@@ -27,9 +27,9 @@ from pixtide.encoders.starter import encoder as starter
 from pixtide.encoders.starter.towers import load_classifier
 from pixtide.schemas.identity import Version
 from pixtide.schemas.queries import SearchRequest
+from pixtide.search.answering.ranking import rank
 from pixtide.search.background import Background
 from pixtide.search.port import Hit, RowState, StoredImage, Vector, WordHit
-from pixtide.search.ranking import rank
 from pixtide.streams.demo.captions import captions
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import load_encoder

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from weaviate import connect_to_custom
 
-from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import GenerationCatalog, VectorIndex
-from pixtide.search.weaviate_catalog import WeaviateCatalog
+from pixtide.search.weaviate.catalog import WeaviateCatalog
 from tests.contracts.samples import generation
 from tests.servers import WeaviateServer
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pixtide.schemas.errors import QueryCode, RequestError
 from pixtide.schemas.queries import SearchReply, SearchRequest, Term, checked, read_request
-from pixtide.search.answer import Snapshot, answer
+from pixtide.search.answering.answer import Snapshot, answer
 from pixtide.search.port import Vector, VectorIndex
 from tests.contracts.samples import DIMENSION, NOON, deleted, generation, live, towards
 

@@ -10,7 +10,7 @@ from pixtide.schemas.errors import TransientError
 from pixtide.search.exact import recalls
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog, Query, StoredImage, VectorIndex
-from pixtide.search.weaviate_catalog import WeaviateCatalog
+from pixtide.search.weaviate.catalog import WeaviateCatalog
 from tests.contracts.conftest import weaviate_catalog
 from tests.contracts.samples import deleted, generation, live, towards
 from tests.servers import WeaviateServer

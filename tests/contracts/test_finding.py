@@ -7,7 +7,7 @@ import numpy as np
 
 from pixtide.schemas.identity import Version
 from pixtide.search.port import VectorIndex
-from pixtide.search.weaviate_index import WeaviateIndex
+from pixtide.search.weaviate.index import WeaviateIndex
 from pixtide.streams.finding import Finding
 from pixtide.streams.ledger import Difference, Kind, Ledger
 from tests.contracts.samples import DIMENSION, deleted, full_row, live, poisoned, towards

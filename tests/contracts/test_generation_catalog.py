@@ -10,9 +10,9 @@ from weaviate import WeaviateClient
 
 from pixtide.schemas.errors import FatalError, TransientError, UsageError
 from pixtide.search.generations import Generation, GenerationState
-from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import CollectionGoneError, GenerationCatalog, Query, WordQuery
-from pixtide.search.weaviate_catalog import WeaviateCatalog
+from pixtide.search.weaviate.catalog import WeaviateCatalog
 from tests.contracts.samples import NOON, generation, live, towards
 
 
@@ -150,7 +150,7 @@ def test_a_turn_that_somebody_died_in_is_over_in_time(
     catalog.create(generation())
     if isinstance(catalog, WeaviateCatalog):
         assert catalog._is_our_turn()
-        monkeypatch.setattr("pixtide.search.weaviate_catalog._TURN_S", 0.2)
+        monkeypatch.setattr("pixtide.search.weaviate.catalog._TURN_S", 0.2)
     elif isinstance(catalog, LanceCatalog):
         catalog._lock_file("generations").touch()  # a file alone holds nobody up
     catalog.promote("v1")

@@ -11,10 +11,11 @@ import pytest
 from filelock import FileLock
 
 from pixtide.schemas.errors import TransientError
-from pixtide.search import lancedb_index, lancedb_readers
-from pixtide.search.lancedb_catalog import LanceCatalog
-from pixtide.search.lancedb_index import LanceIndex
-from pixtide.search.lancedb_readers import Readers
+from pixtide.search.lancedb import index as lancedb_index
+from pixtide.search.lancedb import readers as lancedb_readers
+from pixtide.search.lancedb.catalog import LanceCatalog
+from pixtide.search.lancedb.index import LanceIndex
+from pixtide.search.lancedb.readers import Readers
 from pixtide.search.port import RowState
 from tests.contracts.samples import generation, live
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pixtide.schemas.queries import Filters
-from pixtide.search import lancedb_indexing
-from pixtide.search.lancedb_catalog import LanceCatalog
-from pixtide.search.lancedb_index import LanceIndex
+from pixtide.search.lancedb import vector_indexing
+from pixtide.search.lancedb.catalog import LanceCatalog
+from pixtide.search.lancedb.index import LanceIndex
 from pixtide.search.port import Query, StoredImage
 from tests.contracts.samples import deleted, generation, live
 
@@ -24,7 +24,7 @@ def rows(first: int, count: int) -> list[StoredImage]:
 
 
 def test_an_index_is_made_kept_and_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lancedb_indexing, "_INDEX_FROM", 2000)
+    monkeypatch.setattr(vector_indexing, "_INDEX_FROM", 2000)
     catalog = LanceCatalog(folder=tmp_path / "index")
     made = generation(dimension=_DIMENSION)
     catalog.create(made)

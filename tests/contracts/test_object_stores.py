@@ -15,7 +15,7 @@ from obstore.store import S3Store
 from pixtide.schemas.errors import PoisonError, TransientError, UsageError
 from pixtide.schemas.events import PictureAt
 from pixtide.schemas.identity import Version
-from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import RowState
 from pixtide.streams.fetch import Fetcher, FetchLimits
 from pixtide.streams.image_store import ImageStore

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pixtide.schemas.identity import Version
 from pixtide.schemas.queries import AttributeFilter, Filters
 from pixtide.search.port import Hit, Query, StoredImage, VectorIndex, WordQuery
-from pixtide.search.weaviate_index import WeaviateIndex
+from pixtide.search.weaviate.index import WeaviateIndex
 from tests.contracts.samples import deleted, live, poisoned, towards
 
 #: What ends, escapes, comments or stands for something in one language or another.

@@ -11,7 +11,7 @@ import pytest
 
 from pixtide.schemas.errors import TransientError, UsageError
 from pixtide.search.port import Query, RowState
-from pixtide.search.weaviate_catalog import WeaviateCatalog
+from pixtide.search.weaviate.catalog import WeaviateCatalog
 from tests.contracts.conftest import weaviate_catalog
 from tests.contracts.proxy import Proxy
 from tests.contracts.samples import generation, live, towards

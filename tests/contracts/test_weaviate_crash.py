@@ -12,7 +12,7 @@ import pytest
 
 from pixtide.schemas.errors import TransientError
 from pixtide.search.port import Query, RowState, StoredImage, VectorIndex, Written
-from pixtide.search.weaviate_catalog import WeaviateCatalog
+from pixtide.search.weaviate.catalog import WeaviateCatalog
 from pixtide.streams.finding import Finding
 from pixtide.streams.ledger import Ledger
 from tests.contracts.samples import deleted, generation, live

@@ -13,7 +13,7 @@ from weaviate.classes.config import VectorDistances
 from pixtide.schemas.errors import TransientError
 from pixtide.schemas.identity import object_id
 from pixtide.search.port import Query, RowState
-from pixtide.search.weaviate_catalog import WeaviateCatalog
+from pixtide.search.weaviate.catalog import WeaviateCatalog
 from tests.contracts.conftest import weaviate_catalog
 from tests.contracts.samples import DIMENSION, deleted, full_row, generation, live, towards
 from tests.servers import WeaviateServer

@@ -23,7 +23,7 @@ from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
 from pixtide.schemas.identity import original_key, partition_of
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.search.port import RowState, StoredImage, Written
-from pixtide.search.weaviate_index import WeaviateIndex
+from pixtide.search.weaviate.index import WeaviateIndex
 from pixtide.streams import ingest_watch, membership, reading
 from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.breaker import Breaker

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pixtide.schemas.identity import Version
 from pixtide.schemas.queries import AttributeFilter, Filters
-from pixtide.search.lancedb_catalog import LanceCatalog
-from pixtide.search.lancedb_index import LanceIndex
+from pixtide.search.lancedb.catalog import LanceCatalog
+from pixtide.search.lancedb.index import LanceIndex
 from pixtide.search.port import Query
 from tests.contracts.samples import generation, live, towards
 

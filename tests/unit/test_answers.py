@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pixtide.schemas.errors import FatalError, QueryCode, RequestError, TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest, checked
-from pixtide.search.answer import Snapshot
+from pixtide.search.answering.answer import Snapshot
 from pixtide.search.port import Hit, Query, VectorIndex
 from pixtide.streams.answers import Answers
 from pixtide.streams.metrics import Instruments, QueryMetrics

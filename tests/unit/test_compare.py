@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pixtide.encoders.port import Crop, Pixels
 from pixtide.schemas.errors import UsageError
 from pixtide.search.generations import Generation
-from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.streams.compare import Comparison, compare, page
 from tests.contracts.samples import generation, live, towards
 

@@ -24,7 +24,7 @@ from pixtide.schemas.events import ImageDeleted, ImageUploaded
 from pixtide.schemas.identity import Version
 from pixtide.schemas.outcomes import DeadLetterReason
 from pixtide.search.generations import Generation, LogIdentity
-from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import GenerationCatalog, RowState, StoredImage
 from pixtide.streams.dead_letters import (
     DeadLetter,

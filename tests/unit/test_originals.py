@@ -13,7 +13,7 @@ from pixtide.schemas.dead_letters import SourceRecord
 from pixtide.schemas.events import ImageUploaded, InlinePicture, PictureAt
 from pixtide.schemas.identity import Version
 from pixtide.search.generations import GenerationState, LogIdentity
-from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import RowState, StoredImage, Written
 from pixtide.streams.image_store import ImageStore
 from pixtide.streams.kafka import Record

@@ -26,8 +26,8 @@ from pixtide.schemas.reply_address import (
     deadline_ms,
     reply_address,
 )
+from pixtide.search.answering.cursor import offset_of
 from pixtide.search.conditions import conditions
-from pixtide.search.cursor import offset_of
 from pixtide.search.generations import AttributeType
 from tests.contracts.samples import generation
 

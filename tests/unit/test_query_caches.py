@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pixtide.schemas.errors import QueryCode, RequestError, TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest, Term
-from pixtide.search.answer import Snapshot
-from pixtide.search.text_cache import CachedTexts
+from pixtide.search.answering.answer import Snapshot
+from pixtide.search.answering.text_cache import CachedTexts
 from pixtide.streams.reply_cache import ReplyCache
 from tests.contracts.samples import generation
 

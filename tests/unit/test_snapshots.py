@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from pixtide.encoders.port import Crop, Encoder, Pixels
 from pixtide.schemas.errors import FatalError
-from pixtide.search.answer import Snapshot
+from pixtide.search.answering.answer import Snapshot
 from pixtide.search.generations import Generation, GenerationState
-from pixtide.search.lancedb_catalog import LanceCatalog
+from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.streams.snapshots import Snapshots
 from tests.contracts.samples import NOON, generation
 

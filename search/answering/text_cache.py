@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pixtide.search.directions import TextEncoder
+from pixtide.search.answering.query_vectors import TextEncoder
 from pixtide.search.port import Vector
 
 #: At 512 dimensions and a few words each 20,000 texts.

@@ -22,10 +22,10 @@ from weaviate.exceptions import WeaviateBaseError
 
 from pixtide.schemas.errors import TransientError
 from pixtide.search.port import CollectionGoneError
-from pixtide.search.weaviate_errors import verdict_of
-from pixtide.search.weaviate_nodes import Node, channel_options, connection_params, nodes_at
-from pixtide.search.weaviate_rest import fetch, require_collection, require_ready, require_version
-from pixtide.search.weaviate_tls import Trust
+from pixtide.search.weaviate.errors import verdict_of
+from pixtide.search.weaviate.nodes import Node, channel_options, connection_params, nodes_at
+from pixtide.search.weaviate.rest import fetch, require_collection, require_ready, require_version
+from pixtide.search.weaviate.tls import Trust
 
 S = TypeVar("S")
 T = TypeVar("T")

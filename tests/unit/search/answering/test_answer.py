@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pixtide.schemas.errors import FatalError, QueryCode, RequestError, TransientError, UsageError
 from pixtide.schemas.identity import Version
 from pixtide.schemas.queries import Filters, SearchReply, SearchRequest, checked
-from pixtide.search.answer import Snapshot, answer
+from pixtide.search.answering.answer import Snapshot, answer
 from pixtide.search.generations import Generation, LogIdentity
 from pixtide.search.port import Hit, Query, RowState, StoredImage, WordHit, WordQuery, Written
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pixtide.schemas.errors import TransientError, UsageError
-from pixtide.search.weaviate_nodes import connection_params, nodes_at
+from pixtide.search.weaviate.nodes import connection_params, nodes_at
 
 
 def test_one_address_is_one_node() -> None:

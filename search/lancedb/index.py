@@ -24,9 +24,9 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.identity import Version
 from pixtide.schemas.queries import Filters
 from pixtide.search.generations import Generation
-from pixtide.search.lancedb_indexing import Indexing
-from pixtide.search.lancedb_readers import Readers
-from pixtide.search.lancedb_table import attempt, condition, literals, nearest_exactly, to_arrow
+from pixtide.search.lancedb.readers import Readers
+from pixtide.search.lancedb.table import attempt, condition, literals, nearest_exactly, to_arrow
+from pixtide.search.lancedb.vector_indexing import Indexing
 from pixtide.search.port import (
     Hit,
     Query,

@@ -33,10 +33,10 @@ from pixtide.search.port import (
     may_replace,
 )
 from pixtide.search.rows import check_vector, is_text, size_of, to_record, write_each
-from pixtide.search.weaviate_collection import in_state, row_of, with_any
-from pixtide.search.weaviate_connection import Connection
-from pixtide.search.weaviate_errors import TooMuchError, is_objects_fault
-from pixtide.search.weaviate_search import READ, Found, Objects, nearest, row_found, worded
+from pixtide.search.weaviate.collection import in_state, row_of, with_any
+from pixtide.search.weaviate.connection import Connection
+from pixtide.search.weaviate.errors import TooMuchError, is_objects_fault
+from pixtide.search.weaviate.queries import READ, Found, Objects, nearest, row_found, worded
 
 #: Objects in one message, and bytes of their texts, which go into it up to twice: gRPC takes
 #: 100 MB.

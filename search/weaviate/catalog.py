@@ -24,9 +24,9 @@ from pixtide.schemas.errors import FatalError, TransientError, UsageError
 from pixtide.schemas.identity import object_id
 from pixtide.search.generations import COLLECTION, NAME, Generation, GenerationState
 from pixtide.search.port import CollectionGoneError
-from pixtide.search.weaviate_collection import create_collection, create_records, train
-from pixtide.search.weaviate_connection import Connection
-from pixtide.search.weaviate_index import WeaviateIndex
+from pixtide.search.weaviate.collection import create_collection, create_records, train
+from pixtide.search.weaviate.connection import Connection
+from pixtide.search.weaviate.index import WeaviateIndex
 
 _MAX_GENERATIONS = 1000
 #: A turn is a few requests long.

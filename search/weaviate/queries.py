@@ -11,7 +11,7 @@ from weaviate.collections.classes.internal import Object
 from pixtide.search.generations import Generation
 from pixtide.search.port import Hit, Query, RowState, StoredImage, WordHit, WordQuery
 from pixtide.search.rows import FIELDS, WORDS, from_record, similarity_of
-from pixtide.search.weaviate_collection import condition
+from pixtide.search.weaviate.collection import condition
 
 Objects = Collection[Mapping[str, Any], None]
 Found = Object[Mapping[str, Any], None]

@@ -24,10 +24,8 @@ from pixtide.schemas.queries import (
     SearchResult,
     Term,
 )
-from pixtide.search.background import Background
-from pixtide.search.conditions import conditions
-from pixtide.search.cursor import cursor_to, offset_of
-from pixtide.search.directions import (
+from pixtide.search.answering.cursor import cursor_to, offset_of
+from pixtide.search.answering.query_vectors import (
     INDEX_UNWELL,
     PictureReader,
     TextEncoder,
@@ -36,9 +34,11 @@ from pixtide.search.directions import (
     look_up,
     texts_of,
 )
+from pixtide.search.answering.ranking import Ranked, rank
+from pixtide.search.background import Background
+from pixtide.search.conditions import conditions
 from pixtide.search.generations import Generation
 from pixtide.search.port import Hit, Query, Vector, VectorIndex, WordHit, WordQuery
-from pixtide.search.ranking import Ranked, rank
 
 logger = logging.getLogger(__name__)
 

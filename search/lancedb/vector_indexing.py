@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from lancedb.index import IvfSq
 from lancedb.table import Table
 
-from pixtide.search.lancedb_readers import Readers
+from pixtide.search.lancedb.readers import Readers
 
 #: With fewer rows, comparing with every vector is as quick.
 _INDEX_FROM = 10_000

@@ -27,8 +27,8 @@ from pydantic import ValidationError
 from pixtide.schemas.base import explain
 from pixtide.schemas.errors import FatalError, TransientError, UsageError
 from pixtide.search.generations import COLLECTION, NAME, Generation, GenerationState
-from pixtide.search.lancedb_index import LanceIndex
-from pixtide.search.lancedb_table import attempt, table_schema
+from pixtide.search.lancedb.index import LanceIndex
+from pixtide.search.lancedb.table import attempt, table_schema
 from pixtide.search.port import CollectionGoneError
 from pixtide.search.rows import WORDS
 

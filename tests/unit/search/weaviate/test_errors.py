@@ -5,7 +5,7 @@ import pytest
 from weaviate.exceptions import UnexpectedStatusCodeError
 
 from pixtide.schemas.errors import PixtideError, TransientError, UsageError
-from pixtide.search.weaviate_errors import verdict_of
+from pixtide.search.weaviate.errors import verdict_of
 
 
 @pytest.mark.parametrize(
