@@ -12,7 +12,7 @@ import click
 from pixtide.streams.acls import grants
 from pixtide.streams.cli import cli
 from pixtide.streams.cli_help import SECTIONS
-from pixtide.streams.metrics import (
+from pixtide.streams.process.metrics import (
     Described,
     IngestMetrics,
     Instruments,

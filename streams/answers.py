@@ -9,7 +9,7 @@ from pixtide.schemas.queries import SearchReply, SearchRequest
 from pixtide.search.answering.answer import Snapshot, answer
 from pixtide.search.answering.query_vectors import INDEX_UNWELL
 from pixtide.search.port import CollectionGoneError
-from pixtide.streams.metrics import QueryMetrics
+from pixtide.streams.process.metrics import QueryMetrics
 from pixtide.streams.query_pictures import QueryPictures
 from pixtide.streams.reply_cache import Encoded, ReplyCache
 from pixtide.streams.snapshots import NONE_LIVE, Snapshots

@@ -55,7 +55,7 @@ def cli(context: click.Context) -> None:
     answered over a reply topic.
     """
     if "OTEL_TRACES_EXPORTER" in os.environ:
-        from pixtide.streams.tracing import send_spans
+        from pixtide.streams.process.tracing import send_spans
 
         send_spans(context.invoked_subcommand or "")
 
@@ -95,12 +95,12 @@ def up() -> None:
 
     It lives in PIXTIDE_HOME (default ./.pixtide), where every other command finds it.
     """
-    from pixtide.streams import console
-    from pixtide.streams.process import interrupt_on_signals
+    from pixtide.streams import terminal
+    from pixtide.streams.process.signals import interrupt_on_signals
     from pixtide.streams.stack import Stack
 
     interrupt_on_signals()
-    stack = Stack(_settings(), console.say)
+    stack = Stack(_settings(), terminal.say)
     try:
         settings = stack.start()
         stack.serve(
@@ -205,8 +205,8 @@ def ingest(
     what it has begun. PIXTIDE_HEALTH_PORT serves /live, /ready and /metrics, PIXTIDE_LOG=json
     writes log lines for machines.
     """
+    from pixtide.streams.process.starting import end_at_signals
     from pixtide.streams.profile import profiled
-    from pixtide.streams.starting import end_at_signals
     from pixtide.streams.vitals import seen_from_outside
     from pixtide.streams.workers import ingest_worker
 
@@ -234,7 +234,7 @@ def query(ready_file: Path | None) -> None:
     """
     import asyncio
 
-    from pixtide.streams.starting import end_at_signals
+    from pixtide.streams.process.starting import end_at_signals
     from pixtide.streams.vitals import seen_from_outside
     from pixtide.streams.workers import query_consumer
 
@@ -251,7 +251,7 @@ def web(ready_file: Path | None) -> None:
     """Serve the page: search, publish, watch; and its JSON API (docs/web.md)."""
     import tempfile
 
-    from pixtide.streams.process import log_to_stderr, readiness
+    from pixtide.streams.process.signals import log_to_stderr, readiness
     from pixtide.streams.wiring import extra
 
     with extra("web"):
@@ -292,14 +292,14 @@ def config(as_json: bool) -> None:
     """Print the effective settings; secrets are masked."""
     import json
 
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.settings import PREFIX
 
     values = _settings().model_dump(mode="json")
     if as_json:
-        console.line(json.dumps(values))
+        terminal.line(json.dumps(values))
     else:
-        console.show_table(
+        terminal.show_table(
             ["setting", "value"], [(PREFIX + k.upper(), v) for k, v in values.items()]
         )
 

@@ -43,7 +43,7 @@ def dlq() -> None:
 def dlq_list(codes: tuple[str, ...], image_ids: tuple[str, ...], as_json: bool) -> None:
     """Count dead letters by code, with examples; with --code or --id, list each."""
     from pixtide.schemas.base import shortened
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.dead_letters import LetterState, by_code
     from pixtide.streams.settings import load_settings
     from pixtide.streams.wiring import dead_letters
@@ -58,9 +58,9 @@ def dlq_list(codes: tuple[str, ...], image_ids: tuple[str, ...], as_json: bool) 
         for group in groups:
             counts = {str(state): group.counts.get(state, 0) for state in LetterState}
             examples = [_plain(letter) for letter in group.examples]
-            console.line(json.dumps({"code": group.code, **counts, "examples": examples}))
+            terminal.line(json.dumps({"code": group.code, **counts, "examples": examples}))
         return
-    console.show_table(
+    terminal.show_table(
         ["code", *LetterState, "latest that wait"],
         [
             (
@@ -84,7 +84,7 @@ def dlq_list(codes: tuple[str, ...], image_ids: tuple[str, ...], as_json: bool) 
 @json_option
 def dlq_show(which: str, thumbnail_file: Path | None, as_json: bool) -> None:
     """Show one dead letter: why it is one, its event, headers and value."""
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.settings import load_settings
     from pixtide.streams.wiring import dead_letters, decoder_pool
 
@@ -101,13 +101,13 @@ def dlq_show(which: str, thumbnail_file: Path | None, as_json: bool) -> None:
         except PoisonError as error:
             shown["thumbnail_error"] = str(error)
     if as_json:
-        console.line(json.dumps(shown))
+        terminal.line(json.dumps(shown))
         return
     flat = {name: value for name, value in shown.items() if value not in (None, "", {})}
     width = max(map(len, flat))
     for name, value in flat.items():
         said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        console.fact(f"{name:<{width}}", said)
+        terminal.fact(f"{name:<{width}}", said)
 
 
 @dlq.command("retry")
@@ -127,7 +127,7 @@ def dlq_retry(
 
     Letters that are healed or superseded by now are left out.
     """
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.retrying import plan_retry
     from pixtide.streams.settings import load_settings
     from pixtide.streams.wiring import dead_letters, retrier
@@ -140,17 +140,19 @@ def dlq_retry(
         result = retrier(settings, source).send(plan) if execute and plan.letters else None
     if as_json:
         for letter in plan.letters:
-            console.line(json.dumps({**_plain(letter), **_fate(letter, result)}))
+            terminal.line(json.dumps({**_plain(letter), **_fate(letter, result)}))
     elif not execute:
         _show_letters(plan.letters, as_json=False)
     for state, count in plan.left_out.items():
-        console.say(f"{count} {state}: left out")
+        terminal.say(f"{count} {state}: left out")
     if result is None:
-        console.say(f"{len(plan.letters)} would be tried again" + "; add --execute" * (not execute))
+        terminal.say(
+            f"{len(plan.letters)} would be tried again" + "; add --execute" * (not execute)
+        )
         return
     for letter, reason in result.refused:
-        console.say(f"{letter.place}: not sent: {reason}")
-    console.say(f"{len(result.sent)} sent; `pixtide dlq list` tells what becomes of them")
+        terminal.say(f"{letter.place}: not sent: {reason}")
+    terminal.say(f"{len(result.sent)} sent; `pixtide dlq list` tells what becomes of them")
     if result.refused:
         sys.exit(1)
 
@@ -175,13 +177,13 @@ def _fate(letter: "DeadLetter", result: "RetryResult | None") -> dict[str, Any]:
 
 
 def _show_letters(letters: Iterable["DeadLetter"], *, as_json: bool) -> None:
-    from pixtide.streams import console
+    from pixtide.streams import terminal
 
     if as_json:
         for letter in letters:
-            console.line(json.dumps(_plain(letter)))
+            terminal.line(json.dumps(_plain(letter)))
         return
-    console.show_table(
+    terminal.show_table(
         ["letter", "picture", "code", "state", "message"],
         [(e.place, e.image_id, e.code, e.state, e.message[:100]) for e in letters],
     )

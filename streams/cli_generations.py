@@ -69,12 +69,12 @@ def index_verify(
 
     Exits 1 if anything differs. The generation is ready to be promoted when no row does.
     """
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.lifecycle import Checks, verify
     from pixtide.streams.wiring import generation_to_work_for
 
     checks = Checks(mend=mend, originals=originals, searched=(sample or None) if vectors else 0)
-    with opened() as (settings, catalog), console.steps() as tell:
+    with opened() as (settings, catalog), terminal.steps() as tell:
         generation = generation_to_work_for(catalog, name)
         found = verify(settings, catalog, generation, checks, timeout_s=timeout, tell=tell)
     show_verification(found, as_json=as_json)
@@ -91,15 +91,15 @@ def index_promote(name: str, force: bool, timeout: float, as_json: bool) -> None
 
     Refuses unless a verification was clean and the workers have read the log to its end.
     """
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.lifecycle import promote
     from pixtide.streams.wiring import generation_to_work_for
 
-    with opened() as (settings, catalog), console.steps() as tell:
+    with opened() as (settings, catalog), terminal.steps() as tell:
         generation = generation_to_work_for(catalog, name)
         skipped = promote(settings, catalog, generation, force=force, timeout_s=timeout, tell=tell)
     for what in skipped:
-        console.say(f"SKIPPED: {what}")
+        terminal.say(f"SKIPPED: {what}")
     say_live(name, as_json=as_json, skipped=skipped)
 
 
@@ -112,13 +112,13 @@ def index_rollback(force: bool, timeout: float, as_json: bool) -> None:
 
     Refuses unless its workers have read the log to its end.
     """
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.lifecycle import rollback
 
-    with opened() as (settings, catalog), console.steps() as tell:
+    with opened() as (settings, catalog), terminal.steps() as tell:
         now, skipped = rollback(settings, catalog, force=force, timeout_s=timeout, tell=tell)
     for what in skipped:
-        console.say(f"SKIPPED: {what}")
+        terminal.say(f"SKIPPED: {what}")
     say_live(now.name, as_json=as_json, skipped=skipped)
 
 
@@ -135,7 +135,7 @@ def index_rollback(force: bool, timeout: float, as_json: bool) -> None:
 def index_retire(name: str, grace_hours: float, as_json: bool) -> None:
     """Take a generation down: its workers end, and its collection and its offsets are removed."""
     from pixtide.schemas.errors import UsageError
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.lifecycle import retire
 
     with opened() as (settings, catalog):
@@ -144,38 +144,38 @@ def index_retire(name: str, grace_hours: float, as_json: bool) -> None:
             raise UsageError(f"there is no generation {name!r}")
         retire(settings, catalog, generation, grace=timedelta(hours=grace_hours))
     if as_json:
-        console.line(json.dumps({"retired": name}))
+        terminal.line(json.dumps({"retired": name}))
     else:
-        console.say(f"{name} is retired")
+        terminal.say(f"{name} is retired")
 
 
 def show_verification(found: "Verification", *, as_json: bool) -> None:
     """Print what a verification found."""
-    from pixtide.streams import console
+    from pixtide.streams import terminal
 
     if as_json:
-        console.line(json.dumps(found.as_json()))
+        terminal.line(json.dumps(found.as_json()))
         return
 
-    console.say(
+    terminal.say(
         f"{found.generation}: {found.images:,} pictures in {found.records:,} records of the log, "
         f"{found.rows:,} rows, {sum(found.differences.values()):,} differences "
-        f"({console.duration(found.took_s)})"
+        f"({terminal.duration(found.took_s)})"
     )
     for kind, number in found.differences.items():
-        console.say(f"  {kind}: {number:,}")
+        terminal.say(f"  {kind}: {number:,}")
     if found.searched:
-        console.say(f"  searched for {found.searched:,} rows")
+        terminal.say(f"  searched for {found.searched:,} rows")
     for note in found.notes:
-        console.say(f"  NOTE: {note}")
+        terminal.say(f"  NOTE: {note}")
     for code, number in found.dead_letters.items():
-        console.say(f"  dead letters: {number:,} of {code}")
+        terminal.say(f"  dead letters: {number:,} of {code}")
     if found.examples:
-        console.show_table(
+        terminal.show_table(
             ["difference", "picture", "the log says", "the index says"],
             [(d.kind, d.image_id, _place(d.expected), _place(d.found)) for d in found.examples],
         )
-        console.say(f"mend them with `pixtide index verify {found.generation} --repair`")
+        terminal.say(f"mend them with `pixtide index verify {found.generation} --repair`")
 
 
 def _place(version: tuple[int, int, int] | None) -> str:
@@ -184,9 +184,9 @@ def _place(version: tuple[int, int, int] | None) -> str:
 
 def say_live(name: str, *, as_json: bool, skipped: list[str] | None = None) -> None:
     """Which generation is live now, and what was skipped on the way."""
-    from pixtide.streams import console
+    from pixtide.streams import terminal
 
     if as_json:
-        console.line(json.dumps({"live": name, "skipped": skipped or []}))
+        terminal.line(json.dumps({"live": name, "skipped": skipped or []}))
     else:
-        console.say(f"{name} is live")
+        terminal.say(f"{name} is live")

@@ -32,9 +32,9 @@ class Sectioned(click.Group):
 
 def _hush(_: click.Context, __: click.Parameter, quiet: bool) -> None:
     if quiet:
-        from pixtide.streams import console
+        from pixtide.streams import terminal
 
-        console.hush()
+        terminal.hush()
 
 
 quiet_option = click.option(

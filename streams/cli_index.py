@@ -63,7 +63,7 @@ def index_create(
 
     The first generation goes live at once. Then run `pixtide ingest --generation NAME`.
     """
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.reindex import create_generation
     from pixtide.streams.settings import load_settings
     from pixtide.streams.wiring import open_catalog
@@ -79,9 +79,9 @@ def index_create(
             attributes=_attributes(attributes),
         )
     if as_json:
-        console.line(generation.to_json().decode())
+        terminal.line(generation.to_json().decode())
     else:
-        console.say(f"created {name}: {generation.model}, {generation.dimension} dimensions")
+        terminal.say(f"created {name}: {generation.model}, {generation.dimension} dimensions")
 
 
 @index.command("writable")
@@ -92,23 +92,23 @@ def index_writable(as_json: bool) -> None:
     It never does so by itself. Free some space first: it looks at its disk again only once it is
     restarted.
     """
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.settings import load_settings
     from pixtide.streams.wiring import open_catalog
 
     with contextlib.closing(open_catalog(load_settings())) as catalog:
         opened = catalog.make_writable()
     for shard in opened:
-        console.line(json.dumps({"opened": shard}) if as_json else f"opened {shard}")
+        terminal.line(json.dumps({"opened": shard}) if as_json else f"opened {shard}")
     if not opened and not as_json:
-        console.say("nothing refuses writes")
+        terminal.say("nothing refuses writes")
 
 
 @index.command("list")
 @json_option
 def index_list(as_json: bool) -> None:
     """List the generations; the live one is marked."""
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.settings import load_settings
     from pixtide.streams.wiring import open_catalog
 
@@ -116,9 +116,9 @@ def index_list(as_json: bool) -> None:
         live, generations = catalog.live(), catalog.list()
     if as_json:
         for generation in generations:
-            console.line(generation.to_json().decode())
+            terminal.line(generation.to_json().decode())
         return
-    console.show_table(
+    terminal.show_table(
         ["", "generation", "state", "model", "fingerprint", "dimension", "created"],
         [
             (
@@ -145,7 +145,7 @@ def index_status(watch: bool, as_json: bool) -> None:
     """
     import json
 
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.settings import load_settings
     from pixtide.streams.standing import Watch, table, warnings
     from pixtide.streams.wiring import open_catalog
@@ -154,7 +154,7 @@ def index_status(watch: bool, as_json: bool) -> None:
     with contextlib.closing(open_catalog(settings)) as catalog:
         standings = Watch(settings, catalog, counts_workers=True)
         if watch and not as_json:
-            console.refreshing(lambda: table(standings.look()), _LOOK_EVERY_S)
+            terminal.refreshing(lambda: table(standings.look()), _LOOK_EVERY_S)
             return
         looked = standings.look()
         if any(standing.lag for standing in looked):
@@ -162,16 +162,16 @@ def index_status(watch: bool, as_json: bool) -> None:
             looked = standings.look()
         while True:
             for standing in looked if as_json else ():
-                console.line(json.dumps(standing.as_json()))
+                terminal.line(json.dumps(standing.as_json()))
             if not watch:
                 break
             sys.stdout.flush()
             time.sleep(_LOOK_EVERY_S)
             looked = standings.look()
     if not as_json:
-        console.show_whole(table(looked))
+        terminal.show_whole(table(looked))
         for warning in warnings(looked):
-            console.say(f"WARNING: {warning}")
+            terminal.say(f"WARNING: {warning}")
 
 
 def _attributes(declared: tuple[str, ...]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def index_compare(
     """
     from functools import partial
 
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.compare import compare, page
     from pixtide.streams.wiring import encoder_of, generation_to_work_for, thumbnails
 
@@ -66,10 +66,10 @@ def index_compare(
                 html_file.write_text(page(compared, thumbnail))
     if as_json:
         for each in compared.compared:
-            console.line(json.dumps(each.as_json()))
-        console.line(json.dumps(compared.as_json()))
+            terminal.line(json.dumps(each.as_json()))
+        terminal.line(json.dumps(compared.as_json()))
         return
-    console.show_table(
+    terminal.show_table(
         [
             *("query", f"overlap@{limit}", "places moved"),
             *(f"{name} ms" for name in names),
@@ -86,7 +86,7 @@ def index_compare(
             for c in compared.compared
         ],
     )
-    console.say(", ".join(f"{name} {value}" for name, value in compared.as_json().items()))
+    terminal.say(", ".join(f"{name} {value}" for name, value in compared.as_json().items()))
 
 
 @click.command("reindex")
@@ -104,7 +104,7 @@ def reindex(model: str, yes: bool, timeout: float, as_json: bool, **wanted: Any)
     promotes it. Run it again to go on where it broke off. Pictures of a generation of the same
     model are copied, not encoded.
     """
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.group import workers_in
     from pixtide.streams.kafka import admin
     from pixtide.streams.reindex import Reindex, begin, worker_for
@@ -114,21 +114,21 @@ def reindex(model: str, yes: bool, timeout: float, as_json: bool, **wanted: Any)
         generation = begin(settings, catalog, plan)
         name = generation.name
         if generation.is_same(catalog.live()):
-            console.say(f"{name} is live and of that model; --name builds another one anyway")
+            terminal.say(f"{name} is live and of that model; --name builds another one anyway")
             return
-        console.say(f"building generation {name} of {model}")
+        terminal.say(f"building generation {name} of {model}")
         with worker_for(settings, generation, plan.max_rate) as check:
             found = _built(settings, catalog, generation, timeout, check)
             show_verification(found, as_json=as_json)
             if not found.rows_agree:
                 sys.exit(1)
             if not (yes or click.confirm(f"promote {name}?", err=True)):
-                console.say(f"later: `pixtide index promote {name}`")
+                terminal.say(f"later: `pixtide index promote {name}`")
                 return
             _promote(settings, catalog, name, timeout)
         say_live(name, as_json=as_json)
         if not workers_in(admin(settings.kafka_connection()), generation.group):
-            console.say(
+            terminal.say(
                 f"NOTE: nobody reads the log for it now: run `pixtide ingest --generation {name}`"
             )
 
@@ -141,11 +141,11 @@ def _built(
     check: "Callable[[], None]",
 ) -> "Verification":
     """Build and verify it under progress bars, for as long as `check` raises nothing."""
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.lifecycle import Checks, verify
     from pixtide.streams.reindex import build
 
-    with console.steps() as show:
+    with terminal.steps() as show:
 
         def tell(what: str, done: int, total: int) -> None:
             check()
@@ -158,10 +158,10 @@ def _built(
 def _promote(
     settings: "Settings", catalog: "GenerationCatalog", name: str, timeout_s: float
 ) -> None:
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.lifecycle import promote
     from pixtide.streams.wiring import generation_to_work_for
 
-    with console.steps() as tell:
+    with terminal.steps() as tell:
         generation = generation_to_work_for(catalog, name)
         promote(settings, catalog, generation, force=False, timeout_s=timeout_s, tell=tell)

@@ -68,7 +68,7 @@ def search(words: tuple[str, ...], timeout: float, as_json: bool, **options: Any
     With `-` as TEXT, each line of standard input is a query; the replies come in their order.
     Exits 1 if a query could not be served. Times without a zone are UTC.
     """
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.settings import load_settings
     from pixtide.streams.wiring import search_client
 
@@ -90,9 +90,9 @@ def search(words: tuple[str, ...], timeout: float, as_json: bool, **options: Any
         for reply in client.search_many(requests()):
             failed = failed or reply.error is not None
             if as_json:
-                console.line(reply.to_json().decode())
+                terminal.line(reply.to_json().decode())
             else:
-                console.show_reply(texts.popleft(), reply)
+                terminal.show_reply(texts.popleft(), reply)
     sys.exit(1 if failed else 0)
 
 

@@ -27,7 +27,7 @@ def topics_create(as_json: bool) -> None:
     """
     from pixtide.schemas.topics import RETRY, UPLOADED
     from pixtide.schemas.topics import topics as topics_table
-    from pixtide.streams import console, kafka
+    from pixtide.streams import kafka, terminal
     from pixtide.streams.settings import load_settings
 
     settings = load_settings()
@@ -42,10 +42,10 @@ def topics_create(as_json: bool) -> None:
     for name, (new, has) in created.items():
         wants = usual[name].partitions
         if as_json:
-            console.line(json.dumps({"topic": name, "created": new, "partitions": has}))
+            terminal.line(json.dumps({"topic": name, "created": new, "partitions": has}))
         else:
             unlike = f", with {has} partitions instead of {wants}" if has != wants else ""
-            console.say(f"{name}: {'created' if new else 'exists'}{unlike}")
+            terminal.say(f"{name}: {'created' if new else 'exists'}{unlike}")
     if created[retries].partitions < created[log].partitions:
         raise UsageError(
             f"{retries} has fewer partitions than {log}, so that no worker starts: raise them to "
@@ -61,15 +61,15 @@ def topics_dump() -> None:
     aren't either: back up the image store too. A dump that breaks off can't be loaded. A record
     that can't be read is named and left out; then this exits 1.
     """
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.log_copy import dump
     from pixtide.streams.settings import load_settings
 
     count, left_out = -1, _LeftOut()  # for the last line is no record
     for line in dump(load_settings(), left_out):
-        console.line(line)
+        terminal.line(line)
         count += 1
-    console.say(f"{count:,} records")
+    terminal.say(f"{count:,} records")
     left_out.end()
 
 
@@ -82,12 +82,12 @@ def topics_load() -> None:
     where what is read breaks off, it fails. A record that the topic doesn't take is named and left
     out; then this exits 1.
     """
-    from pixtide.streams import console
+    from pixtide.streams import terminal
     from pixtide.streams.log_copy import load
     from pixtide.streams.settings import load_settings
 
     left_out = _LeftOut()
-    console.say(f"{load(load_settings(), sys.stdin, left_out):,} records")
+    terminal.say(f"{load(load_settings(), sys.stdin, left_out):,} records")
     left_out.end()
 
 
@@ -98,15 +98,15 @@ class _LeftOut:
         self._count = 0
 
     def __call__(self, problem: str) -> None:
-        from pixtide.streams import console
+        from pixtide.streams import terminal
 
         self._count += 1
-        console.complain(problem)
+        terminal.complain(problem)
 
     def end(self) -> None:
         """Exit 1 where there were any."""
-        from pixtide.streams import console
+        from pixtide.streams import terminal
 
         if self._count:
-            console.complain(f"{self._count:,} left out; of their pictures older records count")
+            terminal.complain(f"{self._count:,} left out; of their pictures older records count")
             sys.exit(1)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Set
 
 from pixtide.schemas.errors import PixtideError
-from pixtide.streams import console
+from pixtide.streams import terminal
 from pixtide.streams.doctor_looks import LOOKS, Finding, Look, Patient, Seen
 from pixtide.streams.settings import Settings
 
@@ -20,7 +20,7 @@ def examine(settings: Settings, *, as_json: bool, quiet: bool) -> bool:
         if quiet and finding.seen is Seen.WELL:
             continue
         if as_json:
-            console.line(json.dumps({"what": look.what, **finding.told()}))
+            terminal.line(json.dumps({"what": look.what, **finding.told()}))
         else:
             _show(look, finding)
     return well
@@ -48,6 +48,6 @@ def _found(look: Look, patient: Patient, unwell: Set[str]) -> Finding:
 
 
 def _show(look: Look, finding: Finding) -> None:
-    console.say(f"{_MARKS[finding.seen]} {look.what}: {finding.said}")
+    terminal.say(f"{_MARKS[finding.seen]} {look.what}: {finding.said}")
     if finding.mend:
-        console.say(f"     → {finding.mend}")
+        terminal.say(f"     → {finding.mend}")

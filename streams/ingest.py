@@ -60,10 +60,10 @@ from pixtide.streams.ingest_watch import IngestWatch, Pause
 from pixtide.streams.log_guard import LogGuard
 from pixtide.streams.offsets import InFlight
 from pixtide.streams.originals import Originals
-from pixtide.streams.overtaken import Overtaken
 from pixtide.streams.pace import Pace
 from pixtide.streams.patience import Patience, StoppedError
 from pixtide.streams.positions import Positions
+from pixtide.streams.process.overtaken import Overtaken
 from pixtide.streams.reading import RecordReader
 from pixtide.streams.reporter import Reporter
 from pixtide.streams.sibling import Sibling

@@ -10,12 +10,12 @@ from typing import Literal, get_args
 from pixtide.schemas.errors import FatalError, ReasonCode, TransientError
 from pixtide.schemas.outcomes import OutcomeKind
 from pixtide.streams.consumer_standing import Standing, Statistics
-from pixtide.streams.health import Health
 from pixtide.streams.kafka_errors import BrokerAwayError
-from pixtide.streams.logs import about
-from pixtide.streams.metrics import IngestMetrics
-from pixtide.streams.overtaken import Late
-from pixtide.streams.progress import Progress, stuck_at
+from pixtide.streams.process.health import Health
+from pixtide.streams.process.logs import about
+from pixtide.streams.process.metrics import IngestMetrics
+from pixtide.streams.process.overtaken import Late
+from pixtide.streams.process.progress import Progress, stuck_at
 from pixtide.streams.work import Work
 
 Step = Literal["read", "fetch", "decode", "store", "look_up", "encode", "write", "report"]

@@ -13,7 +13,7 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from pixtide.streams import console
+from pixtide.streams import terminal
 from pixtide.streams.ingest import IngestLimits
 
 _EVERY_S = 0.2
@@ -154,7 +154,7 @@ def profiled(registry: CollectorRegistry, limits: IngestLimits) -> Iterator[None
         profile.end()
         thread.join()
         for line in profile.text().split("\n"):
-            console.complain(line)
+            terminal.complain(line)
 
 
 def _read(registry: Collector) -> defaultdict[tuple[str, str], float]:

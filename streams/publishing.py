@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
-from pixtide.streams import console
+from pixtide.streams import terminal
 from pixtide.streams.publish import Description, NoImageIdError, OutcomeWatch, Publisher, Source
 from pixtide.streams.settings import Settings
 
@@ -45,7 +45,7 @@ class Summary:
         """Print it."""
         counts = Counter(str(o.outcome) for o in self.outcomes)
         if as_json:
-            console.line(
+            terminal.line(
                 json.dumps(
                     {
                         "published": self.published,
@@ -60,14 +60,14 @@ class Summary:
             return
         said = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
         rate = self.published / self.took_s if self.took_s else 0
-        console.say(
+        terminal.say(
             f"{self.published} event{'' if self.published == 1 else 's'} published"
             f" in {self.took_s:.1f} s ({rate:.0f}/s)" + (f": {said}" if said else "")
         )
-        _show_some(console.complain, "files could not be published", self.unreadable)
-        _show_some(console.say, "replaced another picture", self.replaced)
+        _show_some(terminal.complain, "files could not be published", self.unreadable)
+        _show_some(terminal.say, "replaced another picture", self.replaced)
         letters = [f"{o.image_id}  {o.reason}: {o.message}" for o in self.dead_letters]
-        _show_some(console.complain, "dead letters", letters)
+        _show_some(terminal.complain, "dead letters", letters)
 
 
 def publish_all(
@@ -83,7 +83,7 @@ def publish_all(
     watch = OutcomeWatch(settings, wait_for) if wait_for else None
     started = time.monotonic()
     unreadable = []
-    for source in console.tracked(sources, "publishing", len(sources)):
+    for source in terminal.tracked(sources, "publishing", len(sources)):
         try:
             publisher.upload(source, describe(source), inline=inline)
         except (NoImageIdError, OSError) as error:
@@ -112,7 +112,7 @@ def _finish(publisher: Publisher, watch: OutcomeWatch | None, started: float, wh
     if watch is not None:
         try:
             coming = watch.outcomes_of(publisher.positions, stalled_s=_STALLED_S)
-            outcomes.extend(console.tracked(coming, what, len(publisher.positions)))
+            outcomes.extend(terminal.tracked(coming, what, len(publisher.positions)))
         finally:
             watch.close()
     took_s = time.monotonic() - started

@@ -48,12 +48,12 @@ from pixtide.streams.fair_queue import FairPlaces, FairQueue
 from pixtide.streams.faust_app import died_of, faust_app
 from pixtide.streams.kafka_connection import KafkaConnection
 from pixtide.streams.lasting import Lasting
-from pixtide.streams.logs import about
+from pixtide.streams.process.logs import about
+from pixtide.streams.process.tracing import Span, begin
 from pixtide.streams.query_watch import QueryWatch
 from pixtide.streams.record_batches import NoRecord
 from pixtide.streams.reply_cache import Encoded
 from pixtide.streams.snapshots import Snapshots
-from pixtide.streams.tracing import Span, begin
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from pixtide.schemas.errors import FatalError, QueryCode
 from pixtide.search.generations import Generation
 from pixtide.streams import kafka
 from pixtide.streams.consumer_standing import Standing
-from pixtide.streams.health import Health
 from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.metrics import QueryMetrics
-from pixtide.streams.progress import Progress
+from pixtide.streams.process.health import Health
+from pixtide.streams.process.metrics import QueryMetrics
+from pixtide.streams.process.progress import Progress
 from pixtide.streams.snapshots import Snapshots
 
 

@@ -12,8 +12,8 @@ from pixtide.search.generations import LogIdentity
 from pixtide.streams.kafka import LIBRDKAFKA_PARTITIONERS, Record
 from pixtide.streams.log_guard import LogGuard
 from pixtide.streams.patience import Patience
+from pixtide.streams.process.tracing import begin
 from pixtide.streams.record_event import event_of
-from pixtide.streams.tracing import begin
 from pixtide.streams.unexpected import is_unexpected
 from pixtide.streams.work import Work
 

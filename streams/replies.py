@@ -24,8 +24,8 @@ from pixtide.schemas.topics import REPLIES, REQUESTS
 from pixtide.streams import kafka
 from pixtide.streams.kafka_connection import KafkaConnection
 from pixtide.streams.lasting import Lasting
+from pixtide.streams.process.tracing import NO_SPAN, Span, begin
 from pixtide.streams.topic_reading import Told, taken
-from pixtide.streams.tracing import NO_SPAN, Span, begin
 
 logger = logging.getLogger(__name__)
 

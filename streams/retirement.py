@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pixtide.schemas.errors import PixtideError
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams.process import VitalThread
+from pixtide.streams.process.signals import VitalThread
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pixtide.search.answering.answer import Snapshot
 from pixtide.search.answering.text_cache import CachedTexts
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import CollectionGoneError, GenerationCatalog
-from pixtide.streams.process import pass_over_what_is_loaded
+from pixtide.streams.process.signals import pass_over_what_is_loaded
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog
 from pixtide.streams import kafka
 from pixtide.streams.embedded_retention import Retention
-from pixtide.streams.process import undisturbed
+from pixtide.streams.process.signals import undisturbed
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import OTHER_MODEL, generation_to_work_for, open_catalog
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from pixtide.schemas import topics
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog, RowState
-from pixtide.streams import console, kafka
+from pixtide.streams import kafka, terminal
 from pixtide.streams.group import workers_in
 from pixtide.streams.marks import moved_since
 from pixtide.streams.settings import Settings
@@ -176,7 +176,7 @@ def warnings(standings: Sequence[Standing]) -> list[str]:
 
 def table(standings: Sequence[Standing]) -> Table:
     """The standings for a person."""
-    return console.table(
+    return terminal.table(
         [*_HEADINGS, *_MOVING],
         [
             (
@@ -190,7 +190,7 @@ def table(standings: Sequence[Standing]) -> Table:
                 f"{s.lag:,}",
                 f"{s.retry_lag:,}",
                 "" if s.rate is None else f"{s.rate:,.0f}/s",
-                "" if s.eta_s is None or not s.lag else console.duration(s.eta_s),
+                "" if s.eta_s is None or not s.lag else terminal.duration(s.eta_s),
                 s.workers,
             )
             for s in standings

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pixtide.streams.health import Health
-from pixtide.streams.health_server import serving
-from pixtide.streams.metrics import Instruments, ProcessMetrics
-from pixtide.streams.process import log_to_stderr, readiness
+from pixtide.streams.process.health import Health
+from pixtide.streams.process.health_server import serving
+from pixtide.streams.process.metrics import Instruments, ProcessMetrics
+from pixtide.streams.process.signals import log_to_stderr, readiness
 from pixtide.streams.settings import Settings
 
 

@@ -16,7 +16,7 @@ from pixtide.schemas.trace import Trace, trace_of
 from pixtide.search.port import RowState, StoredImage, Vector, Written
 from pixtide.streams.fetch import Trial
 from pixtide.streams.kafka import Record
-from pixtide.streams.tracing import Span
+from pixtide.streams.process.tracing import Span
 
 #: Of a failure's message; a stranger's text may be in it.
 _MOST_CHARACTERS = 2000

@@ -20,11 +20,12 @@ from pixtide.streams.lasting import Lasting
 from pixtide.streams.later_records import LaterRecords
 from pixtide.streams.log_guard import LogGuard
 from pixtide.streams.membership import Membership
-from pixtide.streams.metrics import IngestMetrics, QueryMetrics
 from pixtide.streams.originals import Originals
 from pixtide.streams.other_generations import OtherGenerations
 from pixtide.streams.positions import Positions
-from pixtide.streams.progress import Progress
+from pixtide.streams.process.metrics import IngestMetrics, QueryMetrics
+from pixtide.streams.process.progress import Progress
+from pixtide.streams.process.starting import Starting
 from pixtide.streams.query import QueryConsumer, QueryParts
 from pixtide.streams.query_pictures import QueryPictures
 from pixtide.streams.query_watch import GroupOffsets, QueryWatch
@@ -34,7 +35,6 @@ from pixtide.streams.retirement import stop_when_retired
 from pixtide.streams.settings import Settings
 from pixtide.streams.sibling import sibling_of
 from pixtide.streams.snapshots import Snapshots
-from pixtide.streams.starting import Starting
 from pixtide.streams.vitals import Vitals
 from pixtide.streams.wiring import (
     decoder_pool,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pixtide.schemas.errors import FatalError
 from pixtide.schemas.queries import Filters, SearchRequest
-from pixtide.streams import console
+from pixtide.streams import terminal
 from pixtide.streams.demo.captions import captions
-from pixtide.streams.process import interrupt_on_signals
+from pixtide.streams.process.signals import interrupt_on_signals
 from pixtide.streams.publish import Description, Source, find_sources
 from pixtide.streams.publishing import Summary, publish_all
 from pixtide.streams.settings import Settings
@@ -35,7 +35,7 @@ def run_demo(settings: Settings, folder: Path | None, *, once: bool) -> None:
     """
     started = time.monotonic()
     interrupt_on_signals()
-    stack = Stack(settings, console.say)
+    stack = Stack(settings, terminal.say)
     with contextlib.ExitStack() as ending:
         sources, shows = ending.enter_context(pictures(folder))
         ending.callback(stack.stop)
@@ -48,15 +48,15 @@ def run_demo(settings: Settings, folder: Path | None, *, once: bool) -> None:
                 only_these = Filters(tags_all=(shown,))
                 request = SearchRequest(text=query, limit=_HITS, filters=only_these)
                 reply = client.search(request)
-                console.output.print()
-                console.show_reply(query, reply)
-        console.say("")
-        console.say(f"from start to answers in {time.monotonic() - started:.0f} s")
+                terminal.output.print()
+                terminal.show_reply(query, reply)
+        terminal.say("")
+        terminal.say(f"from start to answers in {time.monotonic() - started:.0f} s")
         if summary.dead_letters and folder is None:
             raise FatalError("pictures that come with pixtide were not indexed: see above")
         if once:
             if not sys.stdout.isatty():
-                console.say("no terminal, so it ends here; `pixtide up` serves on")
+                terminal.say("no terminal, so it ends here; `pixtide up` serves on")
             return
         command = "pixtide" if shutil.which("pixtide") else sys.argv[0]
         stack.serve(

@@ -24,7 +24,7 @@ from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.streams import kafka
 from pixtide.streams.kafka import Record
 from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.process import VitalThread
+from pixtide.streams.process.signals import VitalThread
 from pixtide.streams.topic_reading import taken
 from pixtide.streams.web.lanes import busy
 from pixtide.streams.web.problems import shortened

@@ -27,7 +27,7 @@ from pixtide.encoders.pictures.images import extension_of, sniff_content_type
 from pixtide.schemas.base import Contract, explain
 from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
-from pixtide.streams.process import VitalThread
+from pixtide.streams.process.signals import VitalThread
 from pixtide.streams.publish import Delivered, Description, Position, Publisher, Source
 from pixtide.streams.web.guard import announced
 from pixtide.streams.web.lanes import Budget, Lane, busy, in_thread

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from pixtide.schemas.errors import PixtideError
-from pixtide.streams.process import VitalThread
+from pixtide.streams.process.signals import VitalThread
 from pixtide.streams.web.live_index import NothingLiveError
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from pixtide.streams.process import interrupt_on_signals, undisturbed
+from pixtide.streams.process.signals import interrupt_on_signals, undisturbed
 from tests.servers.install import Say, SetupError
 from tests.servers.kafka import kafka_brokers
 from tests.servers.runners import ServerError, bound_to_parent, free_ports

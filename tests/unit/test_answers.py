@@ -12,7 +12,7 @@ from pixtide.schemas.queries import SearchReply, SearchRequest, checked
 from pixtide.search.answering.answer import Snapshot
 from pixtide.search.port import Hit, Query, VectorIndex
 from pixtide.streams.answers import Answers
-from pixtide.streams.metrics import Instruments, QueryMetrics
+from pixtide.streams.process.metrics import Instruments, QueryMetrics
 from pixtide.streams.query_pictures import QueryPictures
 from pixtide.streams.reply_cache import ReplyCache
 from pixtide.streams.snapshots import Snapshots

@@ -49,7 +49,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_a_search_loads_nothing_of_the_workers() -> None:
     heavy = ["torch", "open_clip", "sklearn", "PIL", "weaviate", "lancedb", "pyarrow", "faust"]
     code = (
-        "import sys; import pixtide.streams.cli, pixtide.streams.console, pixtide.streams.client; "
+        "import sys; import pixtide.streams.cli, pixtide.streams.terminal, pixtide.streams.client; "
         "from pixtide.streams.settings import load_settings; "
         "from pixtide.streams.wiring import search_client; "
         f"load_settings(); print([m for m in {heavy} if m in sys.modules])"
@@ -129,7 +129,7 @@ def test_a_shell_can_be_made_to_complete(shell: str) -> None:
 
 def test_quiet_is_silent_but_for_what_goes_wrong() -> None:
     code = (
-        "from pixtide.streams import console; console.hush(); console.say('news'); "
+        "from pixtide.streams import terminal as console; console.hush(); console.say('news'); "
         "list(console.tracked([1, 2], 'work', 2)); console.complain('wrong'); console.line('asked')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

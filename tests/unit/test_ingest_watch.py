@@ -5,9 +5,9 @@ import contextlib
 from prometheus_client import CollectorRegistry
 
 from pixtide.schemas.errors import TransientError
-from pixtide.streams.health import Health
 from pixtide.streams.ingest_watch import IngestWatch
-from pixtide.streams.metrics import IngestMetrics, Instruments, QueryMetrics
+from pixtide.streams.process.health import Health
+from pixtide.streams.process.metrics import IngestMetrics, Instruments, QueryMetrics
 
 
 def watched() -> tuple[IngestWatch, Health, CollectorRegistry]:

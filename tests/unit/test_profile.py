@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pixtide.streams.ingest import IngestLimits
-from pixtide.streams.metrics import IngestMetrics, Instruments
+from pixtide.streams.process.metrics import IngestMetrics, Instruments
 from pixtide.streams.profile import Profile, Stage, Usage, stages
 
 LIMITS = IngestLimits(

@@ -13,11 +13,11 @@ import pytest
 from pixtide.schemas.errors import TransientError, UsageError
 from pixtide.streams import kafka
 from pixtide.streams.consumer_standing import Standing, Statistics
-from pixtide.streams.health import LIVE_S, Health
-from pixtide.streams.health_server import serving
 from pixtide.streams.kafka_connection import KafkaConnection
 from pixtide.streams.membership import Membership
-from pixtide.streams.metrics import Instruments
+from pixtide.streams.process.health import LIVE_S, Health
+from pixtide.streams.process.health_server import serving
+from pixtide.streams.process.metrics import Instruments
 from pixtide.streams.settings import Settings
 from pixtide.streams.vitals import seen_from_outside
 

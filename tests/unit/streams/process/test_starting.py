@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pixtide.schemas.errors import TransientError, UsageError
-from pixtide.streams.health import Health
-from pixtide.streams.starting import Starting
+from pixtide.streams.process.health import Health
+from pixtide.streams.process.starting import Starting
 
 IN_TIME_S = 120.0
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pixtide.streams import console
+from pixtide.streams import terminal as console
 from pixtide.streams.escaping import visible, visible_error, visible_json, visible_lines
-from pixtide.streams.logs import handler_of
+from pixtide.streams.process.logs import handler_of
 
 #: Sets a terminal's title, clears it, hides what follows, forges a line, turns the text around.
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\x9b8m\r\n2026-01-01 INFO forged\u2028\u202egpj.\x00\udc80"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pixtide.schemas.errors import TransientError
-from pixtide.streams.health import Health
+from pixtide.streams.process.health import Health
 
 T = TypeVar("T")
 

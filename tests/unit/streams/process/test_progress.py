@@ -3,12 +3,12 @@
 import pytest
 
 from pixtide.schemas.errors import FatalError, TransientError
-from pixtide.streams.health import Health
 from pixtide.streams.ingest_watch import IngestWatch
 from pixtide.streams.kafka_errors import BrokerAwayError
-from pixtide.streams.metrics import IngestMetrics, Instruments, QueryMetrics
-from pixtide.streams.overtaken import Overtaken
-from pixtide.streams.progress import Progress
+from pixtide.streams.process.health import Health
+from pixtide.streams.process.metrics import IngestMetrics, Instruments, QueryMetrics
+from pixtide.streams.process.overtaken import Overtaken
+from pixtide.streams.process.progress import Progress
 from pixtide.streams.query_watch import QueryWatch
 
 LIMIT_S, LOOK_S = 300.0, 5.0

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pixtide.streams.logs import LogFormat, handler_of
+from pixtide.streams.process.logs import LogFormat, handler_of
 
 
 def log_to_stderr(written_as: LogFormat = "text") -> None:

@@ -5,7 +5,7 @@ import sys
 
 FAILS = """
 import threading
-from pixtide.streams.process import VitalThread
+from pixtide.streams.process.signals import VitalThread
 
 def fail():
     raise {error}("broken")

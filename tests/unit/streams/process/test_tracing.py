@@ -9,8 +9,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from pixtide.schemas.errors import UsageError
 from pixtide.schemas.trace import Trace, trace_of
-from pixtide.streams import tracing
-from pixtide.streams.tracing import begin, send_spans
+from pixtide.streams.process import tracing
+from pixtide.streams.process.tracing import begin, send_spans
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

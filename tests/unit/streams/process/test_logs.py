@@ -8,15 +8,15 @@ import sys
 from pixtide.schemas.dead_letters import SourceRecord
 from pixtide.schemas.errors import PoisonError, ReasonCode
 from pixtide.streams.kafka import Record
-from pixtide.streams.logs import Seldom
+from pixtide.streams.process.logs import Seldom
 from pixtide.streams.work import Work
 
 
 def test_lines_about_a_record_carry_its_names() -> None:
     code = """
 import logging
-from pixtide.streams.logs import about
-from pixtide.streams.process import log_to_stderr
+from pixtide.streams.process.logs import about
+from pixtide.streams.process.signals import log_to_stderr
 log_to_stderr("json")
 log = logging.getLogger("pixtide.streams.ingest")
 with about(image_id="a.jpg", partition=3, code=None):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from pixtide.streams.overtaken import Late
+from pixtide.streams.process.overtaken import Late
 
 #: A worker is looked at every few seconds. Was the broker away for longer, waiting begins anew.
 _UNSEEN_S = 60.0

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from pixtide.schemas.errors import PixtideError
-from pixtide.streams.process import VitalThread
+from pixtide.streams.process.signals import VitalThread
 
 logger = logging.getLogger("pixtide")
 

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from pixtide.schemas.errors import UsageError
-from pixtide.streams.health import Health
-from pixtide.streams.process import VitalThread
+from pixtide.streams.process.health import Health
+from pixtide.streams.process.signals import VitalThread
 
 _JSON = "application/json"
 

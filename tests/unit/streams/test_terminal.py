@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pixtide.schemas.queries import SearchReply, SearchResult
-from pixtide.streams import console
+from pixtide.streams import terminal as console
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, image_id: str, caption: str) -> list[str]:
