@@ -24,9 +24,9 @@ from pixtide.schemas.events import ImageEvent, ImageUploaded, InlinePicture
 from pixtide.schemas.identity import Version
 from pixtide.search.generations import Generation
 from pixtide.search.port import CollectionGoneError, GenerationCatalog, RowState, StoredImage
-from pixtide.streams.image_store import ImageStore
 from pixtide.streams.kafka import Headers, Record
 from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.reporter import VALUES
 from pixtide.streams.topic_reading import records_at, records_of
 

@@ -20,9 +20,9 @@ from pixtide.schemas.errors import TransientError, UsageError
 from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog
 from pixtide.streams import kafka
-from pixtide.streams.image_store import ImageStore
 from pixtide.streams.kafka_connection import KafkaConnection
 from pixtide.streams.marks import moved_since
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import check_fingerprint, load_encoder, open_catalog
 

@@ -54,12 +54,12 @@ from pixtide.search.generations import LogIdentity
 from pixtide.search.port import StoredImage, VectorIndex, Written
 from pixtide.streams.assignment import Assignment
 from pixtide.streams.breaker import Breaker
-from pixtide.streams.fetch import OUR_DISKS, OUR_STORE, Fetcher, OriginalGoneError
 from pixtide.streams.host_lanes import HostLanes
 from pixtide.streams.ingest_watch import IngestWatch, Pause
+from pixtide.streams.kept_originals import Originals
 from pixtide.streams.log_guard import LogGuard
 from pixtide.streams.offsets import InFlight
-from pixtide.streams.originals import Originals
+from pixtide.streams.originals.fetcher import OUR_DISKS, OUR_STORE, Fetcher, OriginalGoneError
 from pixtide.streams.pace import Pace
 from pixtide.streams.patience import Patience, StoppedError
 from pixtide.streams.positions import Positions

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pixtide.schemas.identity import Version, original_key_in
 from pixtide.search.port import RowState, StoredImage
-from pixtide.streams.image_store import Stored
+from pixtide.streams.originals.store import Stored
 
 
 class Kind(StrEnum):

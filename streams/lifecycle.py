@@ -14,7 +14,7 @@ from pixtide.search.port import GenerationCatalog
 from pixtide.streams import kafka
 from pixtide.streams.finding import Finding
 from pixtide.streams.group import NotReadError, Tell, await_group, delete_group, workers_in
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.repair import repair
 from pixtide.streams.settings import Settings
 from pixtide.streams.store_side import StoreSide

@@ -24,7 +24,7 @@ from pixtide.schemas.events import ImageUploaded, InlinePicture, PictureAt
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
 from pixtide.schemas.outcomes import Outcome
 from pixtide.streams import kafka
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.process.tracing import Span, begin
 from pixtide.streams.settings import Settings
 from pixtide.streams.topic_reading import Told, taken

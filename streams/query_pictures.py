@@ -16,7 +16,7 @@ from pixtide.schemas.errors import PoisonError, QueryCode, ReasonCode, RequestEr
 from pixtide.schemas.events import InlinePicture, PictureAt
 from pixtide.schemas.queries import Term
 from pixtide.search.port import Vector
-from pixtide.streams.fetch import Fetcher, OriginalGoneError
+from pixtide.streams.originals.fetcher import Fetcher, OriginalGoneError
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
 from pixtide.schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
 from pixtide.search.generations import Generation
-from pixtide.streams.image_store import ImageStore
 from pixtide.streams.kafka import Headers
 from pixtide.streams.lasting import Lasting
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.work import Work
 
 #: The image store's folder of values that the dead-letter topic refused as too large.

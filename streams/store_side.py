@@ -11,9 +11,9 @@ from itertools import islice
 
 from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams.image_store import ImageStore, Stored
+from pixtide.streams.kept_originals import ON_ITS_WAY
 from pixtide.streams.ledger import Ledger
-from pixtide.streams.originals import ON_ITS_WAY
+from pixtide.streams.originals.store import ImageStore, Stored
 from pixtide.streams.other_generations import OtherGenerations
 from pixtide.streams.reporter import VALUES
 

@@ -13,7 +13,7 @@ from pixtide.schemas.reply_address import CLIENT_TIMEOUT_S
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog
 from pixtide.streams import kafka
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pixtide.streams.async_client import AsyncSearchClient
     from pixtide.streams.client import SearchClient
     from pixtide.streams.dead_letters import DeadLetters
-    from pixtide.streams.fetch import Fetcher
+    from pixtide.streams.originals.fetcher import Fetcher
     from pixtide.streams.retrying import Retrier
 
 
@@ -164,7 +164,7 @@ def retrier(settings: Settings, letters: "DeadLetters") -> "Retrier":
 @contextlib.contextmanager
 def thumbnails(settings: Settings, side: int) -> "Iterator[Callable[[str], bytes | None]]":
     """A callable that makes a small JPEG of the original at a URI, None where it can't be had."""
-    from pixtide.streams.fetch import OriginalGoneError
+    from pixtide.streams.originals.fetcher import OriginalGoneError
 
     decoders = decoder_pool(settings, settings.decoders)
     fetcher = picture_fetcher(settings, ImageStore(settings.image_store_url))
@@ -181,7 +181,7 @@ def thumbnails(settings: Settings, side: int) -> "Iterator[Callable[[str], bytes
 
 def picture_fetcher(settings: Settings, store: ImageStore) -> "Fetcher":
     """What gets pictures from where their events say, under these settings' limits."""
-    from pixtide.streams.fetch import Fetcher, FetchLimits
+    from pixtide.streams.originals.fetcher import Fetcher, FetchLimits
 
     limits = FetchLimits(
         max_bytes=settings.max_picture_bytes,

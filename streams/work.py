@@ -14,8 +14,8 @@ from pixtide.schemas.identity import Version
 from pixtide.schemas.outcomes import DeadLetterReason, OutcomeKind
 from pixtide.schemas.trace import Trace, trace_of
 from pixtide.search.port import RowState, StoredImage, Vector, Written
-from pixtide.streams.fetch import Trial
 from pixtide.streams.kafka import Record
+from pixtide.streams.originals.fetcher import Trial
 from pixtide.streams.process.tracing import Span
 
 #: Of a failure's message; a stranger's text may be in it.

@@ -13,14 +13,14 @@ from pixtide.streams import kafka
 from pixtide.streams.answers import Answers
 from pixtide.streams.consumer_standing import Statistics
 from pixtide.streams.embedded_fetch import RestingConsumer, rest_between_fetches
-from pixtide.streams.image_store import ImageStore
 from pixtide.streams.ingest import IngestLimits, IngestParts, IngestWorker
 from pixtide.streams.ingest_watch import IngestWatch
+from pixtide.streams.kept_originals import Originals
 from pixtide.streams.lasting import Lasting
 from pixtide.streams.later_records import LaterRecords
 from pixtide.streams.log_guard import LogGuard
 from pixtide.streams.membership import Membership
-from pixtide.streams.originals import Originals
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.other_generations import OtherGenerations
 from pixtide.streams.positions import Positions
 from pixtide.streams.process.metrics import IngestMetrics, QueryMetrics

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pixtide.schemas import topics
 from pixtide.streams import kafka
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.publish import Publisher
 from pixtide.streams.settings import Settings
 from pixtide.streams.standing import Watch

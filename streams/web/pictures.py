@@ -26,7 +26,7 @@ from pixtide.schemas.events import PictureAt
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
 from pixtide.search.generations import Generation
 from pixtide.search.port import RowState, StoredImage
-from pixtide.streams.fetch import Fetcher, OriginalGoneError
+from pixtide.streams.originals.fetcher import Fetcher, OriginalGoneError
 from pixtide.streams.web.guard import PICTURE_POLICY
 from pixtide.streams.web.lanes import Budget, Lane, in_thread
 from pixtide.streams.web.live_index import LiveIndex

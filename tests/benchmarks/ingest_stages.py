@@ -21,7 +21,7 @@ from pixtide.schemas.codec import decode_event, encode_event
 from pixtide.schemas.events import ImageUploaded, PictureAt
 from pixtide.schemas.identity import Version
 from pixtide.search.port import RowState, StoredImage
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.settings import load_settings
 from pixtide.streams.wiring import load_encoder, open_catalog, picture_fetcher
 from tests.benchmarks.ingest_parts import numbered, photographs, upload

@@ -9,8 +9,8 @@ from obstore.store import from_url
 
 from pixtide.schemas.errors import PoisonError
 from pixtide.schemas.events import PictureAt
-from pixtide.streams.fetch import Fetcher, FetchLimits
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.fetcher import Fetcher, FetchLimits
+from pixtide.streams.originals.store import ImageStore
 from tests.servers.buckets import BucketServer, azurite, fake_gcs
 from tests.support.hostile import PICTURE
 

@@ -17,9 +17,9 @@ from pixtide.schemas.events import PictureAt
 from pixtide.schemas.identity import Version
 from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import RowState
-from pixtide.streams.fetch import Fetcher, FetchLimits
-from pixtide.streams.image_store import ImageStore
 from pixtide.streams.ledger import Expected, Kind, Ledger
+from pixtide.streams.originals.fetcher import Fetcher, FetchLimits
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.store_side import StoreSide
 from tests.contracts.samples import generation, live
 from tests.servers.s3 import S3Server

@@ -18,8 +18,8 @@ from pixtide.schemas.identity import Version
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.search.port import RowState
 from pixtide.streams import kafka as kafka_clients
-from pixtide.streams.image_store import ImageStore
 from pixtide.streams.kafka import Record
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.topic_reading import records_of
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.support.deployments import Deployment

@@ -27,10 +27,10 @@ from pixtide.search.weaviate.index import WeaviateIndex
 from pixtide.streams import ingest_watch, membership, reading
 from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.breaker import Breaker
-from pixtide.streams.fetch import Fetcher
-from pixtide.streams.image_store import ImageStore
 from pixtide.streams.ingest import IngestWorker
-from pixtide.streams.originals import Originals
+from pixtide.streams.kept_originals import Originals
+from pixtide.streams.originals.fetcher import Fetcher
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.process.health import Health
 from pixtide.streams.replies import Addresses, Replies
 from pixtide.streams.reporter import MOST_KEPT, Reporter

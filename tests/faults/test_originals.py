@@ -10,8 +10,8 @@ import pytest
 from pixtide.schemas.identity import Version
 from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.group import lag_behind
-from pixtide.streams.image_store import ImageStore
 from pixtide.streams.later_records import LaterRecords
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.publish import Description, Publisher, Source
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.faults.oracle import check_originals, originals, read_topic, topic

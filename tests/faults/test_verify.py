@@ -15,7 +15,7 @@ import pytest
 from pixtide.schemas.identity import Version
 from pixtide.search.generations import GenerationState
 from pixtide.search.port import RowState, StoredImage
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.publish import Description, Publisher, Source
 from pixtide.streams.wiring import open_catalog
 from tests.faults.oracle import check_against_the_log

@@ -35,9 +35,9 @@ from pixtide.streams.dead_letters import (
     letter_of,
     state_of,
 )
-from pixtide.streams.image_store import ImageStore
 from pixtide.streams.kafka import Record
 from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.reporter import VALUES
 from pixtide.streams.retrying import plan_retry
 from pixtide.streams.store_side import StoreSide

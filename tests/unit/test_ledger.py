@@ -11,8 +11,8 @@ import pytest
 from pixtide.schemas.errors import ReasonCode
 from pixtide.schemas.identity import Version
 from pixtide.search.port import RowState, StoredImage
-from pixtide.streams.image_store import Stored
 from pixtide.streams.ledger import Difference, Expected, Kind, Ledger
+from pixtide.streams.originals.store import Stored
 
 LIVE, DELETED, DEAD_LETTERED = RowState
 UNSEEN, UNREAD = Kind.NOT_FOUND_BY_VECTOR, Kind.NOT_FOUND_BY_WORDS

@@ -15,8 +15,8 @@ from pixtide.encoders.pictures.images import Picture
 from pixtide.encoders.port import Crop, Encoder
 from pixtide.schemas.errors import PoisonError, QueryCode, ReasonCode, RequestError, TransientError
 from pixtide.schemas.queries import Term
-from pixtide.streams.fetch import Fetcher, FetchLimits
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.fetcher import Fetcher, FetchLimits
+from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.query_pictures import QueryPictures
 from tests.support.hostile import hostile_server
 

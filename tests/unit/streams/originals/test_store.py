@@ -8,7 +8,7 @@ import pytest
 
 from pixtide.schemas.errors import PoisonError
 from pixtide.schemas.identity import original_folder
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.store import ImageStore
 
 
 @pytest.fixture

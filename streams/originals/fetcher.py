@@ -19,10 +19,10 @@ from urllib.parse import unquote, urlsplit
 
 from pixtide.schemas.errors import PixtideError, PoisonError, ReasonCode, TransientError
 from pixtide.schemas.events import InlinePicture, PictureAt
-from pixtide.streams.fetch_buckets import SCHEMES, BucketSource
-from pixtide.streams.fetch_http import HttpSource, NoSuchHostError
-from pixtide.streams.fetched import Fetched, require_pinned
-from pixtide.streams.image_store import NEVER_A_FILE, ImageStore
+from pixtide.streams.originals.body import Fetched, require_pinned
+from pixtide.streams.originals.buckets import SCHEMES, BucketSource
+from pixtide.streams.originals.http import HttpSource, NoSuchHostError
+from pixtide.streams.originals.store import NEVER_A_FILE, ImageStore
 
 _LONGEST_PAUSE_S = 10.0
 #: The "hosts" of what is ours: the image store, and this machine's disks.

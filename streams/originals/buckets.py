@@ -16,8 +16,8 @@ from obstore.store import ObjectStore, from_url
 
 from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError, UsageError
 from pixtide.schemas.events import PictureAt
-from pixtide.streams.fetched import Fetched, require_pinned
-from pixtide.streams.image_store import said
+from pixtide.streams.originals.body import Fetched, require_pinned
+from pixtide.streams.originals.store import said
 
 SCHEMES = frozenset({"s3", "gs", "az"})
 #: Of a key, in bytes of UTF-8: so much S3 and Google take, and Azure no more.

@@ -9,8 +9,8 @@ import pytest
 
 from pixtide.schemas.errors import PoisonError, TransientError
 from pixtide.schemas.events import InlinePicture, PictureAt
-from pixtide.streams.fetch import Fetcher, FetchLimits, OriginalGoneError
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.fetcher import Fetcher, FetchLimits, OriginalGoneError
+from pixtide.streams.originals.store import ImageStore
 
 LIMIT = 10_000
 PICTURE = b"p" * 1000

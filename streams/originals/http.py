@@ -13,8 +13,8 @@ import httpcore
 
 from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
 from pixtide.schemas.events import PictureAt
-from pixtide.streams.dialling import CheckedBackend, UnknownHostError
-from pixtide.streams.fetched import Fetched, require_pinned
+from pixtide.streams.originals.body import Fetched, require_pinned
+from pixtide.streams.originals.public_dialler import CheckedBackend, UnknownHostError
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pixtide.schemas.errors import PoisonError
 from pixtide.schemas.events import PictureAt
 from pixtide.schemas.identity import original_key
-from pixtide.streams.fetch import Fetcher, FetchLimits, OriginalGoneError
-from pixtide.streams.image_store import ImageStore
+from pixtide.streams.originals.fetcher import Fetcher, FetchLimits, OriginalGoneError
+from pixtide.streams.originals.store import ImageStore
 from tests.support.hostile import PICTURE, HostileServer, hostile_server
 
 LIMIT = 10_000
