@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from pixtide.streams.acls import grants
 from pixtide.streams.cli import cli
 from pixtide.streams.cli_help import SECTIONS
+from pixtide.streams.kafka.acls import grants
 from pixtide.streams.process.metrics import (
     Described,
     IngestMetrics,

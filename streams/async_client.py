@@ -14,7 +14,7 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest
 from pixtide.schemas.reply_address import CLIENT_TIMEOUT_S
 from pixtide.schemas.topics import REPLIES, REQUESTS
-from pixtide.streams.kafka_connection import KafkaConnection, connection_to
+from pixtide.streams.kafka.connection import KafkaConnection, connection_to
 from pixtide.streams.replies import Addresses, Replies, pause_s, reply_of, worth_repeating
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from pixtide.schemas.errors import ReasonCode
-from pixtide.streams.aside import Aside
+from pixtide.streams.kafka.side_calls import Aside
 
 logger = logging.getLogger(__name__)
 

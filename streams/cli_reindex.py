@@ -105,8 +105,8 @@ def reindex(model: str, yes: bool, timeout: float, as_json: bool, **wanted: Any)
     model are copied, not encoded.
     """
     from pixtide.streams import terminal
-    from pixtide.streams.group import workers_in
-    from pixtide.streams.kafka import admin
+    from pixtide.streams.kafka.clients import admin
+    from pixtide.streams.kafka.groups import workers_in
     from pixtide.streams.reindex import Reindex, begin, worker_for
 
     plan = Reindex(model, **wanted)

@@ -27,18 +27,20 @@ def topics_create(as_json: bool) -> None:
     """
     from pixtide.schemas.topics import RETRY, UPLOADED
     from pixtide.schemas.topics import topics as topics_table
-    from pixtide.streams import kafka, terminal
+    from pixtide.streams import terminal
+    from pixtide.streams.kafka import clients as kafka_clients
+    from pixtide.streams.kafka import topics as kafka_topics
     from pixtide.streams.settings import load_settings
 
     settings = load_settings()
-    client = kafka.admin(settings.kafka_connection())
+    client = kafka_clients.admin(settings.kafka_connection())
     log, retries = settings.named(UPLOADED), settings.named(RETRY)
     usual = {settings.named(t.name): t for t in topics_table(embedded=settings.embedded_log)}
-    created = kafka.create_topics(client, [(log, usual[log])], settings.replication)
+    created = kafka_topics.create_topics(client, [(log, usual[log])], settings.replication)
     # each record's retry goes to its own partition
     usual[retries] = replace(usual[retries], partitions=created[log].partitions)
     others = [(name, topic) for name, topic in usual.items() if name != log]
-    created |= kafka.create_topics(client, others, settings.replication)
+    created |= kafka_topics.create_topics(client, others, settings.replication)
     for name, (new, has) in created.items():
         wants = usual[name].partitions
         if as_json:

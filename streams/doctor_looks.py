@@ -19,8 +19,13 @@ from pixtide.schemas import topics
 from pixtide.schemas.errors import TransientError, UsageError
 from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams import kafka
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka import aiokafka
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import errors as kafka_errors
+from pixtide.streams.kafka import groups as kafka_groups
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.marks import moved_since
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.settings import Settings
@@ -67,7 +72,7 @@ class Broker(NamedTuple):
 
 async def _advertised(connection: KafkaConnection) -> list[Broker]:
     """What the first bootstrap address that answers says. Raises aiokafka's KafkaError."""
-    client = AIOKafkaClient(request_timeout_ms=int(_ASK_S * 1000), **connection.aiokafka())
+    client = AIOKafkaClient(request_timeout_ms=int(_ASK_S * 1000), **aiokafka.arguments(connection))
     try:
         await client.bootstrap()
         return [Broker(b.nodeId, b.host, b.port) for b in client.cluster.brokers()]
@@ -89,7 +94,7 @@ class Patient:
     @cached_property
     def admin(self) -> AdminClient:
         """Raises UsageError where no address is set."""
-        return kafka.admin(self.settings.kafka_connection())
+        return kafka_clients.admin(self.settings.kafka_connection())
 
     @cached_property
     def brokers(self) -> list["Broker"]:
@@ -99,9 +104,9 @@ class Patient:
         it may ask there, in vain, what only the bootstrap address answers.
         """
         connection = self.settings.kafka_connection()
-        asking = kafka.admin(connection)
+        asking = kafka_clients.admin(connection)
         try:
-            with kafka.translated(asking):
+            with kafka_errors.translated(asking):
                 known = asking.list_topics(timeout=_ASK_S).brokers.values()
         except TransientError:
             with contextlib.suppress(KafkaError):
@@ -176,8 +181,8 @@ def _compare(patient: Patient, key: str, fits: Callable[[str, str], bool]) -> Fi
     settings = patient.settings
     for topic in topics.topics(embedded=settings.embedded_log):
         name, wants = settings.named(topic.name), topic.config()[key]
-        kafka.partitions_of(patient.admin, name)
-        has = kafka.topic_config(patient.admin, name).get(key, "")
+        kafka_topics.partitions_of(patient.admin, name)
+        has = kafka_topics.topic_config(patient.admin, name).get(key, "")
         if not fits(has, wants):
             return Finding(
                 Seen.BAD,
@@ -192,7 +197,7 @@ def _clock(patient: Patient) -> Finding:
     """Whoever stamps a record with a time to come has another clock than this machine."""
     settings = patient.settings
     for topic in (topics.UPLOADED, topics.REQUESTS):
-        newest_ms = kafka.newest_timestamp(patient.admin, settings.named(topic))
+        newest_ms = kafka_offsets.newest_timestamp(patient.admin, settings.named(topic))
         ahead_s = newest_ms / 1000 - time.time()
         if ahead_s > _CLOCKS_S:
             return Finding(
@@ -233,7 +238,7 @@ def _fingerprint(patient: Patient) -> Finding:
 def _workers(patient: Patient) -> Finding:
     live, settings = patient.live, patient.settings
     starts = {live.group: f"ingest --generation {live.name}", settings.named("query"): "query"}
-    peopled = kafka.groups_with_members(patient.admin)
+    peopled = kafka_groups.groups_with_members(patient.admin)
     for group, command in starts.items():
         if group not in peopled:
             return Finding(Seen.BAD, f"group {group} has no members", f"start `pixtide {command}`")
@@ -244,8 +249,10 @@ def _positions(patient: Patient) -> Finding:
     """A group that has lost its position, or was moved, does other than its index needs."""
     live, connection = patient.live, patient.settings.kafka_connection()
     topic, numbers = live.log.topic, range(live.log.partitions)
-    stands = kafka.positions(connection, live.group, topic, numbers)
-    first, ends = (ask(patient.admin, topic, numbers) for ask in (kafka.beginnings, kafka.ends))
+    stands = kafka_offsets.positions(connection, live.group, topic, numbers)
+    first, ends = (
+        ask(patient.admin, topic, numbers) for ask in (kafka_offsets.beginnings, kafka_offsets.ends)
+    )
     verify = f"pixtide index verify {live.name} --repair"
     if expired := [number for number in numbers if number not in stands]:
         return Finding(

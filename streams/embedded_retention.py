@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 
 from confluent_kafka.admin import AdminClient
 
-from pixtide.streams import kafka
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
 
 #: How often it looks, at most: so much longer than their retention records may stay.
 _LOOK_S = 10.0
@@ -46,10 +47,10 @@ class Retention:
             return
         self._looked_at = now
         for topic, retention_s in self._retention_s.items():
-            numbers = range(kafka.partitions_of(self._client, topic))
+            numbers = range(kafka_topics.partitions_of(self._client, topic))
             looks = self._ends[topic]
-            looks.append((now, kafka.ends(self._client, topic, numbers)))
+            looks.append((now, kafka_offsets.ends(self._client, topic, numbers)))
             old = [ends for at, ends in looks if at <= now - retention_s]
             if old:
-                kafka.delete_before(self._client, topic, old[-1])
+                kafka_offsets.delete_before(self._client, topic, old[-1])
                 del looks[: len(old)]

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from pixtide.schemas.queries import Filters
 from pixtide.search.port import Query, RowState, StoredImage, VectorIndex, WordQuery
-from pixtide.streams.group import Tell
+from pixtide.streams.generations.progress import Tell
 from pixtide.streams.ledger import Difference, Kind, Ledger
 
 #: First how many are asked for, and then, where it isn't among them.

@@ -56,8 +56,8 @@ from pixtide.streams.assignment import Assignment
 from pixtide.streams.breaker import Breaker
 from pixtide.streams.host_lanes import HostLanes
 from pixtide.streams.ingest_watch import IngestWatch, Pause
+from pixtide.streams.kafka.log_guard import LogGuard
 from pixtide.streams.kept_originals import Originals
-from pixtide.streams.log_guard import LogGuard
 from pixtide.streams.offsets import InFlight
 from pixtide.streams.originals.fetcher import OUR_DISKS, OUR_STORE, Fetcher, OriginalGoneError
 from pixtide.streams.pace import Pace

@@ -9,8 +9,8 @@ from typing import Literal, get_args
 
 from pixtide.schemas.errors import FatalError, ReasonCode, TransientError
 from pixtide.schemas.outcomes import OutcomeKind
-from pixtide.streams.consumer_standing import Standing, Statistics
-from pixtide.streams.kafka_errors import BrokerAwayError
+from pixtide.streams.kafka.consumer_position import Standing, Statistics
+from pixtide.streams.kafka.errors import BrokerAwayError
 from pixtide.streams.process.health import Health
 from pixtide.streams.process.logs import about
 from pixtide.streams.process.metrics import IngestMetrics

@@ -31,7 +31,7 @@ from pixtide.encoders.pictures.images import extension_of
 from pixtide.schemas.events import ImageUploaded, InlinePicture
 from pixtide.schemas.identity import Version, original_folder, original_key_in
 from pixtide.search.port import RowState, StoredImage, Written
-from pixtide.streams.later_records import LaterRecords
+from pixtide.streams.kafka.later_records import LaterRecords
 from pixtide.streams.originals.store import ImageStore, Stored
 from pixtide.streams.other_generations import Elsewhere, OtherGenerations
 from pixtide.streams.work import Work

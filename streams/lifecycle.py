@@ -11,9 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pixtide.schemas.errors import PixtideError, UsageError
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams import kafka
 from pixtide.streams.finding import Finding
-from pixtide.streams.group import NotReadError, Tell, await_group, delete_group, workers_in
+from pixtide.streams.generations.progress import NotReadError, Tell, await_group
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka.groups import delete_group, workers_in
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.repair import repair
 from pixtide.streams.settings import Settings
@@ -145,8 +147,8 @@ def _unmet(settings: Settings, generation: Generation, timeout_s: float, tell: T
 
 def _unread(settings: Settings, generation: Generation, timeout_s: float, tell: Tell) -> list[str]:
     """What its workers have not read of the log as it ends now, after waiting for them."""
-    ends = kafka.ends(
-        kafka.admin(settings.kafka_connection()),
+    ends = kafka_offsets.ends(
+        kafka_clients.admin(settings.kafka_connection()),
         generation.log.topic,
         range(generation.log.partitions),
     )
@@ -229,7 +231,7 @@ def retire(
         return now.model_copy(update={"state": GenerationState.RETIRED})
 
     catalog.change(generation.name, retired)
-    client = kafka.admin(settings.kafka_connection())
+    client = kafka_clients.admin(settings.kafka_connection())
     deadline = time.monotonic() + timeout_s
     while left := workers_in(client, generation.group):
         if time.monotonic() > deadline:

@@ -16,10 +16,12 @@ from pydantic import Base64Bytes, ValidationError
 from pixtide.schemas import topics
 from pixtide.schemas.base import Contract, explain
 from pixtide.schemas.errors import TransientError, UsageError
-from pixtide.streams import kafka
-from pixtide.streams.kafka_errors import KafkaDeniedError
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.errors import KafkaDeniedError
+from pixtide.streams.kafka.topic_reader import records_of
 from pixtide.streams.settings import Settings
-from pixtide.streams.topic_reading import records_of
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +104,8 @@ def load(settings: Settings, lines: Iterable[str], leave_out: LeaveOut) -> int:
             "a log with PIXTIDE_PARTITIONER=unchecked can't be loaded: where its keys belong is "
             "not known"
         )
-    client = kafka.admin(connection)
-    ends = kafka.ends(client, topic, range(kafka.partitions_of(client, topic)))
+    client = kafka_clients.admin(connection)
+    ends = kafka_offsets.ends(client, topic, range(kafka_topics.partitions_of(client, topic)))
     if any(ends.values()):
         raise UsageError(
             f"{topic} is not new: what is loaded now would count as newer than what it has held. "
@@ -133,7 +135,7 @@ def _batch_bytes(settings: Settings, client: AdminClient, topic: str) -> int:
     if settings.embedded_log:
         return _BATCH
     try:
-        takes = int(kafka.topic_config(client, topic)["max.message.bytes"])
+        takes = int(kafka_topics.topic_config(client, topic)["max.message.bytes"])
     except KafkaDeniedError:  # a publisher may write the topic, and not ask how it is configured
         return 1
     return max(1, min(_BATCH, takes // 2))
@@ -155,7 +157,7 @@ class _Loading:
     def __init__(
         self, settings: Settings, topic: str, batch_bytes: int, leave_out: LeaveOut
     ) -> None:
-        self._producer = kafka.producer(
+        self._producer = kafka_clients.producer(
             settings.kafka_connection(),
             linger_ms=_LINGER_MS,
             max_bytes=_LARGEST,

@@ -18,7 +18,8 @@ from typing import Self
 
 from confluent_kafka import TopicPartition
 
-from pixtide.streams.kafka import OURS, Position, Record
+from pixtide.streams.kafka.offsets import OURS, Position
+from pixtide.streams.kafka.records import Record
 from pixtide.streams.offsets import Place
 
 _NO_EPOCH = -1

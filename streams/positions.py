@@ -19,13 +19,14 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pixtide.schemas.errors import FatalError, TransientError
-from pixtide.streams import kafka
-from pixtide.streams.kafka import Position
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.kafka_errors import verdict
-from pixtide.streams.log_guard import ADVICE, LogGuard
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.errors import verdict
+from pixtide.streams.kafka.log_guard import ADVICE, LogGuard
+from pixtide.streams.kafka.offsets import Position
+from pixtide.streams.kafka.topic_reader import Told, taken
 from pixtide.streams.marks import Mark, is_ours, moved
-from pixtide.streams.topic_reading import Told, taken
 
 logger = logging.getLogger(__name__)
 
@@ -91,13 +92,15 @@ class Positions:
         Raises:
             TransientError: the broker can't be reached.
         """
-        return kafka.leader_epochs(self._client, self.topic, partitions)
+        return kafka_offsets.leader_epochs(self._client, self.topic, partitions)
 
     def _committed(self, partitions: Collection[int]) -> dict[int, Position]:
         """Asked over a connection that is kept until it has answered, however slow the broker."""
         if self._asking is None:
-            self._asking = kafka.ingest_consumer(self.connection, self._group)  # it never joins
-        committed = kafka.positions_of(self._asking, self.topic, partitions, _READ_S)
+            self._asking = kafka_clients.ingest_consumer(
+                self.connection, self._group
+            )  # it never joins
+        committed = kafka_offsets.positions_of(self._asking, self.topic, partitions, _READ_S)
         self._asking.close()
         self._asking = None
         return committed
@@ -116,7 +119,7 @@ class Positions:
 
         Raises FatalError where the log doesn't hold it.
         """
-        low = kafka.beginnings(self._client, self.topic, committed)
+        low = kafka_offsets.beginnings(self._client, self.topic, committed)
         for number, position in committed.items():
             if position.offset < low[number]:
                 raise FatalError(
@@ -143,7 +146,7 @@ class Positions:
         short, ends = list(committed), dict[int, int]()
         for look in range(_LOOKS if short else 0):
             time.sleep(_LOOK_AGAIN_S if look else 0)
-            ends = kafka.ends(self._client, self.topic, short)
+            ends = kafka_offsets.ends(self._client, self.topic, short)
             short = [number for number in short if ends[number] < committed[number].offset]
             if not short:
                 break
@@ -154,7 +157,9 @@ class Positions:
         marks = {n: m for n, p in committed.items() if (m := Mark.read(p.metadata)) is not None}
         places = [self._place(n, m.offset, committed[n].leader_epoch) for n, m in marks.items()]
         silent_since = time.monotonic()
-        with contextlib.closing(kafka.tail_consumer(self.connection, tells_ends=True)) as consumer:
+        with contextlib.closing(
+            kafka_clients.tail_consumer(self.connection, tells_ends=True)
+        ) as consumer:
             consumer.assign(places)
             while marks:
                 heard = taken(consumer, self.connection, len(marks), _POLL_S)

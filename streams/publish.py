@@ -23,11 +23,13 @@ from pixtide.schemas.errors import PixtideError, TransientError, UsageError
 from pixtide.schemas.events import ImageUploaded, InlinePicture, PictureAt
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
 from pixtide.schemas.outcomes import Outcome
-from pixtide.streams import kafka
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.topic_reader import Told, taken
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.process.tracing import Span, begin
 from pixtide.streams.settings import Settings
-from pixtide.streams.topic_reading import Told, taken
 
 logger = logging.getLogger(__name__)
 
@@ -154,12 +156,12 @@ class Publisher:
         self._roots = settings.roots
         self._store_url = settings.image_store_url
         self._store: ImageStore | None = None
-        self._producer: Producer = kafka.producer(
+        self._producer: Producer = kafka_clients.producer(
             connection, linger_ms=5, partitioner=settings.partitioner, **producer
         )
         self._failed: list[str] = []
         self.positions: list[Position] = []
-        kafka.partitions_of(kafka.admin(connection), self._topic)
+        kafka_topics.partitions_of(kafka_clients.admin(connection), self._topic)
 
     def upload(
         self,
@@ -281,12 +283,12 @@ class OutcomeWatch:
     def __init__(self, settings: Settings, generation: str) -> None:
         connection = settings.kafka_connection()
         topic = settings.named(topics.INDEXED)
-        client = kafka.admin(connection)
-        numbers = range(kafka.partitions_of(client, topic))
-        ends = kafka.ends(client, topic, numbers)
+        client = kafka_clients.admin(connection)
+        numbers = range(kafka_topics.partitions_of(client, topic))
+        ends = kafka_offsets.ends(client, topic, numbers)
         self._generation = generation
         self._connection = connection
-        self._consumer = kafka.tail_consumer(connection)
+        self._consumer = kafka_clients.tail_consumer(connection)
         self._consumer.assign([TopicPartition(topic, p, end) for p, end in ends.items()])
 
     def close(self) -> None:

@@ -46,8 +46,8 @@ from pixtide.streams.acknowledgements import InOrder
 from pixtide.streams.answers import Answers
 from pixtide.streams.fair_queue import FairPlaces, FairQueue
 from pixtide.streams.faust_app import died_of, faust_app
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.lasting import Lasting
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.renewed_client import Lasting
 from pixtide.streams.process.logs import about
 from pixtide.streams.process.tracing import Span, begin
 from pixtide.streams.query_watch import QueryWatch

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 from pixtide.schemas.errors import FatalError, QueryCode
 from pixtide.search.generations import Generation
-from pixtide.streams import kafka
-from pixtide.streams.consumer_standing import Standing
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.consumer_position import Standing
 from pixtide.streams.process.health import Health
 from pixtide.streams.process.metrics import QueryMetrics
 from pixtide.streams.process.progress import Progress
@@ -111,7 +112,7 @@ class GroupOffsets:
 
     def __init__(self, connection: KafkaConnection, group: str, topic: str) -> None:
         self._topic = topic
-        self._consumer = kafka.ingest_consumer(connection, group)  # it never joins
+        self._consumer = kafka_clients.ingest_consumer(connection, group)  # it never joins
 
     def committed(self, partitions: Iterable[int]) -> dict[int, int]:
         """By partition; those without a commit are left out.
@@ -119,4 +120,4 @@ class GroupOffsets:
         Raises:
             TransientError: the broker can't be reached.
         """
-        return kafka.committed(self._consumer, self._topic, partitions)
+        return kafka_offsets.committed(self._consumer, self._topic, partitions)

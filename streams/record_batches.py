@@ -25,7 +25,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import ConsumerRecord
 
-from pixtide.streams.batch_head import HEAD, MAGIC_AT, offset_after
+from pixtide.streams.kafka.batch_head import HEAD, MAGIC_AT, offset_after
 
 #: What a batch may grow to when it is unpacked. A broker takes about a MiB of packed ones, and
 #: zstd packs zeros to a thirty-thousandth.

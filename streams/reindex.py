@@ -22,8 +22,10 @@ from pixtide.schemas import topics
 from pixtide.schemas.errors import PixtideError, UsageError
 from pixtide.search.generations import NAME, AttributeType, Compression, Generation, GenerationState
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams import kafka
-from pixtide.streams.group import Tell, await_group
+from pixtide.streams.generations.progress import Tell, await_group
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import load_encoder
 
@@ -92,7 +94,9 @@ def build(settings: Settings, generation: Generation, *, timeout_s: float, tell:
         TransientError: the broker can't be reached.
     """
     log = generation.log
-    ends = kafka.ends(kafka.admin(settings.kafka_connection()), log.topic, range(log.partitions))
+    ends = kafka_offsets.ends(
+        kafka_clients.admin(settings.kafka_connection()), log.topic, range(log.partitions)
+    )
     await_group(
         settings, generation, ends, timeout_s, tell=tell, what=f"building {generation.name}"
     )
@@ -157,8 +161,8 @@ def create_generation(
     if catalog.get(name) is not None:
         raise UsageError(f"generation {name} exists: choose another name")
     connection = settings.kafka_connection()
-    client = kafka.admin(connection)
-    log = kafka.log_identity(client, settings.named(topics.UPLOADED))
+    client = kafka_clients.admin(connection)
+    log = kafka_topics.log_identity(client, settings.named(topics.UPLOADED))
     encoder = load_encoder(settings, model)
     generation = Generation(
         name=name,
@@ -173,12 +177,12 @@ def create_generation(
         attributes=dict(attributes or {}),
         created_at=datetime.now(UTC),
     )
-    beginning = kafka.beginnings(client, log.topic, range(log.partitions))
-    kafka.commit_beginning(connection, generation.group, log.topic, beginning)
-    retries = kafka.retries_of(client, settings.named(topics.RETRY), log)
+    beginning = kafka_offsets.beginnings(client, log.topic, range(log.partitions))
+    kafka_offsets.commit_beginning(connection, generation.group, log.topic, beginning)
+    retries = kafka_topics.retries_of(client, settings.named(topics.RETRY), log)
     # What was tried again so far, the log holds itself, if it still counts.
-    so_far = kafka.ends(client, retries.topic, range(retries.partitions))
-    kafka.commit_beginning(connection, generation.group, retries.topic, so_far)
+    so_far = kafka_offsets.ends(client, retries.topic, range(retries.partitions))
+    kafka_offsets.commit_beginning(connection, generation.group, retries.topic, so_far)
     catalog.create(generation)
     if catalog.live() is None:
         catalog.promote(name)

@@ -17,12 +17,12 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from pixtide.search.generations import Generation
 from pixtide.search.port import VectorIndex
-from pixtide.streams.acls import NO_GROUP
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka.acls import NO_GROUP
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.unreadable_batch import is_unreadable, offset_after
 from pixtide.streams.ledger import Kind, Ledger
 from pixtide.streams.process.health import Health
 from pixtide.streams.settings import Settings
-from pixtide.streams.unreadable_batch import is_unreadable, offset_after
 from pixtide.streams.verify import Verification, Verifier
 from pixtide.streams.vitals import Vitals
 from pixtide.streams.workers import ingest_worker

@@ -21,11 +21,14 @@ from pixtide.schemas.reply_address import (
     REPLY_TOPIC,
 )
 from pixtide.schemas.topics import REPLIES, REQUESTS
-from pixtide.streams import kafka
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.lasting import Lasting
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import errors as kafka_errors
+from pixtide.streams.kafka import requests as kafka_requests
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.renewed_client import Lasting
+from pixtide.streams.kafka.topic_reader import Told, taken
 from pixtide.streams.process.tracing import NO_SPAN, Span, begin
-from pixtide.streams.topic_reading import Told, taken
 
 logger = logging.getLogger(__name__)
 
@@ -70,18 +73,18 @@ class Replies:
             UsageError: a topic is missing, or Kafka refuses the login or the access.
         """
         self._addresses = addresses
-        client = kafka.admin(addresses.connection)
-        kafka.partitions_of(client, addresses.request_topic)
-        self._count = kafka.partitions_of(client, addresses.reply_topic)
+        client = kafka_clients.admin(addresses.connection)
+        kafka_topics.partitions_of(client, addresses.request_topic)
+        self._count = kafka_topics.partitions_of(client, addresses.reply_topic)
         self._asked: dict[bytes, tuple[int, Span]] = {}
         self._ends = Lasting(self._connected, lambda ends: ends.consumer.close())
 
     def _connected(self) -> _Ends:
         connection = self._addresses.connection
         # a request is worth nothing to anybody when its time is over
-        limits = kafka.gives_up(DEFAULT_DEADLINE_MS / 1000, _QUEUE_BYTES)
-        producer = kafka.producer(connection, linger_ms=0, **limits)
-        consumer = kafka.tail_consumer(connection)
+        limits = kafka_clients.gives_up(DEFAULT_DEADLINE_MS / 1000, _QUEUE_BYTES)
+        producer = kafka_clients.producer(connection, linger_ms=0, **limits)
+        consumer = kafka_clients.tail_consumer(connection)
         first = random.randrange(self._count)  # noqa: S311  # spreads clients, no secret
         return _Ends(producer, consumer, self._listening(consumer, first))
 
@@ -105,12 +108,12 @@ class Replies:
 
     def _listening(self, consumer: Consumer, partition: int) -> int:
         """Which partition it hears in from now on: that one, or the next whose leader answers."""
-        deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
+        deadline = time.monotonic() + kafka_requests.REQUEST_TIMEOUT_S
         topic = self._addresses.reply_topic
         while True:
             where = TopicPartition(topic, partition)
             try:
-                with kafka.translated():
+                with kafka_errors.translated():
                     _, end = consumer.get_watermark_offsets(where, timeout=_LEADER_S)
                     consumer.assign([TopicPartition(topic, partition, end)])
                 return partition

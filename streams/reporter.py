@@ -17,8 +17,8 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
 from pixtide.schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
 from pixtide.search.generations import Generation
-from pixtide.streams.kafka import Headers
-from pixtide.streams.lasting import Lasting
+from pixtide.streams.kafka.records import Headers
+from pixtide.streams.kafka.renewed_client import Lasting
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.work import Work
 

@@ -9,9 +9,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from pixtide.schemas.dead_letters import retry_headers
 from pixtide.schemas.errors import TransientError
 from pixtide.streams.dead_letters import DeadLetter, DeadLetters, LetterState, letter_of
-from pixtide.streams.kafka import Record
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.topic_reading import records_of
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.records import Record
+from pixtide.streams.kafka.topic_reader import records_of
 
 _DELIVER_S = 30.0
 #: Letters sent before waiting for them: bounds the memory that their values take.

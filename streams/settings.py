@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pixtide.schemas.base import explain
 from pixtide.schemas.errors import UsageError
 from pixtide.schemas.identity import Partitioner
-from pixtide.streams.kafka_connection import KafkaConnection, Mechanism, Sasl, Tls, Tokens
+from pixtide.streams.kafka.connection import KafkaConnection, Mechanism, Sasl, Tls, Tokens
 
 PREFIX = "PIXTIDE_"
 KiB, MiB = 1024, 1024 * 1024

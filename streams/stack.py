@@ -19,8 +19,9 @@ from pixtide.schemas import topics
 from pixtide.schemas.errors import PixtideError, TransientError, UsageError
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams import kafka
 from pixtide.streams.embedded_retention import Retention
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.process.signals import undisturbed
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import OTHER_MODEL, generation_to_work_for, open_catalog
@@ -115,9 +116,9 @@ class Stack:
             kafka=f"127.0.0.1:{port}", web_port=web_port
         )
         self._start_broker(port)
-        client = kafka.admin(settings.kafka_connection())
+        client = kafka_clients.admin(settings.kafka_connection())
         table = [(settings.named(t.name), t) for t in topics.topics(embedded=True)]
-        kafka.create_topics(client, table, replication=1)
+        kafka_topics.create_topics(client, table, replication=1)
         self._retention = Retention(
             client,
             {

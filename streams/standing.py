@@ -12,8 +12,10 @@ from rich.table import Table
 from pixtide.schemas import topics
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog, RowState
-from pixtide.streams import kafka, terminal
-from pixtide.streams.group import workers_in
+from pixtide.streams import terminal
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka.groups import workers_in
 from pixtide.streams.marks import moved_since
 from pixtide.streams.settings import Settings
 
@@ -109,7 +111,7 @@ class Watch:
         self._counts_workers = counts_workers
         self._settings = settings
         self._catalog = catalog
-        self._client = kafka.admin(settings.kafka_connection())
+        self._client = kafka_clients.admin(settings.kafka_connection())
         self._rates = Rates()
 
     def look(self) -> list[Standing]:
@@ -153,9 +155,9 @@ class Watch:
         And in which partitions it was moved.
         """
         numbers = range(generation.log.partitions)
-        first = kafka.beginnings(self._client, topic, numbers)
-        ends = kafka.ends(self._client, topic, numbers)
-        committed = kafka.positions(
+        first = kafka_offsets.beginnings(self._client, topic, numbers)
+        ends = kafka_offsets.ends(self._client, topic, numbers)
+        committed = kafka_offsets.positions(
             self._settings.kafka_connection(), generation.group, topic, numbers
         )
         done = sum(max(0, at.offset - first[p]) for p, at in committed.items())

@@ -21,17 +21,19 @@ from typing import Any, TypeVar
 from pixtide.schemas import topics
 from pixtide.search.generations import Generation
 from pixtide.search.port import VectorIndex
-from pixtide.streams import kafka
 from pixtide.streams.expectation import expected_row
 from pixtide.streams.finding import Finding
-from pixtide.streams.group import Tell, await_group
-from pixtide.streams.kafka import Record
-from pixtide.streams.kafka_errors import KafkaDeniedError
+from pixtide.streams.generations.progress import Tell, await_group
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.errors import KafkaDeniedError
+from pixtide.streams.kafka.log_guard import LogGuard
+from pixtide.streams.kafka.records import Record
+from pixtide.streams.kafka.topic_reader import records_between
 from pixtide.streams.ledger import OF_THE_STORE, Difference, Expected, Kind, Ledger
-from pixtide.streams.log_guard import LogGuard
 from pixtide.streams.settings import Settings
 from pixtide.streams.store_side import StoreSide
-from pixtide.streams.topic_reading import records_between
 
 T = TypeVar("T")
 
@@ -102,7 +104,7 @@ class Verifier:
         self._index = index
         self._timeout_s = timeout_s
         self._tell = tell
-        self._client = kafka.admin(settings.kafka_connection())
+        self._client = kafka_clients.admin(settings.kafka_connection())
         self._read_to: dict[int, int] = {}
         self._records = 0
         self._started = time.monotonic()
@@ -127,7 +129,7 @@ class Verifier:
         LogGuard(self._client, log).check()
         if self._store:
             self._store.begin()
-        self._read_to = kafka.beginnings(self._client, log.topic, range(log.partitions))
+        self._read_to = kafka_offsets.beginnings(self._client, log.topic, range(log.partitions))
         self._fold_up_to(self._ends())
         self._await_workers()
         self._scan()
@@ -182,7 +184,7 @@ class Verifier:
         if not embedded:
             name = self._settings.named(topics.DEAD_LETTERS)
             with contextlib.suppress(KafkaDeniedError):  # then they are kept as usual
-                kept_ms = int(kafka.topic_config(self._client, name)["retention.ms"])
+                kept_ms = int(kafka_topics.topic_config(self._client, name)["retention.ms"])
         return timedelta(milliseconds=kept_ms) if kept_ms >= 0 else None
 
     # 1. fold
@@ -204,7 +206,7 @@ class Verifier:
 
     def _ends(self) -> dict[int, int]:
         log = self._generation.log
-        return kafka.ends(self._client, log.topic, range(log.partitions))
+        return kafka_offsets.ends(self._client, log.topic, range(log.partitions))
 
     # 2. wait
 

@@ -12,7 +12,7 @@ from pixtide.schemas.events import PictureAt
 from pixtide.schemas.reply_address import CLIENT_TIMEOUT_S
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams import kafka
+from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.settings import Settings
 
@@ -154,7 +154,7 @@ def retrier(settings: Settings, letters: "DeadLetters") -> "Retrier":
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
     return Retrier(
         letters,
-        kafka.producer(connection, linger_ms=5, max_bytes=largest),
+        kafka_clients.producer(connection, linger_ms=5, max_bytes=largest),
         connection=connection,
         dead_letters_topic=settings.named(topics.DEAD_LETTERS),
         retry_topic=settings.named(topics.RETRY),

@@ -14,7 +14,7 @@ from pixtide.schemas.identity import Version
 from pixtide.schemas.outcomes import DeadLetterReason, OutcomeKind
 from pixtide.schemas.trace import Trace, trace_of
 from pixtide.search.port import RowState, StoredImage, Vector, Written
-from pixtide.streams.kafka import Record
+from pixtide.streams.kafka.records import Record
 from pixtide.streams.originals.fetcher import Trial
 from pixtide.streams.process.tracing import Span
 

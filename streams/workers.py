@@ -9,17 +9,19 @@ from confluent_kafka import Consumer
 from pixtide.encoders.port import is_eight_bit
 from pixtide.schemas import topics
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams import kafka
 from pixtide.streams.answers import Answers
-from pixtide.streams.consumer_standing import Statistics
 from pixtide.streams.embedded_fetch import RestingConsumer, rest_between_fetches
 from pixtide.streams.ingest import IngestLimits, IngestParts, IngestWorker
 from pixtide.streams.ingest_watch import IngestWatch
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import groups as kafka_groups
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.consumer_check import Membership
+from pixtide.streams.kafka.consumer_position import Statistics
+from pixtide.streams.kafka.later_records import LaterRecords
+from pixtide.streams.kafka.log_guard import LogGuard
+from pixtide.streams.kafka.renewed_client import Lasting
 from pixtide.streams.kept_originals import Originals
-from pixtide.streams.lasting import Lasting
-from pixtide.streams.later_records import LaterRecords
-from pixtide.streams.log_guard import LogGuard
-from pixtide.streams.membership import Membership
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.other_generations import OtherGenerations
 from pixtide.streams.positions import Positions
@@ -91,14 +93,14 @@ def ingest_worker(
     progress = Progress(_stalled_s(settings, max_rate), "record has finished")
     watch = IngestWatch(vitals.health, IngestMetrics(vitals.instruments), generation.name, progress)
     store = ImageStore(settings.image_store_url)
-    client = kafka.admin(connection)
+    client = kafka_clients.admin(connection)
     guard = LogGuard(client, generation.log)
     starting(guard.check)
     for topic in (topics.INDEXED, topics.DEAD_LETTERS):  # or it would wait for it, full
-        starting(partial(kafka.partitions_of, client, settings.named(topic)))
-    starting(lambda: kafka.require_group(client, generation.group))
+        starting(partial(kafka_topics.partitions_of, client, settings.named(topic)))
+    starting(lambda: kafka_groups.require_group(client, generation.group))
     retry_topic = settings.named(topics.RETRY)
-    retries = starting(lambda: kafka.retries_of(client, retry_topic, generation.log))
+    retries = starting(lambda: kafka_topics.retries_of(client, retry_topic, generation.log))
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
     statistics = Statistics(generation.log.topic, retry_topic, on_retry_lag=watch.retry_lag)
     membership = Membership(
@@ -120,11 +122,11 @@ def ingest_worker(
     starting(index.tidy)
     vitals.health.check("index", lambda: _look_at(catalog))
     parts = IngestParts(
-        connect=lambda more: kafka.ingest_consumer(
+        connect=lambda more: kafka_clients.ingest_consumer(
             connection,
             generation.group,
             replay or (RestingConsumer if settings.embedded_log else Consumer),
-            **kafka.session(settings.session_timeout_s),
+            **kafka_clients.session(settings.session_timeout_s),
             **statistics.configuration(),
             **more,
         ),
@@ -140,7 +142,7 @@ def ingest_worker(
         reporter=Reporter(
             Lasting(
                 partial(
-                    kafka.producer,
+                    kafka_clients.producer,
                     connection,
                     linger_ms=5,
                     max_bytes=largest + topics.DEAD_LETTER_ROOM,
@@ -181,9 +183,9 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
     connection, starting = settings.kafka_connection(), Starting(vitals.health)
     decoders = decoder_pool(settings, 1)
     topic = settings.named(topics.REQUESTS)
-    client, group = kafka.admin(connection), settings.named("query")
-    starting(lambda: kafka.partitions_of(client, topic))  # a clear error where it is missing
-    starting(lambda: kafka.require_group(client, group))
+    client, group = kafka_clients.admin(connection), settings.named("query")
+    starting(lambda: kafka_topics.partitions_of(client, topic))  # a clear error where it is missing
+    starting(lambda: kafka_groups.require_group(client, group))
 
     prefix = f"{settings.namespace}\\." if settings.namespace else ""
     pictures = QueryPictures(
@@ -214,7 +216,7 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
             answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes), metrics),
             # one that was replaced still tells what becomes of what it holds
             producer=Lasting(
-                partial(kafka.reply_producer, connection), lambda old: old.flush(_LET_GO_S)
+                partial(kafka_clients.reply_producer, connection), lambda old: old.flush(_LET_GO_S)
             ),
             queue=settings.query_queue,
             on_started=rest_between_fetches if settings.embedded_log else lambda _: None,

@@ -1,6 +1,6 @@
 """Writes what of deploy/kubernetes is written elsewhere already.
 
-The chart's topics from schemas/topics.py, its users from streams/acls.py, its alerts from
+The chart's topics from schemas/topics.py, its users from streams/kafka/acls.py, its alerts from
 deploy/prometheus, and from its values.yaml the table of options in README.md and
 values.schema.json, which refuses all others. Run `python deploy/kubernetes/generate.py`.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from pixtide.schemas.topics import topics
-from pixtide.streams.acls import Grant, grants
+from pixtide.streams.kafka.acls import Grant, grants
 
 FOLDER = Path(__file__).parent
 CHART = FOLDER / "pixtide"

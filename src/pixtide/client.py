@@ -16,7 +16,7 @@ from pixtide.schemas.queries import (
 )
 from pixtide.streams.async_client import AsyncSearchClient
 from pixtide.streams.client import SearchClient
-from pixtide.streams.kafka_connection import KafkaConnection, Sasl, Tls, Tokens
+from pixtide.streams.kafka.connection import KafkaConnection, Sasl, Tls, Tokens
 
 __all__ = [
     "AsyncSearchClient",

@@ -4,7 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from pixtide.schemas import topics
-from pixtide.streams import kafka
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.publish import Publisher
 from pixtide.streams.settings import Settings
@@ -61,7 +62,7 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
     lanes = PictureLanes(_DECODERS, _ORIGINALS * settings.max_picture_bytes)
     outcomes = Outcomes(connection, settings.named(topics.INDEXED), small.forget)
     publishing = Publishing(
-        lambda: Publisher(settings, **kafka.gives_up(DELIVER_S, QUEUE_BYTES)),
+        lambda: Publisher(settings, **kafka_clients.gives_up(DELIVER_S, QUEUE_BYTES)),
         upload_decoders,
         Rate("uploads and deletes", settings.web_uploads_per_minute),
         UploadLanes(_DECODERS, access.max_body),
@@ -71,7 +72,9 @@ def build_site(settings: Settings, thumbnails: Path) -> Site:
     ready = PartsWatch(
         {
             "the index": index.probe,
-            "the log": partial(kafka.partitions_of, kafka.admin(connection), uploaded),
+            "the log": partial(
+                kafka_topics.partitions_of, kafka_clients.admin(connection), uploaded
+            ),
         }
     )
     return Site(

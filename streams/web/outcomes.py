@@ -21,11 +21,13 @@ from starlette.types import Receive, Scope, Send
 from pixtide.schemas.base import explain
 from pixtide.schemas.errors import TransientError, UsageError
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
-from pixtide.streams import kafka
-from pixtide.streams.kafka import Record
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.records import Record
+from pixtide.streams.kafka.topic_reader import taken
 from pixtide.streams.process.signals import VitalThread
-from pixtide.streams.topic_reading import taken
 from pixtide.streams.web.lanes import busy
 from pixtide.streams.web.problems import shortened
 from pixtide.streams.web.rates import client_of
@@ -140,13 +142,13 @@ class Outcomes:
         A fetch that waits for news is no better here: the embedded broker answers an empty one
         at once, so that an idle page would cost a whole core.
         """
-        client = kafka.admin(self._connection)
-        numbers = range(kafka.partitions_of(client, self._topic))
-        read = kafka.ends(client, self._topic, numbers)
-        consumer = kafka.tail_consumer(self._connection, tells_ends=True)
+        client = kafka_clients.admin(self._connection)
+        numbers = range(kafka_topics.partitions_of(client, self._topic))
+        read = kafka_offsets.ends(client, self._topic, numbers)
+        consumer = kafka_clients.tail_consumer(self._connection, tells_ends=True)
         with contextlib.closing(consumer):
             while not self._ending.wait(_LOOK_S):
-                ends = kafka.ends(client, self._topic, numbers)
+                ends = kafka_offsets.ends(client, self._topic, numbers)
                 if new := {number: end for number, end in ends.items() if end > read[number]}:
                     self._read(consumer, read, new)
                 read = ends

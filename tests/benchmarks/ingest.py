@@ -22,8 +22,8 @@ from typing import Any
 import click
 from confluent_kafka.cimpl import NewTopic
 
-from pixtide.streams import kafka
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka.connection import KafkaConnection
 from tests.benchmarks import ingest_growth, ingest_loop, ingest_stages
 from tests.benchmarks.contender import Contender, capped
 from tests.benchmarks.ingest_parts import (
@@ -179,11 +179,11 @@ def _loop(folder: Path) -> dict[str, Any]:
 
 def _fill(bootstrap: str, topic: str, count: int, size: int) -> None:
     connection = KafkaConnection(bootstrap)
-    client = kafka.admin(connection)
+    client = kafka_clients.admin(connection)
     new = [NewTopic(name, _PARTITIONS, 1) for name in (topic, f"{topic}.retry")]
     for made in client.create_topics(new).values():
         made.result()
-    producer = kafka.producer(connection, linger_ms=50)
+    producer = kafka_clients.producer(connection, linger_ms=50)
     value = os.urandom(size)
     for number in range(count):
         headers = [(f"ce_{name}", b"x" * 20) for name in ("id", "source", "type", "time")]

@@ -83,26 +83,28 @@ def _bare(
 
 def pixtide(bootstrap: str, topic: str, rate: Rate) -> None:
     """The steps 1 and 7 of streams/ingest.py; what lies between is left out."""
-    from pixtide.streams import kafka
     from pixtide.streams.assignment import Assignment
-    from pixtide.streams.kafka_connection import KafkaConnection
-    from pixtide.streams.log_guard import LogGuard
+    from pixtide.streams.kafka import clients as kafka_clients
+    from pixtide.streams.kafka import offsets as kafka_offsets
+    from pixtide.streams.kafka import topics as kafka_topics
+    from pixtide.streams.kafka.connection import KafkaConnection
+    from pixtide.streams.kafka.log_guard import LogGuard
     from pixtide.streams.offsets import InFlight
     from pixtide.streams.positions import Positions
     from pixtide.streams.reading import RecordReader
     from pixtide.streams.work import Work
 
     connection, group = KafkaConnection(bootstrap), uuid.uuid4().hex
-    client = kafka.admin(connection)
-    log = kafka.log_identity(client, topic)
+    client = kafka_clients.admin(connection)
+    log = kafka_topics.log_identity(client, topic)
     for name in (topic, topic + ".retry"):
-        beginning = kafka.beginnings(client, name, range(log.partitions))
-        kafka.commit_beginning(connection, group, name, beginning)
-    guard, retries = LogGuard(client, log), kafka.log_identity(client, topic + ".retry")
+        beginning = kafka_offsets.beginnings(client, name, range(log.partitions))
+        kafka_offsets.commit_beginning(connection, group, name, beginning)
+    guard, retries = LogGuard(client, log), kafka_topics.log_identity(client, topic + ".retry")
     reader = RecordReader(guard, retries, "murmur2", patiently=cast(Any, None))  # for `read`
     flight: InFlight[Work] = InFlight()
     assignment = Assignment(
-        lambda more: kafka.ingest_consumer(connection, group, **more),
+        lambda more: kafka_clients.ingest_consumer(connection, group, **more),
         Positions(connection, client, group, guard),
         flight,
         retry_topic=retries.topic,

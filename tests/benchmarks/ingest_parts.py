@@ -18,7 +18,9 @@ from pixtide.schemas import topics
 from pixtide.schemas.codec import encode_event
 from pixtide.schemas.events import ImageUploaded, InlinePicture, PictureAt
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
-from pixtide.streams import kafka
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
 from tests.benchmarks.machine import resident_mib
 from tests.servers import KafkaServer, WeaviateServer
 from tests.support.deployments import PIXTIDE, Deployment, OnServers
@@ -128,10 +130,10 @@ class Traffic:
         settings = deployment.settings()
         self._uploaded = settings.named(topics.UPLOADED)
         connection = settings.kafka_connection()
-        self._producer = kafka.producer(connection, linger_ms=5)
-        self._connection, self._client = connection, kafka.admin(connection)
+        self._producer = kafka_clients.producer(connection, linger_ms=5)
+        self._connection, self._client = connection, kafka_clients.admin(connection)
         self._indexed = settings.named(topics.INDEXED)
-        self._partitions = kafka.partitions_of(self._client, self._indexed)
+        self._partitions = kafka_topics.partitions_of(self._client, self._indexed)
         self._pictures = pictures
         self._published: list[bytes] = []
         self._number = 0
@@ -163,7 +165,7 @@ class Traffic:
         assert self._producer.flush(_PATIENCE_S) == 0, "the broker takes no more"
 
     def _ends(self) -> dict[int, int]:
-        return kafka.ends(self._client, self._indexed, range(self._partitions))
+        return kafka_offsets.ends(self._client, self._indexed, range(self._partitions))
 
     def _outcomes(self, before: dict[int, int], count: int) -> Iterator[int]:
         """When each outcome was told, in ms.
@@ -178,7 +180,7 @@ class Traffic:
             if told > last:
                 deadline = time.monotonic() + _PATIENCE_S
             assert time.monotonic() < deadline, f"only {told} of {count} outcomes came"
-        with closing(kafka.tail_consumer(self._connection)) as consumer:
+        with closing(kafka_clients.tail_consumer(self._connection)) as consumer:
             consumer.assign([TopicPartition(self._indexed, *place) for place in before.items()])
             while told:
                 for message in consumer.consume(1000, timeout=1):

@@ -13,8 +13,8 @@ import faust
 
 from pixtide.search.answering.query_vectors import TextEncoder
 from pixtide.search.port import Query
-from pixtide.streams import kafka
 from pixtide.streams.embedded_fetch import rest_between_fetches
+from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.settings import load_settings
 from pixtide.streams.wiring import generation_to_work_for, load_encoder, open_catalog
 
@@ -58,7 +58,7 @@ def serve(ready: Path) -> None:
                 headers={"kafka_correlationId": headers["kafka_correlationId"]},
             )
 
-    echoing = kafka.reply_producer(settings.kafka_connection())
+    echoing = kafka_clients.reply_producer(settings.kafka_connection())
 
     @app.agent(app.topic(ECHO, value_type=bytes))  # type: ignore[untyped-decorator]
     async def echo(stream: Any) -> None:

@@ -29,7 +29,7 @@ from pixtide.schemas import topics
 from pixtide.schemas.codec import encode_event
 from pixtide.schemas.events import ImageUploaded, InlinePicture
 from pixtide.search.port import Query
-from pixtide.streams import kafka
+from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.wiring import load_encoder
 from tests.benchmarks import plain_faust
 from tests.benchmarks.load import Load, Measured
@@ -205,7 +205,7 @@ def run(rows: int, seconds: float, rounds: int, out: Path) -> None:
 def _plain(stack: Embedded) -> Iterator[None]:
     ready = stack.folder / "plain.ready"
     ready.unlink(missing_ok=True)
-    kafka.admin(stack.settings().kafka_connection()).create_topics(
+    kafka_clients.admin(stack.settings().kafka_connection()).create_topics(
         [NewTopic(name, 6, 1) for name in (plain_faust.TOPIC, plain_faust.ECHO)]
     )
     process = subprocess.Popen(
@@ -266,7 +266,7 @@ def _busy_ingest(stack: Embedded) -> Iterator[None]:
     """The worker has pictures to encode all the while."""
     stop = threading.Event()
     settings = stack.settings()
-    producer = kafka.producer(settings.kafka_connection(), linger_ms=5)
+    producer = kafka_clients.producer(settings.kafka_connection(), linger_ms=5)
 
     def publish() -> None:
         for start in itertools.count(0, _BATCH):

@@ -13,15 +13,18 @@ from confluent_kafka import Producer, TopicPartition
 
 from pixtide.schemas import topics
 from pixtide.schemas.errors import FatalError
-from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.assignment import Assignment
-from pixtide.streams.kafka import Position, Record
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.log_guard import LogGuard
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.log_guard import LogGuard
+from pixtide.streams.kafka.offsets import Position
+from pixtide.streams.kafka.records import Record
+from pixtide.streams.kafka.topic_reader import records_of
 from pixtide.streams.marks import Mark, moved_since
 from pixtide.streams.offsets import InFlight
 from pixtide.streams.positions import Positions
-from pixtide.streams.topic_reading import records_of
 from tests.contracts.proxy import Api, ApiProxy
 from tests.servers import KafkaServer
 from tests.support.raw_records import RawRecord, batch, produce
@@ -36,7 +39,7 @@ class Worker(threading.Thread):
         super().__init__(daemon=True)
         connection = connection or log.connection
         client = kafka_clients.admin(connection)
-        guard = LogGuard(client, kafka_clients.log_identity(client, log.topic))
+        guard = LogGuard(client, kafka_topics.log_identity(client, log.topic))
         self.flight: InFlight[Record] = InFlight()
         self.assignment = Assignment(
             lambda more: kafka_clients.ingest_consumer(
@@ -84,10 +87,10 @@ class Log:
         self.retries, self.group = f"{self.topic}.retry", f"g-{self.topic}"
         [like] = [each for each in topics.topics(embedded=False) if each.name == topics.RETRY]
         table = [(name, replace(like, partitions=PARTITIONS)) for name in self._names()]
-        kafka_clients.create_topics(self.client, table, replication=1)
+        kafka_topics.create_topics(self.client, table, replication=1)
         for name in self._names():
             beginning = dict.fromkeys(range(PARTITIONS), 0)
-            kafka_clients.commit_beginning(self.connection, self.group, name, beginning)
+            kafka_offsets.commit_beginning(self.connection, self.group, name, beginning)
 
     def _names(self) -> tuple[str, str]:
         return self.topic, self.retries
@@ -112,13 +115,13 @@ class Log:
 
     def committed(self, topic: str | None = None) -> dict[int, Position]:
         numbers = range(PARTITIONS)
-        return kafka_clients.positions(self.connection, self.group, topic or self.topic, numbers)
+        return kafka_offsets.positions(self.connection, self.group, topic or self.topic, numbers)
 
     def lags(self) -> dict[tuple[str, int], int]:
         """Of both topics, what is not committed."""
         lags: dict[tuple[str, int], int] = {}
         for name in self._names():
-            ends = kafka_clients.ends(self.client, name, range(PARTITIONS))
+            ends = kafka_offsets.ends(self.client, name, range(PARTITIONS))
             stand = self.committed(name)
             lags |= {(name, n): ends[n] - stand[n].offset if n in stand else -1 for n in ends}
         return lags
@@ -301,9 +304,9 @@ def test_a_log_that_does_not_hold_its_groups_position_is_not_read_on(
     log.put(0, 0, 0)
     commit(log, stands_at)
     if removed_before:
-        kafka_clients.delete_before(log.client, log.topic, {0: removed_before})
+        kafka_offsets.delete_before(log.client, log.topic, {0: removed_before})
     client = log.client
-    guard = LogGuard(client, kafka_clients.log_identity(client, log.topic))
+    guard = LogGuard(client, kafka_topics.log_identity(client, log.topic))
     positions = Positions(log.connection, client, log.group, guard)
     with pytest.raises(FatalError, match=said) if said else contextlib.nullcontext():
         [begin] = positions.begins([0])

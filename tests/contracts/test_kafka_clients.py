@@ -9,11 +9,14 @@ from confluent_kafka import Producer
 
 from pixtide.schemas import topics
 from pixtide.schemas.errors import TransientError
-from pixtide.streams import kafka as kafka_clients
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import requests as kafka_requests
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.topic_reader import records_at, records_between, records_of
 from pixtide.streams.publish import Position, Publisher
 from pixtide.streams.settings import Settings
-from pixtide.streams.topic_reading import records_at, records_between, records_of
 from tests.contracts.proxy import BrokerProxy
 from tests.servers import KafkaServer
 from tests.servers.runners import free_ports
@@ -24,14 +27,14 @@ def test_to_wait_for_a_dead_broker_takes_no_processor(
 ) -> None:
     topic, [table, *_] = f"log-{uuid.uuid4().hex[:10]}", topics.topics(embedded=False)
     alive = kafka_clients.admin(KafkaConnection(kafka.bootstrap))
-    kafka_clients.create_topics(alive, [(topic, table)], replication=1)
-    monkeypatch.setattr(kafka_clients, "REQUEST_TIMEOUT_S", 2.0)
+    kafka_topics.create_topics(alive, [(topic, table)], replication=1)
+    monkeypatch.setattr(kafka_requests, "REQUEST_TIMEOUT_S", 2.0)
     [nowhere] = free_ports(1)
     with BrokerProxy(kafka.port, advertised=nowhere) as proxy:
         client = kafka_clients.admin(KafkaConnection(f"127.0.0.1:{proxy.port}"))
         began, used = time.monotonic(), time.process_time()
         with pytest.raises(TransientError):
-            kafka_clients.ends(client, topic, [0])
+            kafka_offsets.ends(client, topic, [0])
         waited = time.monotonic() - began
         assert waited > 1.5
         assert time.process_time() - used < waited / 4
@@ -42,7 +45,7 @@ def test_a_topic_is_read_up_to_the_end_that_was_asked_for(kafka: KafkaServer) ->
     """As after an election, when a new leader doesn't know at once how much all have."""
     topic, [table, *_] = f"log-{uuid.uuid4().hex[:10]}", topics.topics(embedded=False)
     connection = KafkaConnection(kafka.bootstrap)
-    kafka_clients.create_topics(kafka_clients.admin(connection), [(topic, table)], replication=1)
+    kafka_topics.create_topics(kafka_clients.admin(connection), [(topic, table)], replication=1)
     producer = kafka_clients.producer(connection, linger_ms=0)
     producer.produce(topic, b"first", b"k", 0)
     assert producer.flush(30) == 0
@@ -58,18 +61,18 @@ def test_a_topic_ends_where_a_transaction_is_open(kafka: KafkaServer) -> None:
     topic, [table, *_] = f"log-{uuid.uuid4().hex[:10]}", topics.topics(embedded=False)
     connection = KafkaConnection(kafka.bootstrap)
     client = kafka_clients.admin(connection)
-    kafka_clients.create_topics(client, [(topic, table)], replication=1)
+    kafka_topics.create_topics(client, [(topic, table)], replication=1)
     producer = Producer({**connection.librdkafka(), "transactional.id": topic})
     producer.init_transactions(30)
     producer.begin_transaction()
     producer.produce(topic, b"open", b"k", 0)
     assert producer.flush(30) == 0
-    assert kafka_clients.ends(client, topic, [0]) == {0: 0}
+    assert kafka_offsets.ends(client, topic, [0]) == {0: 0}
     producer.commit_transaction(30)
     [record] = records_of(connection, topic)
     assert (record.offset, record.value) == (0, b"open")
     deadline = time.monotonic() + 60  # its marker may come a moment later
-    while kafka_clients.ends(client, topic, [0]) != {0: 2}:
+    while kafka_offsets.ends(client, topic, [0]) != {0: 2}:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -77,7 +80,7 @@ def test_a_topic_ends_where_a_transaction_is_open(kafka: KafkaServer) -> None:
 def test_a_record_is_read_by_its_place_alone(kafka: KafkaServer) -> None:
     topic, [table, *_] = f"log-{uuid.uuid4().hex[:10]}", topics.topics(embedded=False)
     connection = KafkaConnection(kafka.bootstrap)
-    kafka_clients.create_topics(kafka_clients.admin(connection), [(topic, table)], replication=1)
+    kafka_topics.create_topics(kafka_clients.admin(connection), [(topic, table)], replication=1)
     producer = Producer({**connection.librdkafka(), "transactional.id": topic})
     producer.init_transactions(30)
     producer.begin_transaction()
@@ -102,7 +105,7 @@ def test_an_event_that_no_broker_takes_is_given_up_and_told_to_its_own_sender(
     table = {topic.name: topic for topic in topics.topics(embedded=False)}[topics.UPLOADED]
     alive = kafka_clients.admin(KafkaConnection(kafka.bootstrap))
     name = f"{namespace}.{topics.UPLOADED}"
-    kafka_clients.create_topics(alive, [(name, table)], replication=1)
+    kafka_topics.create_topics(alive, [(name, table)], replication=1)
     [nowhere] = free_ports(1)
     with BrokerProxy(kafka.port, advertised=nowhere) as proxy:
         settings = Settings(kafka=f"127.0.0.1:{proxy.port}", namespace=namespace)

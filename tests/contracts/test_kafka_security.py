@@ -16,11 +16,15 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from pixtide.schemas import topics
 from pixtide.schemas.errors import FatalError, TransientError
-from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.client import SearchClient
 from pixtide.streams.faust_app import faust_app
-from pixtide.streams.kafka_connection import KafkaConnection, Tls, Tokens
-from pixtide.streams.kafka_errors import KafkaDeniedError
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import errors as kafka_errors
+from pixtide.streams.kafka import groups as kafka_groups
+from pixtide.streams.kafka import requests as kafka_requests
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection, Tls, Tokens
+from pixtide.streams.kafka.errors import KafkaDeniedError
 from tests.servers import KafkaServer
 from tests.servers.certificates import make_certificates
 from tests.servers.tls import TlsFront
@@ -38,7 +42,7 @@ def named(name: str) -> str:
 def principals(kafka: KafkaServer) -> Principals:
     made = Principals(kafka, NAMESPACE)
     table = [(named(topic.name), topic) for topic in topics.topics(embedded=False)]
-    created = kafka_clients.create_topics(
+    created = kafka_topics.create_topics(
         kafka_clients.admin(made.connection("operator")), table, replication=1
     )
     assert all(new for new, _ in created.values()) and len(created) == len(table)
@@ -55,13 +59,13 @@ def _what_aiokafka_leaves_is_collected() -> Iterator[None]:
 
 
 def partitions(connection: KafkaConnection, topic: str) -> int:
-    return kafka_clients.partitions_of(kafka_clients.admin(connection), named(topic))
+    return kafka_topics.partitions_of(kafka_clients.admin(connection), named(topic))
 
 
 def test_a_wrong_password_is_told_at_once(
     principals: Principals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_clients, "REQUEST_TIMEOUT_S", 200.0)
+    monkeypatch.setattr(kafka_requests, "REQUEST_TIMEOUT_S", 200.0)
     started = time.monotonic()
     with pytest.raises(KafkaDeniedError, match=r"(?s)uthentication.*PIXTIDE_KAFKA_SECURITY"):
         partitions(principals.connection("client", password="wrong"), topics.REQUESTS)
@@ -77,7 +81,7 @@ def test_a_broker_that_nobody_vouches_for_is_not_spoken_to(principals: Principal
 def test_a_plain_client_is_told_what_may_be_wrong(
     principals: Principals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_clients, "REQUEST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(kafka_requests, "REQUEST_TIMEOUT_S", 1.0)
     plain = KafkaConnection(principals.connection("client").bootstrap)
     with pytest.raises(TransientError, match="PIXTIDE_KAFKA_SECURITY"):
         partitions(plain, topics.REQUESTS)
@@ -91,7 +95,7 @@ def test_a_plain_client_is_told_what_may_be_wrong(
         lambda p: partitions(p.connection("publisher"), topics.REQUESTS),
         lambda p: partitions(p.connection("query"), topics.INDEXED),
         lambda p: partitions(p.connection("ingest"), topics.REQUESTS),
-        lambda p: kafka_clients.require_group(
+        lambda p: kafka_groups.require_group(
             kafka_clients.admin(p.connection("client")), named("query")
         ),
         lambda p: SearchClient(
@@ -117,7 +121,7 @@ def test_a_worker_that_loses_its_grants_stops(principals: Principals) -> None:
             assert time.monotonic() < deadline
         error = message.error()
         assert error is not None
-        problem = kafka_clients.verdict(error)
+        problem = kafka_errors.verdict(error)
         assert isinstance(problem, FatalError) and "docs/security.md" in str(problem)
     finally:
         consumer.close()

@@ -12,11 +12,12 @@ import pytest
 from confluent_kafka import Producer
 
 from pixtide.schemas import topics
-from pixtide.streams import kafka as kafka_clients
-from pixtide.streams.kafka import Record
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.records import Record
+from pixtide.streams.kafka.topic_reader import records_of
 from pixtide.streams.log_copy import dump, load
 from pixtide.streams.settings import Settings
-from pixtide.streams.topic_reading import records_of
 from tests.servers import KafkaServer
 from tests.support.raw_records import RawRecord, batch, produce
 
@@ -34,7 +35,7 @@ def log_of(kafka: KafkaServer, namespace: str, **like: Any) -> Settings:
     settings = Settings(kafka=kafka.bootstrap, namespace=namespace)
     client = kafka_clients.admin(settings.kafka_connection())
     name = settings.named(topics.UPLOADED)
-    kafka_clients.create_topics(client, [(name, replace(LIKE, **like))], replication=1)
+    kafka_topics.create_topics(client, [(name, replace(LIKE, **like))], replication=1)
     return settings
 
 
@@ -88,7 +89,7 @@ def test_a_record_that_can_not_be_copied_costs_itself(kafka: KafkaServer, namesp
 HUNGRY = """
 import resource, sys, time
 from pixtide.streams import kafka
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka.connection import KafkaConnection
 from confluent_kafka import TopicPartition
 consumer = getattr(kafka, sys.argv[3])(KafkaConnection(sys.argv[1]), *sys.argv[4:])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

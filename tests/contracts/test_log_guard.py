@@ -7,9 +7,10 @@ import pytest
 
 from pixtide.schemas import topics
 from pixtide.schemas.errors import FatalError
-from pixtide.streams import kafka as kafka_clients
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.log_guard import LogGuard
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.log_guard import LogGuard
 from tests.servers import KafkaServer
 
 RECORDS = 5
@@ -26,12 +27,12 @@ def guard(connection: KafkaConnection) -> LogGuard:
     name = f"log-{uuid.uuid4().hex[:10]}"
     client = kafka_clients.admin(connection)
     [table] = [each for each in topics.topics(embedded=False) if each.name == topics.RETRY]
-    kafka_clients.create_topics(client, [(name, table)], replication=1)
+    kafka_topics.create_topics(client, [(name, table)], replication=1)
     producer = kafka_clients.producer(connection, linger_ms=5)
     for _ in range(RECORDS):
         producer.produce(name, b"x", b"key", 0)
     assert producer.flush(30) == 0
-    return LogGuard(client, kafka_clients.log_identity(client, name))
+    return LogGuard(client, kafka_topics.log_identity(client, name))
 
 
 def test_nothing_is_vouched_for_that_was_read_after_the_topic_was_made_anew(

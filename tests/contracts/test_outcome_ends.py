@@ -8,8 +8,10 @@ import pytest
 from confluent_kafka import Producer
 
 from pixtide.schemas import topics
-from pixtide.streams import kafka as kafka_clients
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.web.outcomes import Outcomes
 from tests.servers import KafkaServer
 
@@ -19,7 +21,7 @@ def test_outcomes_that_end_in_a_marker_are_read_to_their_end(kafka: KafkaServer)
     topic, connection = f"outcomes-{uuid.uuid4().hex[:10]}", KafkaConnection(kafka.bootstrap)
     client = kafka_clients.admin(connection)
     [like] = [each for each in topics.topics(embedded=False) if each.name == topics.INDEXED]
-    kafka_clients.create_topics(client, [(topic, like)], replication=1)
+    kafka_topics.create_topics(client, [(topic, like)], replication=1)
     producer = Producer({**connection.librdkafka(), "transactional.id": topic})
     producer.init_transactions(30)
     producer.begin_transaction()
@@ -27,7 +29,7 @@ def test_outcomes_that_end_in_a_marker_are_read_to_their_end(kafka: KafkaServer)
     producer.commit_transaction(30)
     outcomes = Outcomes(connection, topic, lambda _: None)
     deadline = time.monotonic() + 60  # the marker may come a moment later
-    while (end := kafka_clients.ends(client, topic, [0])) != {0: 2}:
+    while (end := kafka_offsets.ends(client, topic, [0])) != {0: 2}:
         assert time.monotonic() < deadline, end
         time.sleep(0.1)
     with contextlib.closing(kafka_clients.tail_consumer(connection, tells_ends=True)) as consumer:

@@ -8,12 +8,13 @@ import pytest
 
 from pixtide.schemas import topics
 from pixtide.schemas.identity import Partitioner, partition_of
-from pixtide.streams import kafka as kafka_clients
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.topic_reader import records_of
 from pixtide.streams.publish import Description, find_sources
 from pixtide.streams.publishing import delete_all, publish_all
 from pixtide.streams.settings import Settings
-from pixtide.streams.topic_reading import records_of
 from tests.servers import KafkaServer
 from tests.support.pictures import jpeg
 
@@ -25,7 +26,7 @@ def settings(kafka: KafkaServer, tmp_path: Path) -> Settings:
     )
     client = kafka_clients.admin(KafkaConnection(kafka.bootstrap))
     table = [(made.named(t.name), t) for t in topics.topics(embedded=True)]
-    kafka_clients.create_topics(client, table, replication=1)
+    kafka_topics.create_topics(client, table, replication=1)
     return made
 
 

@@ -15,14 +15,17 @@ from pixtide.schemas import topics
 from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest
 from pixtide.schemas.reply_address import CORRELATION_ID, REPLY_PARTITION
-from pixtide.streams import kafka as kafka_clients
-from pixtide.streams import lasting, log_guard
 from pixtide.streams.assignment import Assignment
 from pixtide.streams.async_client import AsyncSearchClient
 from pixtide.streams.faust_app import died_of, faust_app
-from pixtide.streams.kafka import Record
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.log_guard import LogGuard
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import errors as kafka_errors
+from pixtide.streams.kafka import log_guard, renewed_client
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.log_guard import LogGuard
+from pixtide.streams.kafka.records import Record
 from pixtide.streams.offsets import InFlight
 from pixtide.streams.positions import Positions
 from tests.contracts.proxy import Api, ApiProxy
@@ -46,11 +49,11 @@ def name(kafka: KafkaServer) -> str:
     name, [table, *_] = f"log-{uuid.uuid4().hex[:10]}", topics.topics(embedded=False)
     client = kafka_clients.admin(KafkaConnection(kafka.bootstrap))
     both = [(name, table), (f"{name}-retry", table)]
-    kafka_clients.create_topics(client, both, replication=1)
+    kafka_topics.create_topics(client, both, replication=1)
     connection = KafkaConnection(kafka.bootstrap)
     beginning = dict.fromkeys(range(table.partitions), 0)
     for topic, _ in both:
-        kafka_clients.commit_beginning(connection, name, topic, beginning)
+        kafka_offsets.commit_beginning(connection, name, topic, beginning)
     return name
 
 
@@ -61,13 +64,13 @@ def test_a_client_that_has_forgotten_all_brokers_is_made_anew(
     # librdkafka starts over by itself mostly, and by chance not at all: here never
     never = kafka_clients._QUIET | {"metadata.recovery.strategy": "none"}
     monkeypatch.setattr(kafka_clients, "_QUIET", never)
-    monkeypatch.setattr(lasting, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(renewed_client, "PATIENCE_S", 3.0)
     client = kafka_clients.admin(KafkaConnection(f"127.0.0.1:{way.port}"))
-    assert kafka_clients.partitions_of(client, name)
+    assert kafka_topics.partitions_of(client, name)
     way.knows_no_brokers = True
     with contextlib.suppress(TransientError):
         client.list_topics(name, timeout=2)
-    with pytest.raises(TransientError), kafka_clients.translated(client):
+    with pytest.raises(TransientError), kafka_errors.translated(client):
         client.list_topics(name, timeout=2)
     way.knows_no_brokers = False
     assert awaited(lambda: answers(client, name)), "for good"
@@ -79,7 +82,7 @@ def test_a_search_client_that_has_forgotten_all_brokers_connects_again(
 ) -> None:
     forgets = {"metadata.recovery.strategy": "none", "topic.metadata.refresh.interval.ms": 200}
     monkeypatch.setattr(kafka_clients, "_QUIET", kafka_clients._QUIET | forgets)
-    monkeypatch.setattr(lasting, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(renewed_client, "PATIENCE_S", 3.0)
     topics_of = {"request_topic": name, "reply_topic": f"{name}-retry", "timeout_s": 5.0}
 
     async def main() -> None:
@@ -111,7 +114,7 @@ def answering(connection: KafkaConnection, name: str) -> Iterator[None]:
     """A service that finds nothing, whatever it is asked."""
     ended, producer = threading.Event(), kafka_clients.producer(connection, linger_ms=0)
     consumer = kafka_clients.tail_consumer(connection)
-    numbers = range(kafka_clients.partitions_of(kafka_clients.admin(connection), name))
+    numbers = range(kafka_topics.partitions_of(kafka_clients.admin(connection), name))
     consumer.assign([TopicPartition(name, number, 0) for number in numbers])
     nothing = SearchReply(results=()).to_json()
 
@@ -136,7 +139,7 @@ def answering(connection: KafkaConnection, name: str) -> Iterator[None]:
 
 def answers(client: Any, name: str) -> bool:
     try:
-        return kafka_clients.partitions_of(client, name) > 0
+        return kafka_topics.partitions_of(client, name) > 0
     except TransientError:
         return False
 
@@ -158,7 +161,7 @@ class Member:
         self.longest_s = 0.0
         self.has: set[int] = set()
         client = kafka_clients.admin(connection)
-        self._guard = LogGuard(client, kafka_clients.log_identity(client, name))
+        self._guard = LogGuard(client, kafka_topics.log_identity(client, name))
         self.assignment = Assignment(
             lambda more: kafka_clients.ingest_consumer(
                 connection, name, **kafka_clients.session(60), **more

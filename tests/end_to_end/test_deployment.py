@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from pixtide.schemas.topics import topics
-from pixtide.streams.acls import grants
 from pixtide.streams.ingest import GRACE_S
+from pixtide.streams.kafka.acls import grants
 from pixtide.streams.settings import PREFIX, Settings
 from tests.repository.test_docs import generator
 from tests.servers.deploy_tools import KUBERNETES, DeployTools

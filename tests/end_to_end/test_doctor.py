@@ -22,9 +22,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 
 from pixtide.schemas import topics
 from pixtide.streams import doctor_looks
-from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.doctor import examine, findings
 from pixtide.streams.doctor_looks import LOOKS, Finding, Seen
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.reindex import create_generation
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import open_catalog
@@ -48,7 +50,7 @@ def stack(
     )
     settings = made.settings()
     table = [(settings.named(topic.name), topic) for topic in topics.topics(embedded=False)]
-    kafka_clients.create_topics(
+    kafka_topics.create_topics(
         kafka_clients.admin(settings.kafka_connection()), table, replication=1
     )
     with contextlib.closing(open_catalog(settings)) as catalog:
@@ -125,14 +127,14 @@ def test_topics_that_are_configured_otherwise(
     settings = stack.settings()
     name = settings.named(topics.UPLOADED)
     client = kafka_clients.admin(settings.kafka_connection())
-    right = kafka_clients.topic_config(client, name)[key]
+    right = kafka_topics.topic_config(client, name)[key]
 
     def set_to(wanted: str) -> None:
         entry = ConfigEntry(key, wanted, incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
         client.incremental_alter_configs([resource])[resource].result()
         deadline = time.monotonic() + 60
-        while kafka_clients.topic_config(client, name)[key] != wanted:
+        while kafka_topics.topic_config(client, name)[key] != wanted:
             assert time.monotonic() < deadline
 
     set_to(value)
@@ -220,13 +222,13 @@ def test_positions_that_expired_or_were_moved(stack: OnServers) -> None:
     connection = settings.kafka_connection()
     client = kafka_clients.admin(connection)
     log, group = settings.named(topics.UPLOADED), settings.named("ingest.v1")
-    first = kafka_clients.beginnings(client, log, range(kafka_clients.partitions_of(client, log)))
+    first = kafka_offsets.beginnings(client, log, range(kafka_topics.partitions_of(client, log)))
     assert examined(settings)["positions"].seen is Seen.WELL
     try:
         producer = kafka_clients.producer(connection, linger_ms=0)
         producer.produce(log, None, b"nobody", 0)  # a delete of what never was
         assert producer.flush(30) == 0
-        [end] = kafka_clients.ends(client, log, [0]).values()
+        [end] = kafka_offsets.ends(client, log, [0]).values()
         with contextlib.closing(kafka_clients.ingest_consumer(connection, group)) as by_hand:
             by_hand.commit(offsets=[TopicPartition(log, 0, end)], asynchronous=False)
         moved = examined(settings)["positions"]
@@ -242,4 +244,4 @@ def test_positions_that_expired_or_were_moved(stack: OnServers) -> None:
         assert f"group {group} has no position in partitions" in expired.said
         assert expired.mend.startswith("start `pixtide ingest --generation v1`")
     finally:
-        kafka_clients.commit_beginning(connection, group, log, first)
+        kafka_offsets.commit_beginning(connection, group, log, first)

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from pixtide.schemas import topics
-from pixtide.streams import kafka
 from pixtide.streams.embedded_retention import Retention
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
 from tests.servers.runners import free_ports
 from tests.support.deployments import Embedded
 from tests.support.models import tiny_clip
@@ -133,20 +134,20 @@ def test_replies_that_nobody_waits_for_are_forgotten(stack: Embedded) -> None:
     stack.start()
     publish_one(stack, "a.jpg")
     stack.search("anything")
-    client = kafka.admin(stack.settings().kafka_connection())
+    client = kafka_clients.admin(stack.settings().kafka_connection())
     clock = [0.0]
     retention = Retention(client, {topics.REPLIES: 60.0}, clock=lambda: clock[0])
     retention.enforce()
-    before = kafka.ends(client, topics.REPLIES, range(6))
+    before = kafka_offsets.ends(client, topics.REPLIES, range(6))
     assert sum(before.values()) == 1
     stack.search("something else")
     for clock[0] in (5.0, 15.0, 59.0):
         retention.enforce()
-    assert sum(kafka.beginnings(client, topics.REPLIES, range(6)).values()) == 0
+    assert sum(kafka_offsets.beginnings(client, topics.REPLIES, range(6)).values()) == 0
     clock[0] = 70.0
     retention.enforce()
-    assert kafka.beginnings(client, topics.REPLIES, range(6)) == before
-    assert sum(kafka.ends(client, topics.REPLIES, range(6)).values()) == 2
+    assert kafka_offsets.beginnings(client, topics.REPLIES, range(6)) == before
+    assert sum(kafka_offsets.ends(client, topics.REPLIES, range(6)).values()) == 2
     assert stack.search("something else")
 
 

@@ -17,9 +17,9 @@ from confluent_kafka.cimpl import NewTopic
 
 from pixtide.schemas import topics
 from pixtide.schemas.errors import UsageError
-from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.cli import cli
-from pixtide.streams.kafka import Record
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka.records import Record
 from tests.faults.oracle import POISON, check_against_the_log, read_topic, topic
 from tests.faults.test_ingest_faults import publish, wait_until, wait_until_read
 from tests.servers import KafkaServer, WeaviateServer

@@ -25,9 +25,11 @@ from confluent_kafka.cimpl import NewTopic
 
 from pixtide.schemas import topics
 from pixtide.schemas.queries import Filters, SearchReply, SearchRequest, Term
-from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.async_client import AsyncSearchClient
 from pixtide.streams.client import SearchClient
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import records as kafka_records
 from pixtide.streams.publish import Description, Publisher, Source
 from pixtide.streams.wiring import search_client
 from tests.servers import KafkaServer, WeaviateServer
@@ -250,7 +252,7 @@ def test_what_gets_no_reply_gets_none(service: OnServers) -> None:
         send(service, b'{"text": "a"}', {"kafka_correlationId": b"served"})
         message = consumer.poll(20)
     assert message is not None
-    assert dict(kafka_clients.record_of(message).headers)["kafka_correlationId"] == b"served"
+    assert dict(kafka_records.record_of(message).headers)["kafka_correlationId"] == b"served"
 
 
 def test_smallryes_headers_are_answered_in_kind(service: OnServers) -> None:
@@ -269,7 +271,7 @@ def test_smallryes_headers_are_answered_in_kind(service: OnServers) -> None:
         assert producer.flush(20) == 0
         message = consumer.poll(20)
     assert message is not None
-    record = kafka_clients.record_of(message)
+    record = kafka_records.record_of(message)
     assert record.headers == [("REPLY_CORRELATION_ID", b"\x00\xfe")]
     assert SearchReply.from_json(record.value or b"").results
 
@@ -311,7 +313,7 @@ def ask(
         send(service, value, changed)
         message = consumer.poll(20)
     assert message is not None and message.error() is None
-    record = kafka_clients.record_of(message)
+    record = kafka_records.record_of(message)
     assert record.key == b"k", "the reply keeps the request's key"
     return {n: v or b"" for n, v in record.headers}, SearchReply.from_json(record.value or b"")
 
@@ -454,7 +456,7 @@ def _replies(consumer: Consumer, wanted: set[bytes]) -> dict[bytes, SearchReply]
     while wanted - got.keys():
         assert time.monotonic() < deadline, f"no reply to {wanted - got.keys()}"
         if (message := consumer.poll(1)) is not None and message.error() is None:
-            record = kafka_clients.record_of(message)
+            record = kafka_records.record_of(message)
             value = record.value or b""
             json.loads(value, parse_constant=refuse)
             got[dict(record.headers)["kafka_correlationId"] or b""] = SearchReply.from_json(value)
@@ -479,10 +481,10 @@ def _await_read(service: OnServers) -> None:
     group = settings.named("query")
 
     def ends() -> dict[int, int]:  # a transaction's markers may come after it has returned
-        return {p: end for p, end in kafka_clients.ends(admin, topic, range(6)).items() if end}
+        return {p: end for p, end in kafka_offsets.ends(admin, topic, range(6)).items() if end}
 
     deadline = time.monotonic() + 60
-    while (at := kafka_clients.committed_offsets(connection, group, topic, range(6))) != (
+    while (at := kafka_offsets.committed_offsets(connection, group, topic, range(6))) != (
         wanted := ends()
     ):
         assert time.monotonic() < deadline, (at, wanted)

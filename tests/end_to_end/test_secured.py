@@ -11,7 +11,8 @@ import pytest
 
 from pixtide.schemas import topics
 from pixtide.search.port import RowState
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.query_watch import GroupOffsets
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.certificates import make_certificates
@@ -116,7 +117,7 @@ def test_who_adds_workers_by_their_lag_sees_it(secured: Secured) -> None:
     mine = secured.by("scaler").settings()
     for topic, group in ((topics.UPLOADED, "ingest.v1"), (topics.REQUESTS, "query")):
         connection, name = mine.kafka_connection(), mine.named(topic)
-        ends = kafka_clients.ends(kafka_clients.admin(connection), name, range(6))
+        ends = kafka_offsets.ends(kafka_clients.admin(connection), name, range(6))
         offsets = GroupOffsets(connection, mine.named(group), name).committed(range(6))
         assert all(offsets[partition] <= ends[partition] for partition in offsets)
         assert topic == topics.REQUESTS or len(offsets) == 6

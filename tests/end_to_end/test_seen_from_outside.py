@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pixtide.schemas import topics
 from pixtide.schemas.queries import SearchReply
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import clients as kafka_clients
 from tests.contracts.proxy import BrokerProxy
 from tests.faults.oracle import read_topic
 from tests.servers import KafkaServer, WeaviateServer

@@ -2,7 +2,8 @@
 
 import contextlib
 
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import requests as kafka_requests
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.faults.oracle import topic
 from tests.support.deployments import Deployment
@@ -15,7 +16,7 @@ def shares(stack: Deployment) -> list[int]:
     group, log = settings.named("ingest.v1"), topic(stack)
     client = kafka_clients.admin(settings.kafka_connection())
     described = client.describe_consumer_groups(
-        [group], request_timeout=kafka_clients.REQUEST_TIMEOUT_S
+        [group], request_timeout=kafka_requests.REQUEST_TIMEOUT_S
     )
     members = described[group].result().members
     taken = [member.assignment.topic_partitions for member in members]

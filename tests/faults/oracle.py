@@ -17,10 +17,10 @@ from pixtide.schemas import topics
 from pixtide.schemas.identity import Version
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.search.port import RowState
-from pixtide.streams import kafka as kafka_clients
-from pixtide.streams.kafka import Record
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka.records import Record
+from pixtide.streams.kafka.topic_reader import records_of
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.topic_reading import records_of
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.support.deployments import Deployment
 
@@ -64,7 +64,7 @@ def committed(stack: Deployment) -> dict[int, int]:
     with contextlib.closing(open_catalog(settings)) as catalog:
         generation = generation_to_work_for(catalog, None)
     log = generation.log
-    return kafka_clients.committed_offsets(
+    return kafka_offsets.committed_offsets(
         settings.kafka_connection(), generation.group, log.topic, range(log.partitions)
     )
 

@@ -22,9 +22,9 @@ from pixtide.encoders.device import Device
 from pixtide.encoders.open_clip.encoder import OpenClipEncoder
 from pixtide.encoders.pictures import decoder_process
 from pixtide.encoders.port import Pixels, Vectors
-from pixtide.streams import kafka
 from pixtide.streams.cli import main
 from pixtide.streams.commits import Commits
+from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.record_batches import FetchedBytes
 from tests.faults.deadly_decoder import DEADLY as DEADLY
 
@@ -104,12 +104,12 @@ def fetcher_dies() -> None:
 
 def slow_model() -> None:
     """Encoding a batch takes longer than a member of the group may be silent."""
-    consumer = kafka.ingest_consumer
+    consumer = kafka_clients.ingest_consumer
     limit: dict[str, Any] = {
         "max.poll.interval.ms": POLL_WITHIN_S * 1000,
         "session.timeout.ms": POLL_WITHIN_S * 1000,  # may not be longer, in no member either
     }
-    _replace(kafka, "ingest_consumer", partial(consumer, **limit))
+    _replace(kafka_clients, "ingest_consumer", partial(consumer, **limit))
     warm_up, encode = OpenClipEncoder.warm_up, OpenClipEncoder.encode_pictures
 
     def encode_pictures(self: OpenClipEncoder, pixels: Pixels) -> Vectors:

@@ -24,10 +24,11 @@ from pixtide.schemas.identity import original_key, partition_of
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.search.port import RowState, StoredImage, Written
 from pixtide.search.weaviate.index import WeaviateIndex
-from pixtide.streams import ingest_watch, membership, reading
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams import ingest_watch, reading
 from pixtide.streams.breaker import Breaker
 from pixtide.streams.ingest import IngestWorker
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import consumer_check
 from pixtide.streams.kept_originals import Originals
 from pixtide.streams.originals.fetcher import Fetcher
 from pixtide.streams.originals.store import ImageStore
@@ -352,7 +353,7 @@ def test_a_stuck_partition_beside_busy_ones_is_told_by_name(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest_watch, "_TOLD_S", 1.0)
-    monkeypatch.setattr(membership, "_COME_S", 1.0)
+    monkeypatch.setattr(consumer_check, "_COME_S", 1.0)
     going_on = threading.Event()
     keep = Originals.keep
 

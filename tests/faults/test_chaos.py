@@ -16,7 +16,9 @@ import pytest
 
 from pixtide.schemas import topics
 from pixtide.search.port import RowState
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
 from tests.faults.oracle import POISON, check_against_the_log, check_commits, topic
 from tests.faults.test_ingest_faults import produce, wait_until, wait_until_read
 from tests.servers import KafkaServer, WeaviateServer
@@ -100,8 +102,8 @@ def told(stack: OnServers) -> int:
     """How many outcomes there are, repeated ones too."""
     client = kafka_clients.admin(stack.settings().kafka_connection())
     name = topic(stack, topics.INDEXED)
-    numbers = range(kafka_clients.partitions_of(client, name))
-    return sum(kafka_clients.ends(client, name, numbers).values())
+    numbers = range(kafka_topics.partitions_of(client, name))
+    return sum(kafka_offsets.ends(client, name, numbers).values())
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.identity import Version
 from pixtide.schemas.queries import SearchRequest
 from pixtide.search.port import Query, VectorIndex
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.wiring import generation_to_work_for, load_encoder, open_catalog, search_client
 from tests.faults.members import shares
 from tests.faults.oracle import Coordinates, check_against_the_log, committed, read_topic, topic
@@ -121,7 +122,7 @@ def ends_of(cluster: Cluster) -> dict[int, int]:
     deadline = time.monotonic() + SEARCH_S
     while True:
         try:
-            return kafka_clients.ends(client, topic(cluster.stack), numbers)
+            return kafka_offsets.ends(client, topic(cluster.stack), numbers)
         except TransientError:
             if time.monotonic() > deadline:
                 raise

@@ -24,8 +24,10 @@ from pixtide.schemas.events import ImageUploaded, PictureAt
 from pixtide.schemas.identity import original_folder
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.search.port import RowState
-from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.dead_letters import EVERY_LETTER, DeadLetter, LetterState, Selection
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.retrying import RetryPlan
 from pixtide.streams.wiring import dead_letters, retrier
 from tests.faults.members import shares
@@ -197,7 +199,7 @@ def test_a_retry_of_no_record_of_this_log_changes_nothing(stack: OnServers) -> N
     publish(stack, {"a": jpeg(1)})
     wait_until_read(stack)
     before = stack.rows()
-    log = kafka_clients.log_identity(
+    log = kafka_topics.log_identity(
         kafka_clients.admin(stack.settings().kafka_connection()), topic(stack)
     )
     partition = home_of(b"a")
@@ -309,7 +311,7 @@ def move_and_expire(stack: OnServers) -> None:
     retry_all(stack, [found[i] for i in second[:15]])
     client = kafka_clients.admin(stack.settings().kafka_connection())
     retries = topic(stack, topics.RETRY)
-    ends = kafka_clients.ends(client, retries, range(kafka_clients.partitions_of(client, retries)))
+    ends = kafka_offsets.ends(client, retries, range(kafka_topics.partitions_of(client, retries)))
     gone = [TopicPartition(retries, p, end) for p, end in ends.items()]
     for removed in client.delete_records(gone).values():
         removed.result()

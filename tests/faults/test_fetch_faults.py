@@ -11,7 +11,7 @@ import pytest
 
 from pixtide.schemas import topics
 from pixtide.search.port import RowState
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import clients as kafka_clients
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.s3 import S3Server
 from tests.support.deployments import OnServers, on_servers

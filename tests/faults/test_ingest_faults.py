@@ -20,8 +20,9 @@ from pixtide.schemas.identity import partition_of
 from pixtide.schemas.outcomes import Outcome
 from pixtide.search.generations import Generation
 from pixtide.search.port import RowState
-from pixtide.streams import kafka as kafka_clients
-from pixtide.streams.group import lag_behind
+from pixtide.streams.generations.progress import lag_behind
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.publish import Description, Publisher, Source
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
@@ -110,7 +111,7 @@ def lag_of(settings: Settings, generation: Generation) -> int:
     """How many records of the log its group has not committed yet."""
     log = generation.log
     admin = kafka_clients.admin(settings.kafka_connection())
-    ends = kafka_clients.ends(admin, log.topic, range(log.partitions))
+    ends = kafka_offsets.ends(admin, log.topic, range(log.partitions))
     return lag_behind(settings, generation, ends)
 
 
@@ -173,7 +174,7 @@ def test_an_upload_delivered_again_after_its_delete_leaves_it_deleted(stack: OnS
     with contextlib.closing(open_catalog(settings)) as catalog:
         generation = generation_to_work_for(catalog, None)
     beginning = dict.fromkeys(range(generation.log.partitions), 0)
-    kafka_clients.commit_beginning(
+    kafka_offsets.commit_beginning(
         settings.kafka_connection(), generation.group, generation.log.topic, beginning
     )
     assert lag_of(settings, generation) == 3

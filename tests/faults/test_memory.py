@@ -12,7 +12,7 @@ from PIL import Image
 
 from pixtide.schemas.codec import encode_event
 from pixtide.schemas.events import PictureAt
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import clients as kafka_clients
 from tests.faults.oracle import topic
 from tests.faults.test_ingest_faults import outcomes, upload, wait_until_read
 from tests.servers import KafkaServer, WeaviateServer

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pixtide.schemas.identity import Version
-from pixtide.streams import kafka as kafka_clients
-from pixtide.streams.group import lag_behind
-from pixtide.streams.later_records import LaterRecords
+from pixtide.streams.generations.progress import lag_behind
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka.later_records import LaterRecords
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.publish import Description, Publisher, Source
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
@@ -43,7 +44,7 @@ def await_read(stack: OnServers, name: str) -> None:
     log = generation.log
     client = kafka_clients.admin(settings.kafka_connection())
     deadline = time.monotonic() + 120
-    ends = kafka_clients.ends(client, log.topic, range(log.partitions))
+    ends = kafka_offsets.ends(client, log.topic, range(log.partitions))
     while lag := lag_behind(settings, generation, ends):
         assert time.monotonic() < deadline, f"{lag} left: {stack.log(name)}"
         time.sleep(0.2)

@@ -20,7 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 
 from pixtide.schemas import topics
 from pixtide.search.port import RowState
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.faults.oracle import (
     POISON,

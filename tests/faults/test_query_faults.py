@@ -19,8 +19,9 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest, Term
 from pixtide.search.generations import GenerationState
 from pixtide.search.port import RowState
-from pixtide.streams import kafka as kafka_clients
 from pixtide.streams.client import SearchClient
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.faults import sabotage
 from tests.servers import KafkaServer, WeaviateServer
@@ -141,7 +142,7 @@ def test_too_many_requests_are_refused_at_once_and_fairly(service: OnServers) ->
     admin = kafka_clients.admin(settings.kafka_connection())
     like = {topic.name: topic for topic in topics.topics(embedded=False)}
     table = [(settings.named(other), like[topics.REPLIES])]
-    kafka_clients.create_topics(admin, table, replication=1)
+    kafka_topics.create_topics(admin, table, replication=1)
     flooding: list[SearchReply] = []
 
     def flood() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from pixtide.schemas import topics
 from pixtide.schemas.queries import SearchReply
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import topics as kafka_topics
 from tests.servers import KafkaServer, WeaviateServer
 from tests.support.deployments import OnServers, on_servers
 from tests.support.pictures import jpeg
@@ -46,7 +47,7 @@ def service(
         like = {topic.name: topic for topic in topics.topics(embedded=False)}
         table = [(made.settings().named(f"{topics.REQUESTS}.reply"), like[topics.REPLIES])]
         admin = kafka_clients.admin(made.settings().kafka_connection())
-        kafka_clients.create_topics(admin, table, replication=1)
+        kafka_topics.create_topics(admin, table, replication=1)
         for number in range(12):
             (folder / f"{number}.jpg").write_bytes(jpeg(number))
         made.publish(*(str(folder / f"{n}.jpg") for n in range(12)), "--prefix", "p")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
-from pixtide.streams.kafka import Record
+from pixtide.streams.kafka.records import Record
 from tests.faults.oracle import check_order
 
 LOG = [

@@ -11,7 +11,9 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 
 from pixtide.schemas import topics
 from pixtide.schemas.identity import partition_of
-from pixtide.streams import kafka as kafka_clients
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
 from tests.strangers.generated import STORE, Sent
 from tests.support.deployments import Deployment
 from tests.support.pictures import jpeg
@@ -38,7 +40,7 @@ class Besieged:
         self._store = settings.image_store_url.encode()
         self._connection = settings.kafka_connection()
         client = kafka_clients.admin(self._connection)
-        self.partitions = kafka_clients.partitions_of(client, self._uploads)
+        self.partitions = kafka_topics.partitions_of(client, self._uploads)
         self._producers: dict[tuple[str, bool], Producer] = {}
         self._outcomes = self._tail(settings.named(topics.INDEXED))
         self._answers = self._tail(self._replies)
@@ -131,8 +133,8 @@ class Besieged:
         name, numbers = settings.named(topic), range(self.partitions)
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            ends = kafka_clients.ends(client, name, numbers)
-            read = kafka_clients.committed_offsets(
+            ends = kafka_offsets.ends(client, name, numbers)
+            read = kafka_offsets.committed_offsets(
                 self._connection, settings.named(group), name, numbers
             )
             behind = {p: (read.get(p), end) for p, end in ends.items() if read.get(p, 0) < end}
@@ -158,8 +160,8 @@ class Besieged:
 
     def _tail(self, topic: str) -> Consumer:
         client = kafka_clients.admin(self._connection)
-        numbers = range(kafka_clients.partitions_of(client, topic))
-        ends = kafka_clients.ends(client, topic, numbers)
+        numbers = range(kafka_topics.partitions_of(client, topic))
+        ends = kafka_offsets.ends(client, topic, numbers)
         consumer = kafka_clients.tail_consumer(self._connection)
         consumer.assign([TopicPartition(topic, p, end) for p, end in ends.items()])
         return consumer

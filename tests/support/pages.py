@@ -18,8 +18,8 @@ from pixtide.schemas.queries import SearchReply, SearchRequest, SearchResult
 from pixtide.search.generations import Generation, GenerationState, LogIdentity
 from pixtide.search.port import RowState, StoredImage
 from pixtide.streams.dead_letters import DeadLetter, LetterState
-from pixtide.streams.kafka import Record
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.records import Record
 from pixtide.streams.publish import Position
 from pixtide.streams.retrying import RetryPlan, RetryResult
 from pixtide.streams.standing import Standing

@@ -15,8 +15,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
     UserScramCredentialUpsertion,
 )
 
-from pixtide.streams.acls import Grant, grants
-from pixtide.streams.kafka_connection import KafkaConnection, Sasl, Tls, Tokens
+from pixtide.streams.kafka.acls import Grant, grants
+from pixtide.streams.kafka.connection import KafkaConnection, Sasl, Tls, Tokens
 from tests.servers import KafkaServer
 
 _OPERATIONS = {

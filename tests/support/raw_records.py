@@ -14,7 +14,7 @@ import cramjam
 from aiokafka.codec import lz4_encode
 from aiokafka.record.util import calc_crc32c
 
-from pixtide.streams.batch_head import HEAD
+from pixtide.streams.kafka.batch_head import HEAD
 
 Headers = Sequence[tuple[bytes, bytes | None]]
 

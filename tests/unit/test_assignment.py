@@ -7,7 +7,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pixtide.schemas.errors import TransientError
 from pixtide.streams.assignment import Assignment
-from pixtide.streams.kafka import Position
+from pixtide.streams.kafka.offsets import Position
 from pixtide.streams.offsets import InFlight
 from pixtide.streams.positions import Begin, Positions
 

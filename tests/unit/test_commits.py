@@ -7,7 +7,8 @@ from unittest.mock import Mock
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from pixtide.streams.commits import Commits
-from pixtide.streams.kafka import Position, Record
+from pixtide.streams.kafka.offsets import Position
+from pixtide.streams.kafka.records import Record
 from pixtide.streams.marks import Mark, Marks, moved, moved_since
 from pixtide.streams.offsets import InFlight
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from pixtide.schemas.errors import TransientError, UsageError
-from pixtide.streams import kafka
-from pixtide.streams.consumer_standing import Standing, Statistics
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.membership import Membership
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.consumer_check import Membership
+from pixtide.streams.kafka.consumer_position import Standing, Statistics
 from pixtide.streams.process.health import LIVE_S, Health
 from pixtide.streams.process.health_server import serving
 from pixtide.streams.process.metrics import Instruments
@@ -197,11 +199,11 @@ class Member:
         self.clock, self.standing = Clock(), Standing()
         self.begins, self.ends, self.lags = {0: 0}, {0: 0}, {9: 9}
         self.late: dict[int, float] = {}
-        monkeypatch.setattr(kafka, "partitions_of", lambda *_: 1)
-        monkeypatch.setattr(kafka, "beginnings", lambda *_: self.begins)
-        monkeypatch.setattr(kafka, "ends", lambda *_: self.ends)
+        monkeypatch.setattr(kafka_topics, "partitions_of", lambda *_: 1)
+        monkeypatch.setattr(kafka_offsets, "beginnings", lambda *_: self.begins)
+        monkeypatch.setattr(kafka_offsets, "ends", lambda *_: self.ends)
         self.membership = Membership(
-            kafka.admin(KafkaConnection("127.0.0.1:1")),
+            kafka_clients.admin(KafkaConnection("127.0.0.1:1")),
             "t",
             look=lambda: self.standing,
             on_lags=lambda lags: setattr(self, "lags", lags),

@@ -7,7 +7,7 @@ import sys
 
 from pixtide.schemas.dead_letters import SourceRecord
 from pixtide.schemas.errors import PoisonError, ReasonCode
-from pixtide.streams.kafka import Record
+from pixtide.streams.kafka.records import Record
 from pixtide.streams.process.logs import Seldom
 from pixtide.streams.work import Work
 

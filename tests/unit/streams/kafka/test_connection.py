@@ -9,8 +9,9 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from pixtide.schemas.errors import UsageError
 from pixtide.streams.faust_app import faust_app
-from pixtide.streams.kafka_connection import KafkaConnection, Sasl, Tokens
-from pixtide.streams.kafka_tokens import TokenProvider
+from pixtide.streams.kafka import aiokafka
+from pixtide.streams.kafka.connection import KafkaConnection, Sasl, Tokens
+from pixtide.streams.kafka.tokens import TokenProvider
 from pixtide.streams.settings import load_settings
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.tokens import LIFE_S, SECRET, TokenServer
@@ -97,7 +98,7 @@ def test_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "sasl.oauthbearer.token.endpoint.url": "https://login/token",
         "sasl.oauthbearer.scope": "kafka",
     }
-    assert isinstance(secured.aiokafka()["sasl_oauth_token_provider"], TokenProvider)
+    assert isinstance(aiokafka.arguments(secured)["sasl_oauth_token_provider"], TokenProvider)
     credentials = faust_app(secured, "g", buffered=1).conf.broker_credentials
     auth = credentials_to_aiokafka_auth(credentials)
     assert (auth["security_protocol"], auth["sasl_mechanism"]) == ("SASL_SSL", "OAUTHBEARER")

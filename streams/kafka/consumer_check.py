@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from confluent_kafka.admin import AdminClient
 
-from pixtide.streams import kafka
-from pixtide.streams.consumer_standing import Standing
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.consumer_position import Standing
 
 #: How long records of a partition may lie there, and none come, before that is told.
 _COME_S = 30.0
@@ -77,9 +78,9 @@ class Membership:
         Raises:
             TransientError: the broker can't be reached.
         """
-        numbers = range(kafka.partitions_of(self._client, self._topic))
-        ends = kafka.ends(self._client, self._topic, numbers)
-        beginnings = kafka.beginnings(self._client, self._topic, numbers)
+        numbers = range(kafka_topics.partitions_of(self._client, self._topic))
+        ends = kafka_offsets.ends(self._client, self._topic, numbers)
+        beginnings = kafka_offsets.beginnings(self._client, self._topic, numbers)
         now = self._look()
         if now.partitions is None:
             self._on_waiting(None)

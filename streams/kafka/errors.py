@@ -9,8 +9,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from pixtide.schemas.errors import FatalError, TransientError, UsageError
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.lasting import Lasting
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.renewed_client import Lasting
 
 _HOW = (
     "is the broker running, does it advertise an address that this machine reaches, and is it "

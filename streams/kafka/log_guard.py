@@ -9,9 +9,10 @@ from confluent_kafka.admin import AdminClient
 from pixtide.schemas.dead_letters import SourceRecord
 from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode, TransientError, UsageError
 from pixtide.search.generations import LogIdentity
-from pixtide.streams.aside import Aside
-from pixtide.streams.kafka import ends, log_identity
-from pixtide.streams.kafka_errors import KafkaDeniedError
+from pixtide.streams.kafka.errors import KafkaDeniedError
+from pixtide.streams.kafka.offsets import ends
+from pixtide.streams.kafka.side_calls import Aside
+from pixtide.streams.kafka.topics import log_identity
 
 _EVERY_S = 15.0
 #: What to do about a log that is another one.

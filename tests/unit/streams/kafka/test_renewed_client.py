@@ -2,7 +2,7 @@
 
 import threading
 
-from pixtide.streams.lasting import PATIENCE_S, Lasting
+from pixtide.streams.kafka.renewed_client import PATIENCE_S, Lasting
 
 
 class Clock:

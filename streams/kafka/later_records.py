@@ -7,9 +7,9 @@ from confluent_kafka.admin import AdminClient
 
 from pixtide.schemas.errors import FatalError
 from pixtide.schemas.identity import Version
-from pixtide.streams import kafka
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.topic_reading import records_between
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.topic_reader import records_between
 
 #: How far it looks on: reading the log to its end again and again would cost more than it is for.
 _FAR = 1_000
@@ -34,7 +34,7 @@ class LaterRecords:
         by_partition: dict[int, list[str]] = defaultdict(list)
         for image_id, version in places.items():
             by_partition[version.partition].append(image_id)
-        ends = kafka.ends(self._client, self._topic, by_partition)
+        ends = kafka_offsets.ends(self._client, self._topic, by_partition)
         first = {p: min(places[i].offset for i in ids) + 1 for p, ids in by_partition.items()}
         far = {p for p in by_partition if ends[p] - first[p] > _FAR}
         later = {image_id for p in far for image_id in by_partition[p]}

@@ -11,9 +11,9 @@ import importlib.util
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from pixtide.streams import batch_head
-from pixtide.streams.kafka import Record
-from pixtide.streams.kafka_connection import KafkaConnection
+from pixtide.streams.kafka import aiokafka, batch_head
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.records import Record
 
 #: What librdkafka says of such a batch, with the offset that it asked for.
 _CODES = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)
@@ -72,7 +72,9 @@ async def _batch_at(connection: KafkaConnection, topic: str, partition: int, off
     from aiokafka.protocol.fetch import FetchRequest
     from aiokafka.structs import TopicPartition as Where
 
-    client = AIOKafkaClient(request_timeout_ms=int(_WITHIN_S * 1000), **connection.aiokafka())
+    client = AIOKafkaClient(
+        request_timeout_ms=int(_WITHIN_S * 1000), **aiokafka.arguments(connection)
+    )
     asked = FetchRequest(
         500, 1, _MOST_BYTES, 0, [(topic, [(partition, offset, _MOST_BYTES)])], rack_id=""
     )

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from pixtide.schemas.errors import FatalError, TransientError
-from pixtide.streams import kafka
-from pixtide.streams.kafka import Record, record_of
-from pixtide.streams.kafka_connection import KafkaConnection
-from pixtide.streams.kafka_errors import verdict
-from pixtide.streams.unreadable_batch import is_unreadable, pass_batch, record_in_place_of
+from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.connection import KafkaConnection
+from pixtide.streams.kafka.errors import verdict
+from pixtide.streams.kafka.records import Record, record_of
+from pixtide.streams.kafka.unreadable_batch import is_unreadable, pass_batch, record_in_place_of
 
 #: Records taken at once; one may be a picture of a megabyte.
 _TAKEN = 64
@@ -65,9 +67,11 @@ def records_of(connection: KafkaConnection, topic: str) -> Iterator[Record]:
         UsageError: there is no such topic.
         TransientError: the broker can't be reached, or retention overtook the reading.
     """
-    client = kafka.admin(connection)
-    numbers = range(kafka.partitions_of(client, topic))
-    first, ends = (ask(client, topic, numbers) for ask in (kafka.beginnings, kafka.ends))
+    client = kafka_clients.admin(connection)
+    numbers = range(kafka_topics.partitions_of(client, topic))
+    first, ends = (
+        ask(client, topic, numbers) for ask in (kafka_offsets.beginnings, kafka_offsets.ends)
+    )
     try:
         yield from records_between(connection, topic, first, ends)
     except FatalError as error:  # of the log it would mean a change; here it is retention
@@ -83,10 +87,12 @@ def records_at(
         UsageError: there is no such topic.
         TransientError: the broker can't be reached, or retention overtook the reading.
     """
-    client = kafka.admin(connection)
-    if partition >= kafka.partitions_of(client, topic):
+    client = kafka_clients.admin(connection)
+    if partition >= kafka_topics.partitions_of(client, topic):
         return
-    first, ends = (ask(client, topic, [partition]) for ask in (kafka.beginnings, kafka.ends))
+    first, ends = (
+        ask(client, topic, [partition]) for ask in (kafka_offsets.beginnings, kafka_offsets.ends)
+    )
     if not first[partition] <= offset < ends[partition]:
         return
     try:
@@ -106,7 +112,7 @@ def records_between(
     """
     open_partitions = {p: end for p, end in ends.items() if first.get(p, 0) < end}
     empty = 0
-    with contextlib.closing(kafka.tail_consumer(connection, tells_ends=True)) as consumer:
+    with contextlib.closing(kafka_clients.tail_consumer(connection, tells_ends=True)) as consumer:
         consumer.assign([TopicPartition(topic, p, first.get(p, 0)) for p in open_partitions])
         while open_partitions:
             heard = taken(consumer, connection, _TAKEN, _POLL_S)

@@ -120,25 +120,6 @@ class KafkaConnection:
             config |= {name: str(file) for name, file in files.items() if file is not None}
         return config
 
-    def aiokafka(self) -> dict[str, Any]:
-        """As arguments of an aiokafka client. Raises UsageError where a TLS file can't be used."""
-        arguments: dict[str, Any] = {
-            "bootstrap_servers": self.bootstrap.split(","),
-            "security_protocol": self.protocol,
-            "ssl_context": self.tls.context() if self.tls else None,
-        }
-        if self.sasl is None:
-            return arguments
-        arguments["sasl_mechanism"] = self.sasl.mechanism
-        if self.sasl.tokens is None:
-            arguments["sasl_plain_username"] = self.sasl.username
-            arguments["sasl_plain_password"] = self.sasl.password
-        else:
-            from pixtide.streams.kafka_tokens import TokenProvider
-
-            arguments["sasl_oauth_token_provider"] = TokenProvider(self.sasl, self.sasl.tokens)
-        return arguments
-
 
 def connection_to(kafka: str | KafkaConnection) -> KafkaConnection:
     """A connection as it is; an address alone is spoken to plainly."""

@@ -3,7 +3,7 @@
 from pixtide.schemas.codec import decode_event
 from pixtide.schemas.errors import PoisonError, ReasonCode
 from pixtide.schemas.events import ImageEvent
-from pixtide.streams.kafka import Record
+from pixtide.streams.kafka.records import Record
 
 
 def event_of(record: Record, timestamp_ms: int) -> ImageEvent:

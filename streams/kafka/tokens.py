@@ -10,7 +10,7 @@ import httpx
 from aiokafka.abc import AbstractTokenProvider
 
 from pixtide.schemas.errors import UsageError
-from pixtide.streams.kafka_connection import Sasl, Tokens
+from pixtide.streams.kafka.connection import Sasl, Tokens
 
 _ASK_S = 10.0
 #: Of a token's life, after which another one is asked for, as librdkafka does.

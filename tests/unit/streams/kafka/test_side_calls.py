@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from pixtide.schemas.errors import FatalError
-from pixtide.streams.aside import Aside, within
+from pixtide.streams.kafka.side_calls import Aside, within
 
 IN_TIME_S = 60.0
 
