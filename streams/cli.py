@@ -205,8 +205,8 @@ def ingest(
     what it has begun. PIXTIDE_HEALTH_PORT serves /live, /ready and /metrics, PIXTIDE_LOG=json
     writes log lines for machines.
     """
+    from pixtide.streams.ingest.profile import profiled
     from pixtide.streams.process.starting import end_at_signals
-    from pixtide.streams.profile import profiled
     from pixtide.streams.vitals import seen_from_outside
     from pixtide.streams.workers import ingest_worker
 

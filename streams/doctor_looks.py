@@ -19,6 +19,7 @@ from pixtide.schemas import topics
 from pixtide.schemas.errors import TransientError, UsageError
 from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog
+from pixtide.streams.ingest.commit_metadata import moved_since
 from pixtide.streams.kafka import aiokafka
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import errors as kafka_errors
@@ -26,7 +27,6 @@ from pixtide.streams.kafka import groups as kafka_groups
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
-from pixtide.streams.marks import moved_since
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import check_fingerprint, load_encoder, open_catalog

@@ -13,10 +13,10 @@ from pixtide.schemas import topics
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog, RowState
 from pixtide.streams import terminal
+from pixtide.streams.ingest.commit_metadata import moved_since
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka.groups import workers_in
-from pixtide.streams.marks import moved_since
 from pixtide.streams.settings import Settings
 
 _HEADINGS = (

@@ -11,11 +11,11 @@ from itertools import islice
 
 from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams.kept_originals import ON_ITS_WAY
+from pixtide.streams.ingest.kept_originals import ON_ITS_WAY
+from pixtide.streams.ingest.other_generations import OtherGenerations
+from pixtide.streams.ingest.reporter import VALUES
 from pixtide.streams.ledger import Ledger
 from pixtide.streams.originals.store import ImageStore, Stored
-from pixtide.streams.other_generations import OtherGenerations
-from pixtide.streams.reporter import VALUES
 
 _CHUNK = 500
 

@@ -11,8 +11,14 @@ from pixtide.schemas import topics
 from pixtide.search.port import GenerationCatalog
 from pixtide.streams.answers import Answers
 from pixtide.streams.embedded_fetch import RestingConsumer, rest_between_fetches
-from pixtide.streams.ingest import IngestLimits, IngestParts, IngestWorker
-from pixtide.streams.ingest_watch import IngestWatch
+from pixtide.streams.ingest.kept_originals import Originals
+from pixtide.streams.ingest.other_generations import OtherGenerations
+from pixtide.streams.ingest.reporter import Reporter
+from pixtide.streams.ingest.retirement import stop_when_retired
+from pixtide.streams.ingest.row_copier import sibling_of
+from pixtide.streams.ingest.start_positions import Positions
+from pixtide.streams.ingest.telemetry import IngestWatch
+from pixtide.streams.ingest.worker import IngestLimits, IngestParts, IngestWorker
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import groups as kafka_groups
 from pixtide.streams.kafka import topics as kafka_topics
@@ -21,10 +27,7 @@ from pixtide.streams.kafka.consumer_position import Statistics
 from pixtide.streams.kafka.later_records import LaterRecords
 from pixtide.streams.kafka.log_guard import LogGuard
 from pixtide.streams.kafka.renewed_client import Lasting
-from pixtide.streams.kept_originals import Originals
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.other_generations import OtherGenerations
-from pixtide.streams.positions import Positions
 from pixtide.streams.process.metrics import IngestMetrics, QueryMetrics
 from pixtide.streams.process.progress import Progress
 from pixtide.streams.process.starting import Starting
@@ -32,10 +35,7 @@ from pixtide.streams.query import QueryConsumer, QueryParts
 from pixtide.streams.query_pictures import QueryPictures
 from pixtide.streams.query_watch import GroupOffsets, QueryWatch
 from pixtide.streams.reply_cache import ReplyCache
-from pixtide.streams.reporter import Reporter
-from pixtide.streams.retirement import stop_when_retired
 from pixtide.streams.settings import Settings
-from pixtide.streams.sibling import sibling_of
 from pixtide.streams.snapshots import Snapshots
 from pixtide.streams.vitals import Vitals
 from pixtide.streams.wiring import (

@@ -20,7 +20,7 @@ ADVICE = "create a generation for the new log (`pixtide index create`)"
 
 
 class LogGuard:
-    """Compares the log's identity; how far it reaches, streams/positions.py does."""
+    """Compares the log's identity; how far it reaches, streams/ingest/start_positions.py does."""
 
     def __init__(
         self,

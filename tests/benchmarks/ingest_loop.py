@@ -82,17 +82,17 @@ def _bare(
 
 
 def pixtide(bootstrap: str, topic: str, rate: Rate) -> None:
-    """The steps 1 and 7 of streams/ingest.py; what lies between is left out."""
-    from pixtide.streams.assignment import Assignment
+    """The steps 1 and 7 of streams/ingest/worker.py; what lies between is left out."""
+    from pixtide.streams.ingest.assignment import Assignment
+    from pixtide.streams.ingest.in_flight import InFlight
+    from pixtide.streams.ingest.record_reader import RecordReader
+    from pixtide.streams.ingest.start_positions import Positions
+    from pixtide.streams.ingest.work import Work
     from pixtide.streams.kafka import clients as kafka_clients
     from pixtide.streams.kafka import offsets as kafka_offsets
     from pixtide.streams.kafka import topics as kafka_topics
     from pixtide.streams.kafka.connection import KafkaConnection
     from pixtide.streams.kafka.log_guard import LogGuard
-    from pixtide.streams.offsets import InFlight
-    from pixtide.streams.positions import Positions
-    from pixtide.streams.reading import RecordReader
-    from pixtide.streams.work import Work
 
     connection, group = KafkaConnection(bootstrap), uuid.uuid4().hex
     client = kafka_clients.admin(connection)

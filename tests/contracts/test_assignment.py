@@ -13,7 +13,10 @@ from confluent_kafka import Producer, TopicPartition
 
 from pixtide.schemas import topics
 from pixtide.schemas.errors import FatalError
-from pixtide.streams.assignment import Assignment
+from pixtide.streams.ingest.assignment import Assignment
+from pixtide.streams.ingest.commit_metadata import Mark, moved_since
+from pixtide.streams.ingest.in_flight import InFlight
+from pixtide.streams.ingest.start_positions import Positions
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
@@ -22,9 +25,6 @@ from pixtide.streams.kafka.log_guard import LogGuard
 from pixtide.streams.kafka.offsets import Position
 from pixtide.streams.kafka.records import Record
 from pixtide.streams.kafka.topic_reader import records_of
-from pixtide.streams.marks import Mark, moved_since
-from pixtide.streams.offsets import InFlight
-from pixtide.streams.positions import Positions
 from tests.contracts.proxy import Api, ApiProxy
 from tests.servers import KafkaServer
 from tests.support.raw_records import RawRecord, batch, produce

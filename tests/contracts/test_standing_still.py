@@ -15,9 +15,11 @@ from pixtide.schemas import topics
 from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest
 from pixtide.schemas.reply_address import CORRELATION_ID, REPLY_PARTITION
-from pixtide.streams.assignment import Assignment
 from pixtide.streams.async_client import AsyncSearchClient
 from pixtide.streams.faust_app import died_of, faust_app
+from pixtide.streams.ingest.assignment import Assignment
+from pixtide.streams.ingest.in_flight import InFlight
+from pixtide.streams.ingest.start_positions import Positions
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import errors as kafka_errors
 from pixtide.streams.kafka import log_guard, renewed_client
@@ -26,8 +28,6 @@ from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.log_guard import LogGuard
 from pixtide.streams.kafka.records import Record
-from pixtide.streams.offsets import InFlight
-from pixtide.streams.positions import Positions
 from tests.contracts.proxy import Api, ApiProxy
 from tests.servers import KafkaServer
 

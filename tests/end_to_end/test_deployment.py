@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pixtide.schemas.topics import topics
-from pixtide.streams.ingest import GRACE_S
+from pixtide.streams.ingest.worker import GRACE_S
 from pixtide.streams.kafka.acls import grants
 from pixtide.streams.settings import PREFIX, Settings
 from tests.repository.test_docs import generator

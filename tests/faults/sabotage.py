@@ -23,7 +23,7 @@ from pixtide.encoders.open_clip.encoder import OpenClipEncoder
 from pixtide.encoders.pictures import decoder_process
 from pixtide.encoders.port import Pixels, Vectors
 from pixtide.streams.cli import main
-from pixtide.streams.commits import Commits
+from pixtide.streams.ingest.commits import Commits
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.record_batches import FetchedBytes
 from tests.faults.deadly_decoder import DEADLY as DEADLY

@@ -24,17 +24,17 @@ from pixtide.schemas.identity import original_key, partition_of
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.search.port import RowState, StoredImage, Written
 from pixtide.search.weaviate.index import WeaviateIndex
-from pixtide.streams import ingest_watch, reading
-from pixtide.streams.breaker import Breaker
-from pixtide.streams.ingest import IngestWorker
+from pixtide.streams.ingest import record_reader, telemetry
+from pixtide.streams.ingest.breaker import Breaker
+from pixtide.streams.ingest.kept_originals import Originals
+from pixtide.streams.ingest.reporter import MOST_KEPT, Reporter
+from pixtide.streams.ingest.worker import IngestWorker
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import consumer_check
-from pixtide.streams.kept_originals import Originals
 from pixtide.streams.originals.fetcher import Fetcher
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.process.health import Health
 from pixtide.streams.replies import Addresses, Replies
-from pixtide.streams.reporter import MOST_KEPT, Reporter
 from pixtide.streams.vitals import Vitals
 from pixtide.streams.workers import ingest_worker
 from tests.faults.oracle import outcomes_by_record, read_topic, topic
@@ -352,7 +352,7 @@ def test_what_publishers_can_do_neither_ends_nor_stops_a_worker(
 def test_a_stuck_partition_beside_busy_ones_is_told_by_name(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest_watch, "_TOLD_S", 1.0)
+    monkeypatch.setattr(telemetry, "_TOLD_S", 1.0)
     monkeypatch.setattr(consumer_check, "_COME_S", 1.0)
     going_on = threading.Event()
     keep = Originals.keep
@@ -434,7 +434,7 @@ def test_what_nobody_expects_costs_its_record_at_every_step(
             for kind in ("bad", "good", "better")
         )
     }
-    sabotage(reading, "event_of", lambda r, _: r.key == b"read-bad", RuntimeError("at read"))
+    sabotage(record_reader, "event_of", lambda r, _: r.key == b"read-bad", RuntimeError("at read"))
     sabotage(
         Fetcher, "attempt", lambda _, p, *__: p.data == pictures["fetch-bad"], KeyError("at fetch")
     )

@@ -35,10 +35,10 @@ from pixtide.streams.dead_letters import (
     letter_of,
     state_of,
 )
+from pixtide.streams.ingest.reporter import VALUES
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.records import Record
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.reporter import VALUES
 from pixtide.streams.retrying import plan_retry
 from pixtide.streams.store_side import StoreSide
 

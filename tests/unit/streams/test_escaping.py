@@ -73,7 +73,7 @@ def test_a_log_line_stays_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError(HOSTILE)
     except ValueError:
         record = logging.LogRecord(
-            "pixtide.streams.ingest",
+            "pixtide.streams.ingest.worker",
             logging.WARNING,
             "",
             0,

@@ -15,12 +15,12 @@ from pixtide.schemas.identity import Version
 from pixtide.search.generations import GenerationState, LogIdentity
 from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import RowState, StoredImage, Written
+from pixtide.streams.ingest.kept_originals import Originals
+from pixtide.streams.ingest.other_generations import OtherGenerations
+from pixtide.streams.ingest.work import Work
 from pixtide.streams.kafka.later_records import LaterRecords
 from pixtide.streams.kafka.records import Record
-from pixtide.streams.kept_originals import Originals
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.other_generations import OtherGenerations
-from pixtide.streams.work import Work
 from tests.contracts.samples import generation, live, poisoned
 
 A, B = b"picture A", b"picture B"

@@ -7,9 +7,9 @@ import sys
 
 from pixtide.schemas.dead_letters import SourceRecord
 from pixtide.schemas.errors import PoisonError, ReasonCode
+from pixtide.streams.ingest.work import Work
 from pixtide.streams.kafka.records import Record
 from pixtide.streams.process.logs import Seldom
-from pixtide.streams.work import Work
 
 
 def test_lines_about_a_record_carry_its_names() -> None:
@@ -18,7 +18,7 @@ import logging
 from pixtide.streams.process.logs import about
 from pixtide.streams.process.signals import log_to_stderr
 log_to_stderr("json")
-log = logging.getLogger("pixtide.streams.ingest")
+log = logging.getLogger("pixtide.streams.ingest.worker")
 with about(image_id="a.jpg", partition=3, code=None):
     with about(code="EMPTY_IMAGE"):
         log.warning("dead letter: %s", "a\\nb")
@@ -31,7 +31,7 @@ logging.getLogger("weaviate").info("chatter")
     assert first.pop("timestamp").startswith("20")
     assert first == {
         "level": "WARNING",
-        "logger": "pixtide.streams.ingest",
+        "logger": "pixtide.streams.ingest.worker",
         "message": "dead letter: a\nb",
         "image_id": "a.jpg",
         "partition": 3,

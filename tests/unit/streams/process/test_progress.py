@@ -3,7 +3,7 @@
 import pytest
 
 from pixtide.schemas.errors import FatalError, TransientError
-from pixtide.streams.ingest_watch import IngestWatch
+from pixtide.streams.ingest.telemetry import IngestWatch
 from pixtide.streams.kafka.errors import BrokerAwayError
 from pixtide.streams.process.health import Health
 from pixtide.streams.process.metrics import IngestMetrics, Instruments, QueryMetrics

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixtide.streams.offsets import InFlight
+from pixtide.streams.ingest.in_flight import InFlight
 
 
 @dataclass(eq=False)

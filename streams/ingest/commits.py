@@ -12,8 +12,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from pixtide.streams.marks import Marks
-from pixtide.streams.offsets import InFlight
+from pixtide.streams.ingest.commit_metadata import Marks
+from pixtide.streams.ingest.in_flight import InFlight
 
 logger = logging.getLogger(__name__)
 

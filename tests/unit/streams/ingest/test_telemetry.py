@@ -5,7 +5,7 @@ import contextlib
 from prometheus_client import CollectorRegistry
 
 from pixtide.schemas.errors import TransientError
-from pixtide.streams.ingest_watch import IngestWatch
+from pixtide.streams.ingest.telemetry import IngestWatch
 from pixtide.streams.process.health import Health
 from pixtide.streams.process.metrics import IngestMetrics, Instruments, QueryMetrics
 

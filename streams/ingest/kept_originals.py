@@ -31,10 +31,10 @@ from pixtide.encoders.pictures.images import extension_of
 from pixtide.schemas.events import ImageUploaded, InlinePicture
 from pixtide.schemas.identity import Version, original_folder, original_key_in
 from pixtide.search.port import RowState, StoredImage, Written
+from pixtide.streams.ingest.other_generations import Elsewhere, OtherGenerations
+from pixtide.streams.ingest.work import Work
 from pixtide.streams.kafka.later_records import LaterRecords
 from pixtide.streams.originals.store import ImageStore, Stored
-from pixtide.streams.other_generations import Elsewhere, OtherGenerations
-from pixtide.streams.work import Work
 
 #: The longest that an original lies in the store before the record is published that names it.
 ON_ITS_WAY = timedelta(hours=1)

@@ -1,7 +1,7 @@
 """What nobody expects a step to raise: it costs the record that it was raised for, and no other."""
 
 from pixtide.schemas.errors import PixtideError, PoisonError, ReasonCode
-from pixtide.streams.patience import StoppedError
+from pixtide.streams.ingest.retry import StoppedError
 
 _MOST_CHARACTERS = 500
 

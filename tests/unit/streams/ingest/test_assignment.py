@@ -6,10 +6,10 @@ from unittest.mock import Mock
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pixtide.schemas.errors import TransientError
-from pixtide.streams.assignment import Assignment
+from pixtide.streams.ingest.assignment import Assignment
+from pixtide.streams.ingest.in_flight import InFlight
+from pixtide.streams.ingest.start_positions import Begin, Positions
 from pixtide.streams.kafka.offsets import Position
-from pixtide.streams.offsets import InFlight
-from pixtide.streams.positions import Begin, Positions
 
 IN_TIME_S = 60.0
 STANDS = Begin(TopicPartition("log", 0, 7, leader_epoch=3), Position(7, 3, "pixtide"))

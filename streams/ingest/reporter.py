@@ -17,10 +17,10 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
 from pixtide.schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
 from pixtide.search.generations import Generation
+from pixtide.streams.ingest.work import Work
 from pixtide.streams.kafka.records import Headers
 from pixtide.streams.kafka.renewed_client import Lasting
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.work import Work
 
 #: The image store's folder of values that the dead-letter topic refused as too large.
 VALUES = "dead-letters"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pixtide.encoders.self_check import check_parts
 from pixtide.schemas.errors import FatalError, ReasonCode
-from pixtide.streams.breaker import FIRST_S, LONGEST_S, OF_OURS, Breaker
+from pixtide.streams.ingest.breaker import FIRST_S, LONGEST_S, OF_OURS, Breaker
 
 CRASHED, STRANGE = ReasonCode.DECODER_CRASHED, ReasonCode.UNEXPECTED
 WITHIN_S = 60.0

@@ -19,6 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pixtide.schemas.errors import FatalError, TransientError
+from pixtide.streams.ingest.commit_metadata import Mark, is_ours, moved
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka.connection import KafkaConnection
@@ -26,7 +27,6 @@ from pixtide.streams.kafka.errors import verdict
 from pixtide.streams.kafka.log_guard import ADVICE, LogGuard
 from pixtide.streams.kafka.offsets import Position
 from pixtide.streams.kafka.topic_reader import Told, taken
-from pixtide.streams.marks import Mark, is_ours, moved
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
 from pixtide.streams import terminal
-from pixtide.streams.ingest import IngestLimits
+from pixtide.streams.ingest.worker import IngestLimits
 
 _EVERY_S = 0.2
 _BUSY, _USED = 0.85, 0.9

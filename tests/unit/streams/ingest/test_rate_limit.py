@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixtide.streams.pace import Pace
+from pixtide.streams.ingest.rate_limit import Pace
 
 
 def test_nobody_waits_without_a_rate() -> None:

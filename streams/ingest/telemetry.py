@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from pixtide.schemas.errors import FatalError, ReasonCode, TransientError
 from pixtide.schemas.outcomes import OutcomeKind
+from pixtide.streams.ingest.work import Work
 from pixtide.streams.kafka.consumer_position import Standing, Statistics
 from pixtide.streams.kafka.errors import BrokerAwayError
 from pixtide.streams.process.health import Health
@@ -16,7 +17,6 @@ from pixtide.streams.process.logs import about
 from pixtide.streams.process.metrics import IngestMetrics
 from pixtide.streams.process.overtaken import Late
 from pixtide.streams.process.progress import Progress, stuck_at
-from pixtide.streams.work import Work
 
 Step = Literal["read", "fetch", "decode", "store", "look_up", "encode", "write", "report"]
 Pause = Literal["full", "breaker", "stopping"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pixtide.schemas.errors import TransientError
-from pixtide.streams.ingest_watch import IngestWatch, Step
+from pixtide.streams.ingest.telemetry import IngestWatch, Step
 
 T = TypeVar("T")
 

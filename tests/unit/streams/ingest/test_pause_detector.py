@@ -3,7 +3,7 @@
 import pytest
 
 from pixtide.schemas.errors import TransientError
-from pixtide.streams.standstill import SETTLE_S, Standstill
+from pixtide.streams.ingest.pause_detector import SETTLE_S, Standstill
 
 SESSION_S = 30.0
 

@@ -26,14 +26,14 @@ from confluent_kafka import (
 )
 
 from pixtide.schemas.errors import FatalError, PixtideError, TransientError
-from pixtide.streams.commits import Commits, commit_last
+from pixtide.streams.ingest.commit_metadata import Marks
+from pixtide.streams.ingest.commits import Commits, commit_last
+from pixtide.streams.ingest.in_flight import InFlight
+from pixtide.streams.ingest.start_positions import Begin, Positions
 from pixtide.streams.kafka.errors import verdict
 from pixtide.streams.kafka.records import Record, record_of
 from pixtide.streams.kafka.side_calls import Aside, within
 from pixtide.streams.kafka.unreadable_batch import is_unreadable, offset_after, record_in_place_of
-from pixtide.streams.marks import Marks
-from pixtide.streams.offsets import InFlight
-from pixtide.streams.positions import Begin, Positions
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from typing import Self
 
 from confluent_kafka import TopicPartition
 
+from pixtide.streams.ingest.in_flight import Place
 from pixtide.streams.kafka.offsets import OURS, Position
 from pixtide.streams.kafka.records import Record
-from pixtide.streams.offsets import Place
 
 _NO_EPOCH = -1
 #: Of a value, the bytes at either end that are looked at.

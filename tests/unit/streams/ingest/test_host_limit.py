@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from pixtide.streams.host_lanes import HostLanes
+from pixtide.streams.ingest.host_limit import HostLanes
 
 WAIT_S = 10.0
 

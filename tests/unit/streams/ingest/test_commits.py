@@ -6,11 +6,11 @@ from unittest.mock import Mock
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from pixtide.streams.commits import Commits
+from pixtide.streams.ingest.commit_metadata import Mark, Marks, moved, moved_since
+from pixtide.streams.ingest.commits import Commits
+from pixtide.streams.ingest.in_flight import InFlight
 from pixtide.streams.kafka.offsets import Position
 from pixtide.streams.kafka.records import Record
-from pixtide.streams.marks import Mark, Marks, moved, moved_since
-from pixtide.streams.offsets import InFlight
 
 REFUSED = KafkaError(KafkaError.REBALANCE_IN_PROGRESS)
 LOG, OTHER = ("log", 0), ("log", 1)

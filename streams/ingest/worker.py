@@ -52,24 +52,24 @@ from pixtide.schemas.identity import Partitioner
 from pixtide.schemas.outcomes import OutcomeKind
 from pixtide.search.generations import LogIdentity
 from pixtide.search.port import StoredImage, VectorIndex, Written
-from pixtide.streams.assignment import Assignment
-from pixtide.streams.breaker import Breaker
-from pixtide.streams.host_lanes import HostLanes
-from pixtide.streams.ingest_watch import IngestWatch, Pause
+from pixtide.streams.ingest.assignment import Assignment
+from pixtide.streams.ingest.breaker import Breaker
+from pixtide.streams.ingest.host_limit import HostLanes
+from pixtide.streams.ingest.in_flight import InFlight
+from pixtide.streams.ingest.kept_originals import Originals
+from pixtide.streams.ingest.pause_detector import Standstill
+from pixtide.streams.ingest.rate_limit import Pace
+from pixtide.streams.ingest.record_reader import RecordReader
+from pixtide.streams.ingest.reporter import Reporter
+from pixtide.streams.ingest.retry import Patience, StoppedError
+from pixtide.streams.ingest.row_copier import Sibling
+from pixtide.streams.ingest.start_positions import Positions
+from pixtide.streams.ingest.telemetry import IngestWatch, Pause
+from pixtide.streams.ingest.unexpected import is_unexpected, poison_of
+from pixtide.streams.ingest.work import Work, timed
 from pixtide.streams.kafka.log_guard import LogGuard
-from pixtide.streams.kept_originals import Originals
-from pixtide.streams.offsets import InFlight
 from pixtide.streams.originals.fetcher import OUR_DISKS, OUR_STORE, Fetcher, OriginalGoneError
-from pixtide.streams.pace import Pace
-from pixtide.streams.patience import Patience, StoppedError
-from pixtide.streams.positions import Positions
 from pixtide.streams.process.overtaken import Overtaken
-from pixtide.streams.reading import RecordReader
-from pixtide.streams.reporter import Reporter
-from pixtide.streams.sibling import Sibling
-from pixtide.streams.standstill import Standstill
-from pixtide.streams.unexpected import is_unexpected, poison_of
-from pixtide.streams.work import Work, timed
 
 logger = logging.getLogger(__name__)
 

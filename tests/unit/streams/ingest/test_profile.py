@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from pixtide.streams.ingest import IngestLimits
+from pixtide.streams.ingest.profile import Profile, Stage, Usage, stages
+from pixtide.streams.ingest.worker import IngestLimits
 from pixtide.streams.process.metrics import IngestMetrics, Instruments
-from pixtide.streams.profile import Profile, Stage, Usage, stages
 
 LIMITS = IngestLimits(
     records=256,

@@ -9,14 +9,14 @@ from pixtide.schemas.events import ImageDeleted, ImageUploaded, PictureAt
 from pixtide.schemas.identity import Partitioner, partition_of
 from pixtide.schemas.trace import trace_of
 from pixtide.search.generations import LogIdentity
+from pixtide.streams.ingest.retry import Patience
+from pixtide.streams.ingest.unexpected import is_unexpected
+from pixtide.streams.ingest.work import Work
 from pixtide.streams.kafka.clients import LIBRDKAFKA_PARTITIONERS
 from pixtide.streams.kafka.log_guard import LogGuard
 from pixtide.streams.kafka.record_event import event_of
 from pixtide.streams.kafka.records import Record
-from pixtide.streams.patience import Patience
 from pixtide.streams.process.tracing import begin
-from pixtide.streams.unexpected import is_unexpected
-from pixtide.streams.work import Work
 
 
 class RecordReader:
