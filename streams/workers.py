@@ -9,7 +9,6 @@ from confluent_kafka import Consumer
 from pixtide.encoders.port import is_eight_bit
 from pixtide.schemas import topics
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams.answers import Answers
 from pixtide.streams.embedded_fetch import RestingConsumer, rest_between_fetches
 from pixtide.streams.ingest.kept_originals import Originals
 from pixtide.streams.ingest.other_generations import OtherGenerations
@@ -31,12 +30,13 @@ from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.process.metrics import IngestMetrics, QueryMetrics
 from pixtide.streams.process.progress import Progress
 from pixtide.streams.process.starting import Starting
-from pixtide.streams.query import QueryConsumer, QueryParts
-from pixtide.streams.query_pictures import QueryPictures
-from pixtide.streams.query_watch import GroupOffsets, QueryWatch
-from pixtide.streams.reply_cache import ReplyCache
+from pixtide.streams.query.answerer import Answers
+from pixtide.streams.query.consumer import QueryConsumer, QueryParts
+from pixtide.streams.query.pictures import QueryPictures
+from pixtide.streams.query.reply_cache import ReplyCache
+from pixtide.streams.query.snapshots import Snapshots
+from pixtide.streams.query.telemetry import GroupOffsets, QueryWatch
 from pixtide.streams.settings import Settings
-from pixtide.streams.snapshots import Snapshots
 from pixtide.streams.vitals import Vitals
 from pixtide.streams.wiring import (
     decoder_pool,

@@ -17,7 +17,6 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from pixtide.schemas import topics
 from pixtide.schemas.errors import FatalError, TransientError
 from pixtide.streams.client import SearchClient
-from pixtide.streams.faust_app import faust_app
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import errors as kafka_errors
 from pixtide.streams.kafka import groups as kafka_groups
@@ -25,6 +24,7 @@ from pixtide.streams.kafka import requests as kafka_requests
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection, Tls, Tokens
 from pixtide.streams.kafka.errors import KafkaDeniedError
+from pixtide.streams.query.faust_app import faust_app
 from tests.servers import KafkaServer
 from tests.servers.certificates import make_certificates
 from tests.servers.tls import TlsFront

@@ -16,7 +16,6 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest
 from pixtide.schemas.reply_address import CORRELATION_ID, REPLY_PARTITION
 from pixtide.streams.async_client import AsyncSearchClient
-from pixtide.streams.faust_app import died_of, faust_app
 from pixtide.streams.ingest.assignment import Assignment
 from pixtide.streams.ingest.in_flight import InFlight
 from pixtide.streams.ingest.start_positions import Positions
@@ -28,6 +27,7 @@ from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.log_guard import LogGuard
 from pixtide.streams.kafka.records import Record
+from pixtide.streams.query.faust_app import died_of, faust_app
 from tests.contracts.proxy import Api, ApiProxy
 from tests.servers import KafkaServer
 

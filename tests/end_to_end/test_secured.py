@@ -13,7 +13,7 @@ from pixtide.schemas import topics
 from pixtide.search.port import RowState
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
-from pixtide.streams.query_watch import GroupOffsets
+from pixtide.streams.query.telemetry import GroupOffsets
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.certificates import make_certificates
 from tests.servers.tls import TlsFront

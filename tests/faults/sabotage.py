@@ -25,7 +25,7 @@ from pixtide.encoders.port import Pixels, Vectors
 from pixtide.streams.cli import main
 from pixtide.streams.ingest.commits import Commits
 from pixtide.streams.kafka import clients as kafka_clients
-from pixtide.streams.record_batches import FetchedBytes
+from pixtide.streams.query.record_batches import FetchedBytes
 from tests.faults.deadly_decoder import DEADLY as DEADLY
 
 #: The most rows that the small device takes at once, and how many the fragile one lives through.

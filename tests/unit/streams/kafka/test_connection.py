@@ -8,10 +8,10 @@ import pytest
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from pixtide.schemas.errors import UsageError
-from pixtide.streams.faust_app import faust_app
 from pixtide.streams.kafka import aiokafka
 from pixtide.streams.kafka.connection import KafkaConnection, Sasl, Tokens
 from pixtide.streams.kafka.tokens import TokenProvider
+from pixtide.streams.query.faust_app import faust_app
 from pixtide.streams.settings import load_settings
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.tokens import LIFE_S, SECRET, TokenServer

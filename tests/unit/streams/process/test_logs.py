@@ -68,9 +68,11 @@ def test_a_library_says_the_same_only_every_ten_seconds() -> None:
     assert [said("aiokafka.consumer", 1, "refused") for _ in range(98)] == [None] * 98
     assert said("aiokafka.consumer", 2, "refused") == "no node 2: refused"  # which is news
     assert (
-        said("aiokafkas", 1, "refused") == said("pixtide.streams.query", 1, "refused") is not None
+        said("aiokafkas", 1, "refused")
+        == said("pixtide.streams.query.consumer", 1, "refused")
+        is not None
     )
-    assert said("pixtide.streams.query", 1, "refused") == "no node 1: refused"
+    assert said("pixtide.streams.query.consumer", 1, "refused") == "no node 1: refused"
     now += 10
     assert said("aiokafka.consumer", 1, "refused") == (
         "no node 1: refused (and 98 times more since)"

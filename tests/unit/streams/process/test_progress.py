@@ -9,7 +9,7 @@ from pixtide.streams.process.health import Health
 from pixtide.streams.process.metrics import IngestMetrics, Instruments, QueryMetrics
 from pixtide.streams.process.overtaken import Overtaken
 from pixtide.streams.process.progress import Progress
-from pixtide.streams.query_watch import QueryWatch
+from pixtide.streams.query.telemetry import QueryWatch
 
 LIMIT_S, LOOK_S = 300.0, 5.0
 

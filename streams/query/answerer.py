@@ -10,9 +10,9 @@ from pixtide.search.answering.answer import Snapshot, answer
 from pixtide.search.answering.query_vectors import INDEX_UNWELL
 from pixtide.search.port import CollectionGoneError
 from pixtide.streams.process.metrics import QueryMetrics
-from pixtide.streams.query_pictures import QueryPictures
-from pixtide.streams.reply_cache import Encoded, ReplyCache
-from pixtide.streams.snapshots import NONE_LIVE, Snapshots
+from pixtide.streams.query.pictures import QueryPictures
+from pixtide.streams.query.reply_cache import Encoded, ReplyCache
+from pixtide.streams.query.snapshots import NONE_LIVE, Snapshots
 
 logger = logging.getLogger(__name__)
 

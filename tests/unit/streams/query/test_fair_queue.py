@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixtide.streams.fair_queue import FairPlaces, FairQueue
+from pixtide.streams.query.fair_queue import FairPlaces, FairQueue
 
 
 def test_lines_are_served_in_turn_and_each_in_order() -> None:

@@ -11,7 +11,7 @@ from pixtide.streams.kafka.consumer_position import Standing
 from pixtide.streams.process.health import Health
 from pixtide.streams.process.metrics import QueryMetrics
 from pixtide.streams.process.progress import Progress
-from pixtide.streams.snapshots import Snapshots
+from pixtide.streams.query.snapshots import Snapshots
 
 
 class QueryWatch:

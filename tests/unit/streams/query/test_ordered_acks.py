@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixtide.streams.acknowledgements import InOrder
+from pixtide.streams.query.ordered_acks import InOrder
 
 
 def test_a_slow_one_holds_back_those_after_it_in_its_partition() -> None:

@@ -42,18 +42,18 @@ from pixtide.schemas.reply_address import (
     reply_address,
 )
 from pixtide.schemas.trace import Trace, trace_of
-from pixtide.streams.acknowledgements import InOrder
-from pixtide.streams.answers import Answers
-from pixtide.streams.fair_queue import FairPlaces, FairQueue
-from pixtide.streams.faust_app import died_of, faust_app
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.renewed_client import Lasting
 from pixtide.streams.process.logs import about
 from pixtide.streams.process.tracing import Span, begin
-from pixtide.streams.query_watch import QueryWatch
-from pixtide.streams.record_batches import NoRecord
-from pixtide.streams.reply_cache import Encoded
-from pixtide.streams.snapshots import Snapshots
+from pixtide.streams.query.answerer import Answers
+from pixtide.streams.query.fair_queue import FairPlaces, FairQueue
+from pixtide.streams.query.faust_app import died_of, faust_app
+from pixtide.streams.query.ordered_acks import InOrder
+from pixtide.streams.query.record_batches import NoRecord
+from pixtide.streams.query.reply_cache import Encoded
+from pixtide.streams.query.snapshots import Snapshots
+from pixtide.streams.query.telemetry import QueryWatch
 
 logger = logging.getLogger(__name__)
 

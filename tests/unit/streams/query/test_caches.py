@@ -12,7 +12,7 @@ from pixtide.schemas.errors import QueryCode, RequestError, TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest, Term
 from pixtide.search.answering.answer import Snapshot
 from pixtide.search.answering.text_cache import CachedTexts
-from pixtide.streams.reply_cache import ReplyCache
+from pixtide.streams.query.reply_cache import ReplyCache
 from tests.contracts.samples import generation
 
 

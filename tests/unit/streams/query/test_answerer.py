@@ -11,11 +11,11 @@ from pixtide.schemas.errors import FatalError, QueryCode, RequestError, Transien
 from pixtide.schemas.queries import SearchReply, SearchRequest, checked
 from pixtide.search.answering.answer import Snapshot
 from pixtide.search.port import Hit, Query, VectorIndex
-from pixtide.streams.answers import Answers
 from pixtide.streams.process.metrics import Instruments, QueryMetrics
-from pixtide.streams.query_pictures import QueryPictures
-from pixtide.streams.reply_cache import ReplyCache
-from pixtide.streams.snapshots import Snapshots
+from pixtide.streams.query.answerer import Answers
+from pixtide.streams.query.pictures import QueryPictures
+from pixtide.streams.query.reply_cache import ReplyCache
+from pixtide.streams.query.snapshots import Snapshots
 from tests.contracts.samples import generation, live, towards
 
 

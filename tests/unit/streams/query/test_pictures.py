@@ -17,7 +17,7 @@ from pixtide.schemas.errors import PoisonError, QueryCode, ReasonCode, RequestEr
 from pixtide.schemas.queries import Term
 from pixtide.streams.originals.fetcher import Fetcher, FetchLimits
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.query_pictures import QueryPictures
+from pixtide.streams.query.pictures import QueryPictures
 from tests.support.hostile import hostile_server
 
 PICTURE = Term(data_base64="aGVsbG8=")

@@ -5,9 +5,9 @@ from typing import Any
 
 import faust
 
-from pixtide.streams import record_batches
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.tokens import TokenProvider
+from pixtide.streams.query import record_batches
 
 #: A killed consumer's partitions are another's after so long; Faust would wait a minute.
 _SESSION_S = 10.0

@@ -12,8 +12,8 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixtide.streams import record_batches
-from pixtide.streams.record_batches import MOST_UNPACKED, FetchedBytes, NoRecord, ReadRecords
+from pixtide.streams.query import record_batches
+from pixtide.streams.query.record_batches import MOST_UNPACKED, FetchedBytes, NoRecord, ReadRecords
 from tests.support import raw_records
 from tests.support.raw_records import RawRecord, checked
 

@@ -16,7 +16,7 @@ from pixtide.schemas.errors import FatalError
 from pixtide.search.answering.answer import Snapshot
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.lancedb.catalog import LanceCatalog
-from pixtide.streams.snapshots import Snapshots
+from pixtide.streams.query.snapshots import Snapshots
 from tests.contracts.samples import NOON, generation
 
 READY, RETIRED = GenerationState.READY, GenerationState.RETIRED
