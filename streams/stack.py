@@ -19,9 +19,9 @@ from pixtide.schemas import topics
 from pixtide.schemas.errors import PixtideError, TransientError, UsageError
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams.embedded_retention import Retention
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import topics as kafka_topics
+from pixtide.streams.kafka.embedded_broker import Retention
 from pixtide.streams.process.signals import undisturbed
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import OTHER_MODEL, generation_to_work_for, open_catalog

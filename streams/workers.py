@@ -9,7 +9,6 @@ from confluent_kafka import Consumer
 from pixtide.encoders.port import is_eight_bit
 from pixtide.schemas import topics
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams.embedded_fetch import RestingConsumer, rest_between_fetches
 from pixtide.streams.ingest.kept_originals import Originals
 from pixtide.streams.ingest.other_generations import OtherGenerations
 from pixtide.streams.ingest.reporter import Reporter
@@ -23,6 +22,7 @@ from pixtide.streams.kafka import groups as kafka_groups
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.consumer_check import Membership
 from pixtide.streams.kafka.consumer_position import Statistics
+from pixtide.streams.kafka.embedded_broker import RestingConsumer
 from pixtide.streams.kafka.later_records import LaterRecords
 from pixtide.streams.kafka.log_guard import LogGuard
 from pixtide.streams.kafka.renewed_client import Lasting
@@ -32,6 +32,7 @@ from pixtide.streams.process.progress import Progress
 from pixtide.streams.process.starting import Starting
 from pixtide.streams.query.answerer import Answers
 from pixtide.streams.query.consumer import QueryConsumer, QueryParts
+from pixtide.streams.query.faust_app import rest_between_fetches
 from pixtide.streams.query.pictures import QueryPictures
 from pixtide.streams.query.reply_cache import ReplyCache
 from pixtide.streams.query.snapshots import Snapshots

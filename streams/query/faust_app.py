@@ -1,5 +1,7 @@
 """Faust as a thin shell: no tables, no web server, no topics of its own, raw bytes."""
 
+import asyncio
+import contextlib
 import tempfile
 from typing import Any
 
@@ -72,3 +74,21 @@ def _credentials(connection: KafkaConnection) -> Any:
             ssl_context=context,
         )
     return faust.SSLCredentials(context) if context else None
+
+
+_SHORT_REST_S = 0.01
+
+
+def rest_between_fetches(faust_app: Any) -> None:
+    """Let a started Faust app's consumer wait a moment after each fetch that found nothing."""
+    fetcher = faust_app.consumer._thread._consumer._fetcher
+    fetch = fetcher._proc_fetch_request
+
+    async def fetch_then_rest(*arguments: Any) -> bool:
+        found_something: bool = await fetch(*arguments)
+        if not found_something:
+            with contextlib.suppress(asyncio.CancelledError):  # the end, as it awaits it
+                await asyncio.sleep(_SHORT_REST_S)
+        return found_something
+
+    fetcher._proc_fetch_request = fetch_then_rest

@@ -13,8 +13,8 @@ import faust
 
 from pixtide.search.answering.query_vectors import TextEncoder
 from pixtide.search.port import Query
-from pixtide.streams.embedded_fetch import rest_between_fetches
 from pixtide.streams.kafka import clients as kafka_clients
+from pixtide.streams.query.faust_app import rest_between_fetches
 from pixtide.streams.settings import load_settings
 from pixtide.streams.wiring import generation_to_work_for, load_encoder, open_catalog
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from pixtide.schemas import topics
-from pixtide.streams.embedded_retention import Retention
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
+from pixtide.streams.kafka.embedded_broker import Retention
 from tests.servers.runners import free_ports
 from tests.support.deployments import Embedded
 from tests.support.models import tiny_clip
