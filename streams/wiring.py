@@ -19,8 +19,8 @@ from pixtide.streams.settings import Settings
 if TYPE_CHECKING:
     from pixtide.encoders.pictures.decoder_pool import DecoderPool
     from pixtide.encoders.port import Encoder
-    from pixtide.streams.async_client import AsyncSearchClient
-    from pixtide.streams.client import SearchClient
+    from pixtide.streams.client.asynchronous import AsyncSearchClient
+    from pixtide.streams.client.blocking import SearchClient
     from pixtide.streams.dead_letters import DeadLetters
     from pixtide.streams.originals.fetcher import Fetcher
     from pixtide.streams.retrying import Retrier
@@ -196,7 +196,7 @@ def picture_fetcher(settings: Settings, store: ImageStore) -> "Fetcher":
 
 def search_client(settings: Settings, *, timeout_s: float = CLIENT_TIMEOUT_S) -> "SearchClient":
     """A client of the search service that these settings reach."""
-    from pixtide.streams.client import SearchClient
+    from pixtide.streams.client.blocking import SearchClient
 
     return SearchClient(
         settings.kafka_connection(),
@@ -210,7 +210,7 @@ def async_search_client(
     settings: Settings, *, timeout_s: float = CLIENT_TIMEOUT_S
 ) -> "AsyncSearchClient":
     """Its twin for asyncio."""
-    from pixtide.streams.async_client import AsyncSearchClient
+    from pixtide.streams.client.asynchronous import AsyncSearchClient
 
     return AsyncSearchClient(
         settings.kafka_connection(),

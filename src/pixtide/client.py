@@ -14,8 +14,8 @@ from pixtide.schemas.queries import (
     SearchRequest,
     SearchResult,
 )
-from pixtide.streams.async_client import AsyncSearchClient
-from pixtide.streams.client import SearchClient
+from pixtide.streams.client.asynchronous import AsyncSearchClient
+from pixtide.streams.client.blocking import SearchClient
 from pixtide.streams.kafka.connection import KafkaConnection, Sasl, Tls, Tokens
 
 __all__ = [

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from pixtide.schemas.errors import TransientError, UsageError
 from pixtide.schemas.queries import SearchReply, SearchRequest, read_request
-from pixtide.streams.async_client import AsyncSearchClient
+from pixtide.streams.client.asynchronous import AsyncSearchClient
 from pixtide.streams.web.bodies import json_body
 from pixtide.streams.web.guard import announced
 from pixtide.streams.web.lanes import Budget

@@ -56,7 +56,7 @@ _SEARCH = (
     "import pixtide.streams.cli, pixtide.streams.terminal;"
     "from pixtide.streams.settings import load_settings;"
     "from pixtide.streams.wiring import search_client;"
-    "import pixtide.streams.client, pixtide.schemas.queries; load_settings()"
+    "import pixtide.streams.client.blocking, pixtide.schemas.queries; load_settings()"
 )
 
 

@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from pixtide.schemas.queries import AttributeFilter, Filters, SearchReply, SearchRequest, Term
-from pixtide.streams.client import SearchClient
+from pixtide.streams.client.blocking import SearchClient
 from pixtide.streams.wiring import load_encoder, search_client
 from tests.benchmarks.machine import describe, resident_mib
 from tests.benchmarks.search_rows import fill

@@ -16,7 +16,7 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from pixtide.schemas import topics
 from pixtide.schemas.errors import FatalError, TransientError
-from pixtide.streams.client import SearchClient
+from pixtide.streams.client.blocking import SearchClient
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import errors as kafka_errors
 from pixtide.streams.kafka import groups as kafka_groups

@@ -15,7 +15,7 @@ from pixtide.schemas import topics
 from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest
 from pixtide.schemas.reply_address import CORRELATION_ID, REPLY_PARTITION
-from pixtide.streams.async_client import AsyncSearchClient
+from pixtide.streams.client.asynchronous import AsyncSearchClient
 from pixtide.streams.ingest.assignment import Assignment
 from pixtide.streams.ingest.in_flight import InFlight
 from pixtide.streams.ingest.start_positions import Positions

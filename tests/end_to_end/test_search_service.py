@@ -25,8 +25,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from pixtide.schemas import topics
 from pixtide.schemas.queries import Filters, SearchReply, SearchRequest, Term
-from pixtide.streams.async_client import AsyncSearchClient
-from pixtide.streams.client import SearchClient
+from pixtide.streams.client.asynchronous import AsyncSearchClient
+from pixtide.streams.client.blocking import SearchClient
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import records as kafka_records

@@ -24,6 +24,7 @@ from pixtide.schemas.identity import original_key, partition_of
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.search.port import RowState, StoredImage, Written
 from pixtide.search.weaviate.index import WeaviateIndex
+from pixtide.streams.client.channel import Addresses, Replies
 from pixtide.streams.ingest import record_reader, telemetry
 from pixtide.streams.ingest.breaker import Breaker
 from pixtide.streams.ingest.kept_originals import Originals
@@ -34,7 +35,6 @@ from pixtide.streams.kafka import consumer_check
 from pixtide.streams.originals.fetcher import Fetcher
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.process.health import Health
-from pixtide.streams.replies import Addresses, Replies
 from pixtide.streams.vitals import Vitals
 from pixtide.streams.workers import ingest_worker
 from tests.faults.oracle import outcomes_by_record, read_topic, topic

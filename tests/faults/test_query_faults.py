@@ -19,7 +19,7 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest, Term
 from pixtide.search.generations import GenerationState
 from pixtide.search.port import RowState
-from pixtide.streams.client import SearchClient
+from pixtide.streams.client.blocking import SearchClient
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.wiring import generation_to_work_for, open_catalog

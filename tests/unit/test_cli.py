@@ -49,7 +49,8 @@ def test_help_loads_nothing_heavy() -> None:
 def test_a_search_loads_nothing_of_the_workers() -> None:
     heavy = ["torch", "open_clip", "sklearn", "PIL", "weaviate", "lancedb", "pyarrow", "faust"]
     code = (
-        "import sys; import pixtide.streams.cli, pixtide.streams.terminal, pixtide.streams.client; "
+        "import sys; import pixtide.streams.cli, pixtide.streams.terminal; "
+        "import pixtide.streams.client.blocking; "
         "from pixtide.streams.settings import load_settings; "
         "from pixtide.streams.wiring import search_client; "
         f"load_settings(); print([m for m in {heavy} if m in sys.modules])"

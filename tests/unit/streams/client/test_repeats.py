@@ -8,10 +8,10 @@ import pytest
 
 from pixtide.schemas.errors import QueryCode, RequestError
 from pixtide.schemas.queries import SearchReply, SearchRequest
-from pixtide.streams import async_client as async_client_module
-from pixtide.streams import client as client_module
-from pixtide.streams.async_client import AsyncSearchClient
-from pixtide.streams.client import SearchClient
+from pixtide.streams.client import asynchronous as async_client_module
+from pixtide.streams.client import blocking as client_module
+from pixtide.streams.client.asynchronous import AsyncSearchClient
+from pixtide.streams.client.blocking import SearchClient
 
 
 class Wire:

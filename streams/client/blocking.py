@@ -15,8 +15,8 @@ from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest
 from pixtide.schemas.reply_address import CLIENT_TIMEOUT_S
 from pixtide.schemas.topics import REPLIES, REQUESTS
+from pixtide.streams.client.channel import Addresses, Replies, pause_s, reply_of, worth_repeating
 from pixtide.streams.kafka.connection import KafkaConnection, connection_to
-from pixtide.streams.replies import Addresses, Replies, pause_s, reply_of, worth_repeating
 
 #: How many requests `search_many` keeps under way.
 WINDOW = 64
