@@ -141,8 +141,9 @@ def publish(
     pixtide publish ~/Pictures --wait
     pixtide publish https://example.org/a.jpg --tag web --caption "Found there"
     """
-    from pixtide.streams.publish import Description, find_sources
-    from pixtide.streams.publishing import publish_all
+    from pixtide.streams.publish.bulk import publish_all
+    from pixtide.streams.publish.publisher import Description
+    from pixtide.streams.publish.sources import find_sources
 
     settings, description = _settings(), Description(caption=caption, tags=tags)
     summary = publish_all(
@@ -168,8 +169,8 @@ def delete(image_ids: tuple[str, ...], wait: bool, as_json: bool) -> None:
     Your own files stay. An id that nothing is indexed under may be deleted, too: the log may hold
     an upload that is still to come.
     """
-    from pixtide.streams.publish import image_key
-    from pixtide.streams.publishing import delete_all
+    from pixtide.streams.publish.bulk import delete_all
+    from pixtide.streams.publish.publisher import image_key
 
     for image_id in image_ids:
         image_key(image_id)

@@ -64,7 +64,7 @@ def topics_dump() -> None:
     that can't be read is named and left out; then this exits 1.
     """
     from pixtide.streams import terminal
-    from pixtide.streams.log_copy import dump
+    from pixtide.streams.publish.log_dump import dump
     from pixtide.streams.settings import load_settings
 
     count, left_out = -1, _LeftOut()  # for the last line is no record
@@ -85,7 +85,7 @@ def topics_load() -> None:
     out; then this exits 1.
     """
     from pixtide.streams import terminal
-    from pixtide.streams.log_copy import load
+    from pixtide.streams.publish.log_dump import load
     from pixtide.streams.settings import load_settings
 
     left_out = _LeftOut()

@@ -13,8 +13,9 @@ from pixtide.schemas.queries import Filters, SearchRequest
 from pixtide.streams import terminal
 from pixtide.streams.demo.captions import captions
 from pixtide.streams.process.signals import interrupt_on_signals
-from pixtide.streams.publish import Description, Source, find_sources
-from pixtide.streams.publishing import Summary, publish_all
+from pixtide.streams.publish.bulk import Summary, publish_all
+from pixtide.streams.publish.publisher import Description
+from pixtide.streams.publish.sources import Source, find_sources
 from pixtide.streams.settings import Settings
 from pixtide.streams.stack import Stack
 from pixtide.streams.wiring import generation_to_work_for, open_catalog, search_client

@@ -7,7 +7,7 @@ from pixtide.schemas import topics
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.publish import Publisher
+from pixtide.streams.publish.publisher import Publisher
 from pixtide.streams.settings import Settings
 from pixtide.streams.standing import Watch
 from pixtide.streams.web.app import Site, SiteParts

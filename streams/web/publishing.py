@@ -28,7 +28,8 @@ from pixtide.schemas.base import Contract, explain
 from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
 from pixtide.streams.process.signals import VitalThread
-from pixtide.streams.publish import Delivered, Description, Position, Publisher, Source
+from pixtide.streams.publish.publisher import Delivered, Description, Position, Publisher
+from pixtide.streams.publish.sources import Source
 from pixtide.streams.web.guard import announced
 from pixtide.streams.web.lanes import Budget, Lane, busy, in_thread
 from pixtide.streams.web.pictures import checked_id

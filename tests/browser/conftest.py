@@ -16,7 +16,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from pixtide.schemas.outcomes import OutcomeKind
 from pixtide.streams.demo.captions import captions
-from pixtide.streams.publish import Description, OutcomeWatch, Publisher, Source
+from pixtide.streams.publish.outcomes import OutcomeWatch
+from pixtide.streams.publish.publisher import Description, Publisher
+from pixtide.streams.publish.sources import Source
 from tests.support.deployments import Embedded
 
 #: Debian's; a browser that a library downloads does not run everywhere.

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, JSHandle, Page, expect
 
-from pixtide.streams.publish import Description, Publisher, Source
+from pixtide.streams.publish.publisher import Description, Publisher
+from pixtide.streams.publish.sources import Source
 from tests.browser.axe import complaints
 from tests.browser.conftest import MARKUP, UPLOADED, Site
 

@@ -15,7 +15,7 @@ from pixtide.streams.kafka import requests as kafka_requests
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.topic_reader import records_at, records_between, records_of
-from pixtide.streams.publish import Position, Publisher
+from pixtide.streams.publish.publisher import Position, Publisher
 from pixtide.streams.settings import Settings
 from tests.contracts.proxy import BrokerProxy
 from tests.servers import KafkaServer

@@ -16,7 +16,7 @@ from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.records import Record
 from pixtide.streams.kafka.topic_reader import records_of
-from pixtide.streams.log_copy import dump, load
+from pixtide.streams.publish.log_dump import dump, load
 from pixtide.streams.settings import Settings
 from tests.servers import KafkaServer
 from tests.support.raw_records import RawRecord, batch, produce

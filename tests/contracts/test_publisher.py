@@ -12,8 +12,9 @@ from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.topic_reader import records_of
-from pixtide.streams.publish import Description, find_sources
-from pixtide.streams.publishing import delete_all, publish_all
+from pixtide.streams.publish.bulk import delete_all, publish_all
+from pixtide.streams.publish.publisher import Description
+from pixtide.streams.publish.sources import find_sources
 from pixtide.streams.settings import Settings
 from tests.servers import KafkaServer
 from tests.support.pictures import jpeg

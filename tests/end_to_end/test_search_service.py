@@ -30,7 +30,8 @@ from pixtide.streams.client.blocking import SearchClient
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import records as kafka_records
-from pixtide.streams.publish import Description, Publisher, Source
+from pixtide.streams.publish.publisher import Description, Publisher
+from pixtide.streams.publish.sources import Source
 from pixtide.streams.wiring import search_client
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports

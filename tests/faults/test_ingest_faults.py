@@ -23,7 +23,8 @@ from pixtide.search.port import RowState
 from pixtide.streams.generations.progress import lag_behind
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
-from pixtide.streams.publish import Description, Publisher, Source
+from pixtide.streams.publish.publisher import Description, Publisher
+from pixtide.streams.publish.sources import Source
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.faults.oracle import check_against_the_log, check_commits, read_topic, topic

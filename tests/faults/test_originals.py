@@ -13,7 +13,8 @@ from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka.later_records import LaterRecords
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.publish import Description, Publisher, Source
+from pixtide.streams.publish.publisher import Description, Publisher
+from pixtide.streams.publish.sources import Source
 from pixtide.streams.wiring import generation_to_work_for, open_catalog
 from tests.faults.oracle import check_originals, originals, read_topic, topic
 from tests.faults.test_ingest_faults import publish

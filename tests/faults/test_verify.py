@@ -16,7 +16,8 @@ from pixtide.schemas.identity import Version
 from pixtide.search.generations import GenerationState
 from pixtide.search.port import RowState, StoredImage
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.publish import Description, Publisher, Source
+from pixtide.streams.publish.publisher import Description, Publisher
+from pixtide.streams.publish.sources import Source
 from pixtide.streams.wiring import open_catalog
 from tests.faults.oracle import check_against_the_log
 from tests.faults.test_ingest_faults import publish, wait_until_read

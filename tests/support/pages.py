@@ -20,7 +20,7 @@ from pixtide.search.port import RowState, StoredImage
 from pixtide.streams.dead_letters import DeadLetter, LetterState
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.records import Record
-from pixtide.streams.publish import Position
+from pixtide.streams.publish.publisher import Position
 from pixtide.streams.retrying import RetryPlan, RetryResult
 from pixtide.streams.standing import Standing
 from pixtide.streams.web.app import Site, SiteParts

@@ -17,7 +17,7 @@ import pytest
 
 from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchError, SearchReply
-from pixtide.streams.publish import Position
+from pixtide.streams.publish.publisher import Position
 from pixtide.streams.web.connections import Patience
 from tests.support.pages import PICTURE, Behind, a_letter, a_row, a_site, served
 

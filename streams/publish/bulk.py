@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.streams import terminal
-from pixtide.streams.publish import Description, NoImageIdError, OutcomeWatch, Publisher, Source
+from pixtide.streams.publish.outcomes import OutcomeWatch
+from pixtide.streams.publish.publisher import Description, NoImageIdError, Publisher
+from pixtide.streams.publish.sources import Source
 from pixtide.streams.settings import Settings
 
 #: `--wait` gives up when no outcome at all has come for this long.

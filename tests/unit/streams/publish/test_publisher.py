@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pixtide.schemas.errors import UsageError
-from pixtide.streams.publish import find_sources
+from pixtide.streams.publish.sources import find_sources
 
 
 @pytest.fixture

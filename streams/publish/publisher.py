@@ -1,56 +1,33 @@
-"""Publishing pictures: folders walked, each picture sent inline, by its path, or by our store."""
+"""Publishing pictures: each sent inline, by its path, or by our store."""
 
 import hashlib
-import logging
 import mimetypes
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from confluent_kafka import KafkaError, Message, Producer, TopicPartition
-from pydantic import JsonValue, ValidationError
+from confluent_kafka import KafkaError, Message, Producer
+from pydantic import JsonValue
 
 from pixtide.schemas import topics
-from pixtide.schemas.base import explain
 from pixtide.schemas.codec import encode_event
-from pixtide.schemas.errors import PixtideError, TransientError, UsageError
+from pixtide.schemas.errors import PixtideError, TransientError
 from pixtide.schemas.events import ImageUploaded, InlinePicture, PictureAt
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
-from pixtide.schemas.outcomes import Outcome
 from pixtide.streams.kafka import clients as kafka_clients
-from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
-from pixtide.streams.kafka.topic_reader import Told, taken
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.process.tracing import Span, begin
+from pixtide.streams.publish.sources import Source
 from pixtide.streams.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 SOURCE = "/pixtide/publish"
-_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-    | {".heic", ".heif", ".avif"}
-)
+
 _DELIVER_S = 30.0
-
-
-@dataclass(frozen=True)
-class Source:
-    """One picture to publish: its id, and the file or the URL that it is.
-
-    Where the bytes are at hand as `data`, the path is only a name that says their kind.
-    """
-
-    image_id: str
-    at: Path | str
-    data: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -87,49 +64,6 @@ def image_key(image_id: str) -> bytes:
             "publish the folder that it is in"
         )
     return key
-
-
-def find_sources(names: Sequence[str], prefix: str | None) -> list[Source]:
-    """The pictures that paths and URLs name; folders are walked, hidden files left out.
-
-    A file's id is the folder's name and the path within it; `prefix` stands for the name.
-
-    Raises:
-        UsageError: a path doesn't exist, a folder holds no picture, or an id would repeat.
-    """
-    sources = [source for name in names for source in _sources_of(name, prefix)]
-    seen: dict[str, Source] = {}
-    for source in sources:
-        if (other := seen.setdefault(source.image_id, source)) is not source:
-            raise UsageError(
-                f"{other.at} and {source.at} would both be {source.image_id}: publish them "
-                "apart, each with its own --prefix"
-            )
-    return sources
-
-
-def _sources_of(name: str, prefix: str | None) -> Iterator[Source]:
-    if "://" in name:
-        url = urlsplit(name)
-        whole = f"{url.hostname or ''}{url.path}" + (f"?{url.query}" if url.query else "")
-        yield Source(f"{prefix}/{Path(url.path).name}" if prefix else whole, name)
-        return
-    named = Path(name).expanduser().resolve()
-    if named.is_file():
-        yield Source(f"{prefix or named.parent.name}/{named.name}", named)
-        return
-    if not named.is_dir():
-        raise UsageError(f"{name}: no such file or folder")
-    found = [path for path in sorted(named.rglob("*")) if _is_picture(path, named)]
-    if not found:
-        raise UsageError(f"{name} holds no picture (looked for {', '.join(sorted(_SUFFIXES))})")
-    for path in found:
-        yield Source(f"{prefix or named.name}/{path.relative_to(named).as_posix()}", path)
-
-
-def _is_picture(path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.suffix.lower() in _SUFFIXES and not hidden and path.is_file()
 
 
 #: Told of one record where it came to stand, or the error that kept it out of the log.
@@ -275,65 +209,3 @@ class Publisher:
             self._failed.append(str(what))
         else:
             self.positions.append(what)
-
-
-class OutcomeWatch:
-    """Follows `images.indexed` from the moment it is made, for one generation."""
-
-    def __init__(self, settings: Settings, generation: str) -> None:
-        connection = settings.kafka_connection()
-        topic = settings.named(topics.INDEXED)
-        client = kafka_clients.admin(connection)
-        numbers = range(kafka_topics.partitions_of(client, topic))
-        ends = kafka_offsets.ends(client, topic, numbers)
-        self._generation = generation
-        self._connection = connection
-        self._consumer = kafka_clients.tail_consumer(connection)
-        self._consumer.assign([TopicPartition(topic, p, end) for p, end in ends.items()])
-
-    def close(self) -> None:
-        """Let the connection go."""
-        self._consumer.close()
-
-    def outcomes_of(self, positions: Iterable[Position], *, stalled_s: float) -> Iterator[Outcome]:
-        """One outcome for each published record: at its own offset or a later one of its id.
-
-        Raises:
-            TransientError: none has come for `stalled_s` seconds.
-        """
-        waiting: dict[tuple[int, str], list[int]] = {}
-        for position in positions:
-            waiting.setdefault((position.partition, position.image_id), []).append(position.offset)
-        heard = time.monotonic()
-        while waiting:
-            left = sum(map(len, waiting.values()))
-            if time.monotonic() - heard > stalled_s:
-                raise TransientError(
-                    f"no outcome for {stalled_s:g} s with {left} outstanding: is an ingest "
-                    f"worker of generation {self._generation} running?"
-                )
-            for outcome in self._new_outcomes(left):
-                name = (outcome.partition, outcome.image_id)
-                offsets = waiting.pop(name, [])
-                if later := [offset for offset in offsets if offset > outcome.offset]:
-                    waiting[name] = later
-                for _ in range(len(offsets) - len(later)):
-                    heard = time.monotonic()
-                    yield outcome
-
-    def _new_outcomes(self, left: int) -> Iterator[Outcome]:
-        for each in taken(self._consumer, self._connection, 500, 0.1):
-            if isinstance(each, Told):
-                if each.error.code() == KafkaError._ALL_BROKERS_DOWN:
-                    raise TransientError(
-                        f"the broker went away with {left} outcomes outstanding; what was "
-                        "published is in the log, and is indexed once everything runs again"
-                    )
-            elif each.value is not None:
-                try:
-                    outcome = Outcome.from_json(each.value)
-                except ValidationError as wrong:  # of a later version, say, or somebody else's
-                    logger.warning("an outcome is not understood: %s", explain(wrong))
-                    continue
-                if outcome.generation == self._generation:
-                    yield outcome
