@@ -13,8 +13,8 @@ from pixtide.schemas.errors import PoisonError, UsageError
 from pixtide.streams.cli_index import json_option
 
 if TYPE_CHECKING:
-    from pixtide.streams.dead_letters import DeadLetter, LetterContent, Selection
-    from pixtide.streams.retrying import RetryResult
+    from pixtide.streams.dead_letters.letters import DeadLetter, LetterContent, Selection
+    from pixtide.streams.dead_letters.retry import RetryResult
 
 _THUMBNAIL_SIDE = 256
 _SHOWN_TEXT = 400
@@ -44,7 +44,7 @@ def dlq_list(codes: tuple[str, ...], image_ids: tuple[str, ...], as_json: bool) 
     """Count dead letters by code, with examples; with --code or --id, list each."""
     from pixtide.schemas.base import shortened
     from pixtide.streams import terminal
-    from pixtide.streams.dead_letters import LetterState, by_code
+    from pixtide.streams.dead_letters.letters import LetterState, by_code
     from pixtide.streams.settings import load_settings
     from pixtide.streams.wiring import dead_letters
 
@@ -128,7 +128,7 @@ def dlq_retry(
     Letters that are healed or superseded by now are left out.
     """
     from pixtide.streams import terminal
-    from pixtide.streams.retrying import plan_retry
+    from pixtide.streams.dead_letters.retry import plan_retry
     from pixtide.streams.settings import load_settings
     from pixtide.streams.wiring import dead_letters, retrier
 
@@ -159,7 +159,7 @@ def dlq_retry(
 
 def _selection(codes: Sequence[str], image_ids: Sequence[str]) -> "Selection":
     from pixtide.schemas.errors import ReasonCode
-    from pixtide.streams.dead_letters import Selection
+    from pixtide.streams.dead_letters.letters import Selection
 
     for code in codes:
         if code not in ReasonCode.__members__:

@@ -13,9 +13,8 @@ from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog
 from pixtide.streams.ingest.kept_originals import ON_ITS_WAY
 from pixtide.streams.ingest.other_generations import OtherGenerations
-from pixtide.streams.ingest.reporter import VALUES
 from pixtide.streams.ledger import Ledger
-from pixtide.streams.originals.store import ImageStore, Stored
+from pixtide.streams.originals.store import VALUES, ImageStore, Stored
 
 _CHUNK = 500
 

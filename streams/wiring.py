@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pixtide.encoders.port import Encoder
     from pixtide.streams.client.asynchronous import AsyncSearchClient
     from pixtide.streams.client.blocking import SearchClient
-    from pixtide.streams.dead_letters import DeadLetters
+    from pixtide.streams.dead_letters.letters import DeadLetters
+    from pixtide.streams.dead_letters.retry import Retrier
     from pixtide.streams.originals.fetcher import Fetcher
-    from pixtide.streams.retrying import Retrier
 
 
 #: What is said of a generation whose model's files or preprocessing are not those of today.
@@ -136,7 +136,7 @@ def decoder_pool(settings: Settings, processes: int) -> "DecoderPool":
 
 def dead_letters(settings: Settings) -> "DeadLetters":
     """The dead letters; close them after use."""
-    from pixtide.streams.dead_letters import DeadLetters
+    from pixtide.streams.dead_letters.letters import DeadLetters
 
     return DeadLetters(
         connection=settings.kafka_connection(),
@@ -148,7 +148,7 @@ def dead_letters(settings: Settings) -> "DeadLetters":
 
 def retrier(settings: Settings, letters: "DeadLetters") -> "Retrier":
     """What sends those letters to the retry topic."""
-    from pixtide.streams.retrying import Retrier
+    from pixtide.streams.dead_letters.retry import Retrier
 
     connection = settings.kafka_connection()
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))

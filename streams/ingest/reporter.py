@@ -20,15 +20,16 @@ from pixtide.search.generations import Generation
 from pixtide.streams.ingest.work import Work
 from pixtide.streams.kafka.records import Headers
 from pixtide.streams.kafka.renewed_client import Lasting
-from pixtide.streams.originals.store import ImageStore
+from pixtide.streams.originals.store import VALUES, ImageStore
 
-#: The image store's folder of values that the dead-letter topic refused as too large.
-VALUES = "dead-letters"
 #: The largest that is kept there. A topic takes about a MiB, so that a larger one came packed, and
 #: a few kilobytes may unpack to any size.
 MOST_KEPT = 4 * 2**20
+
 _DELIVER_S = 30.0
+
 _MAX_TEXT = 500
+
 #: What a producer is told to drop is reported by it at once.
 _PURGE_S = 5.0
 

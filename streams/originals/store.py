@@ -277,3 +277,7 @@ def _never_heals(error: Exception) -> bool:
     return (number is not None and int(number[1]) in NEVER_A_FILE) or "Filenames containing" in str(
         error
     )
+
+
+#: The image store's folder of values that the dead-letter topic refused as too large.
+VALUES = "dead-letters"

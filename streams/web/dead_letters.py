@@ -13,8 +13,8 @@ from starlette.routing import Route
 from pixtide.encoders.pictures.decoder_pool import DecoderPool
 from pixtide.schemas.base import Contract
 from pixtide.schemas.errors import UsageError
-from pixtide.streams.dead_letters import DeadLetter, DeadLetters, LetterState, letter_of
-from pixtide.streams.retrying import Retrier, plan_retry
+from pixtide.streams.dead_letters.letters import DeadLetter, DeadLetters, LetterState, letter_of
+from pixtide.streams.dead_letters.retry import Retrier, plan_retry
 from pixtide.streams.web.bodies import json_body
 from pixtide.streams.web.guard import PICTURE_POLICY
 from pixtide.streams.web.lanes import Lane, in_thread

@@ -24,11 +24,11 @@ from pixtide.schemas.events import ImageUploaded, PictureAt
 from pixtide.schemas.identity import original_folder
 from pixtide.schemas.outcomes import Outcome, OutcomeKind
 from pixtide.search.port import RowState
-from pixtide.streams.dead_letters import EVERY_LETTER, DeadLetter, LetterState, Selection
+from pixtide.streams.dead_letters.letters import EVERY_LETTER, DeadLetter, LetterState, Selection
+from pixtide.streams.dead_letters.retry import RetryPlan
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
-from pixtide.streams.retrying import RetryPlan
 from pixtide.streams.wiring import dead_letters, retrier
 from tests.faults.members import shares
 from tests.faults.oracle import check_against_the_log, read_topic, topic

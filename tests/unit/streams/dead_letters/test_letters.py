@@ -26,7 +26,7 @@ from pixtide.schemas.outcomes import DeadLetterReason
 from pixtide.search.generations import Generation, LogIdentity
 from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import GenerationCatalog, RowState, StoredImage
-from pixtide.streams.dead_letters import (
+from pixtide.streams.dead_letters.letters import (
     DeadLetter,
     DeadLetters,
     LetterState,
@@ -35,11 +35,10 @@ from pixtide.streams.dead_letters import (
     letter_of,
     state_of,
 )
-from pixtide.streams.ingest.reporter import VALUES
+from pixtide.streams.dead_letters.retry import plan_retry
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.records import Record
-from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.retrying import plan_retry
+from pixtide.streams.originals.store import VALUES, ImageStore
 from pixtide.streams.store_side import StoreSide
 
 GENERATION = Generation(

@@ -24,11 +24,10 @@ from pixtide.schemas.events import ImageEvent, ImageUploaded, InlinePicture
 from pixtide.schemas.identity import Version
 from pixtide.search.generations import Generation
 from pixtide.search.port import CollectionGoneError, GenerationCatalog, RowState, StoredImage
-from pixtide.streams.ingest.reporter import VALUES
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.records import Headers, Record
 from pixtide.streams.kafka.topic_reader import records_at, records_of
-from pixtide.streams.originals.store import ImageStore
+from pixtide.streams.originals.store import VALUES, ImageStore
 
 _ROWS_AT_ONCE = 500
 #: More than Kafka takes in one record: values in the store came from there.

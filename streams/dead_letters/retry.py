@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pixtide.schemas.dead_letters import retry_headers
 from pixtide.schemas.errors import TransientError
-from pixtide.streams.dead_letters import DeadLetter, DeadLetters, LetterState, letter_of
+from pixtide.streams.dead_letters.letters import DeadLetter, DeadLetters, LetterState, letter_of
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.records import Record
 from pixtide.streams.kafka.topic_reader import records_of
