@@ -208,8 +208,8 @@ def ingest(
     """
     from pixtide.streams.ingest.profile import profiled
     from pixtide.streams.process.starting import end_at_signals
-    from pixtide.streams.vitals import seen_from_outside
-    from pixtide.streams.workers import ingest_worker
+    from pixtide.streams.wiring.ingest import ingest_worker
+    from pixtide.streams.wiring.observed import seen_from_outside
 
     settings = _settings()
     if background or settings.embedded_log:
@@ -236,8 +236,8 @@ def query(ready_file: Path | None) -> None:
     import asyncio
 
     from pixtide.streams.process.starting import end_at_signals
-    from pixtide.streams.vitals import seen_from_outside
-    from pixtide.streams.workers import query_consumer
+    from pixtide.streams.wiring.observed import seen_from_outside
+    from pixtide.streams.wiring.query import query_consumer
 
     settings = _settings()
     unproven = {"index": "is not read yet", "log": "is not read yet"}
@@ -253,7 +253,7 @@ def web(ready_file: Path | None) -> None:
     import tempfile
 
     from pixtide.streams.process.signals import log_to_stderr, readiness
-    from pixtide.streams.wiring import extra
+    from pixtide.streams.wiring.adapters import extra
 
     with extra("web"):
         from pixtide.streams.web.build import build_site
@@ -312,7 +312,8 @@ def _settings() -> "Settings":
 
 
 def _live_name(settings: "Settings") -> str:
-    from pixtide.streams.wiring import generation_to_work_for, open_catalog
+    from pixtide.streams.wiring.adapters import open_catalog
+    from pixtide.streams.wiring.generations import generation_to_work_for
 
     settings.bootstrap()  # without a log, to create an index is no help
     with contextlib.closing(open_catalog(settings)) as catalog:

@@ -46,7 +46,7 @@ def dlq_list(codes: tuple[str, ...], image_ids: tuple[str, ...], as_json: bool) 
     from pixtide.streams import terminal
     from pixtide.streams.dead_letters.letters import LetterState, by_code
     from pixtide.streams.settings import load_settings
-    from pixtide.streams.wiring import dead_letters
+    from pixtide.streams.wiring.clients import dead_letters
 
     with contextlib.closing(dead_letters(load_settings())) as source:
         letters = source.letters(_selection(codes, image_ids))
@@ -86,7 +86,8 @@ def dlq_show(which: str, thumbnail_file: Path | None, as_json: bool) -> None:
     """Show one dead letter: why it is one, its event, headers and value."""
     from pixtide.streams import terminal
     from pixtide.streams.settings import load_settings
-    from pixtide.streams.wiring import dead_letters, decoder_pool
+    from pixtide.streams.wiring.clients import dead_letters
+    from pixtide.streams.wiring.pictures import decoder_pool
 
     settings = load_settings()
     with contextlib.closing(dead_letters(settings)) as source:
@@ -130,7 +131,7 @@ def dlq_retry(
     from pixtide.streams import terminal
     from pixtide.streams.dead_letters.retry import plan_retry
     from pixtide.streams.settings import load_settings
-    from pixtide.streams.wiring import dead_letters, retrier
+    from pixtide.streams.wiring.clients import dead_letters, retrier
 
     if everything == bool(codes or image_ids):
         raise UsageError("say which letters: --all, or some by --code, by --id or by both")

@@ -28,7 +28,7 @@ timeout_option = click.option(
 def opened() -> Iterator[tuple["Settings", "GenerationCatalog"]]:
     """The settings and the index that they reach."""
     from pixtide.streams.settings import load_settings
-    from pixtide.streams.wiring import open_catalog
+    from pixtide.streams.wiring.adapters import open_catalog
 
     settings = load_settings()
     with contextlib.closing(open_catalog(settings)) as catalog:
@@ -71,7 +71,7 @@ def index_verify(
     """
     from pixtide.streams import terminal
     from pixtide.streams.lifecycle import Checks, verify
-    from pixtide.streams.wiring import generation_to_work_for
+    from pixtide.streams.wiring.generations import generation_to_work_for
 
     checks = Checks(mend=mend, originals=originals, searched=(sample or None) if vectors else 0)
     with opened() as (settings, catalog), terminal.steps() as tell:
@@ -93,7 +93,7 @@ def index_promote(name: str, force: bool, timeout: float, as_json: bool) -> None
     """
     from pixtide.streams import terminal
     from pixtide.streams.lifecycle import promote
-    from pixtide.streams.wiring import generation_to_work_for
+    from pixtide.streams.wiring.generations import generation_to_work_for
 
     with opened() as (settings, catalog), terminal.steps() as tell:
         generation = generation_to_work_for(catalog, name)

@@ -66,7 +66,7 @@ def index_create(
     from pixtide.streams import terminal
     from pixtide.streams.reindex import create_generation
     from pixtide.streams.settings import load_settings
-    from pixtide.streams.wiring import open_catalog
+    from pixtide.streams.wiring.adapters import open_catalog
 
     settings = load_settings()
     with contextlib.closing(open_catalog(settings)) as catalog:
@@ -94,7 +94,7 @@ def index_writable(as_json: bool) -> None:
     """
     from pixtide.streams import terminal
     from pixtide.streams.settings import load_settings
-    from pixtide.streams.wiring import open_catalog
+    from pixtide.streams.wiring.adapters import open_catalog
 
     with contextlib.closing(open_catalog(load_settings())) as catalog:
         opened = catalog.make_writable()
@@ -110,7 +110,7 @@ def index_list(as_json: bool) -> None:
     """List the generations; the live one is marked."""
     from pixtide.streams import terminal
     from pixtide.streams.settings import load_settings
-    from pixtide.streams.wiring import open_catalog
+    from pixtide.streams.wiring.adapters import open_catalog
 
     with contextlib.closing(open_catalog(load_settings())) as catalog:
         live, generations = catalog.live(), catalog.list()
@@ -148,7 +148,7 @@ def index_status(watch: bool, as_json: bool) -> None:
     from pixtide.streams import terminal
     from pixtide.streams.settings import load_settings
     from pixtide.streams.standing import Watch, table, warnings
-    from pixtide.streams.wiring import open_catalog
+    from pixtide.streams.wiring.adapters import open_catalog
 
     settings = load_settings()
     with contextlib.closing(open_catalog(settings)) as catalog:

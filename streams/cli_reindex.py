@@ -52,7 +52,8 @@ def index_compare(
 
     from pixtide.streams import terminal
     from pixtide.streams.compare import compare, page
-    from pixtide.streams.wiring import encoder_of, generation_to_work_for, thumbnails
+    from pixtide.streams.wiring.generations import encoder_of, generation_to_work_for
+    from pixtide.streams.wiring.pictures import thumbnails
 
     texts = [line.strip() for line in queries if line.strip()]
     with opened() as (settings, catalog):
@@ -160,7 +161,7 @@ def _promote(
 ) -> None:
     from pixtide.streams import terminal
     from pixtide.streams.lifecycle import promote
-    from pixtide.streams.wiring import generation_to_work_for
+    from pixtide.streams.wiring.generations import generation_to_work_for
 
     with terminal.steps() as tell:
         generation = generation_to_work_for(catalog, name)

@@ -70,7 +70,7 @@ def search(words: tuple[str, ...], timeout: float, as_json: bool, **options: Any
     """
     from pixtide.streams import terminal
     from pixtide.streams.settings import load_settings
-    from pixtide.streams.wiring import search_client
+    from pixtide.streams.wiring.clients import search_client
 
     settings = load_settings()
     text = " ".join(words)

@@ -29,7 +29,8 @@ from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.settings import Settings
-from pixtide.streams.wiring import check_fingerprint, load_encoder, open_catalog
+from pixtide.streams.wiring.adapters import load_encoder, open_catalog
+from pixtide.streams.wiring.generations import check_fingerprint
 
 if TYPE_CHECKING:
     from pixtide.encoders.port import Encoder

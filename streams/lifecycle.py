@@ -21,7 +21,7 @@ from pixtide.streams.repair import repair
 from pixtide.streams.settings import Settings
 from pixtide.streams.store_side import StoreSide
 from pixtide.streams.verify import Verification, Verifier
-from pixtide.streams.wiring import generation_to_work_for
+from pixtide.streams.wiring.generations import generation_to_work_for
 
 _LEAVE_S = 60.0
 _ASK_AGAIN_S = 0.5

@@ -27,7 +27,7 @@ from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.settings import Settings
-from pixtide.streams.wiring import load_encoder
+from pixtide.streams.wiring.adapters import load_encoder
 
 _STOP_S = 30.0
 

@@ -24,8 +24,8 @@ from pixtide.streams.ledger import Kind, Ledger
 from pixtide.streams.process.health import Health
 from pixtide.streams.settings import Settings
 from pixtide.streams.verify import Verification, Verifier
-from pixtide.streams.vitals import Vitals
-from pixtide.streams.workers import ingest_worker
+from pixtide.streams.wiring.ingest import ingest_worker
+from pixtide.streams.wiring.observed import Vitals
 
 _IN_THE_WAY = (Kind.EXTRA, Kind.AHEAD, Kind.WRONG_STATE, Kind.WRONG_CONTENT)
 _CHUNK = 500

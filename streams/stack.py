@@ -24,7 +24,8 @@ from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.embedded_broker import Retention
 from pixtide.streams.process.signals import undisturbed
 from pixtide.streams.settings import Settings
-from pixtide.streams.wiring import OTHER_MODEL, generation_to_work_for, open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.generations import OTHER_MODEL, generation_to_work_for
 
 _BROKER_READY_S = 30.0
 _WORKER_READY_S = 180.0

@@ -18,7 +18,9 @@ from pixtide.streams.publish.publisher import Description
 from pixtide.streams.publish.sources import Source, find_sources
 from pixtide.streams.settings import Settings
 from pixtide.streams.stack import Stack
-from pixtide.streams.wiring import generation_to_work_for, open_catalog, search_client
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.clients import search_client
+from pixtide.streams.wiring.generations import generation_to_work_for
 
 #: Searches for the pictures that come with pixtide; none is a file's name.
 QUERIES = ("a cat", "a hot drink", "hand tools", "medieval fortress", "musical instrument")

@@ -23,14 +23,9 @@ from pixtide.streams.web.searching import Searches
 from pixtide.streams.web.session import Session
 from pixtide.streams.web.status import StatusApi
 from pixtide.streams.web.thumbnails import Thumbnails
-from pixtide.streams.wiring import (
-    async_search_client,
-    dead_letters,
-    decoder_pool,
-    open_catalog,
-    picture_fetcher,
-    retrier,
-)
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.clients import async_search_client, dead_letters, retrier
+from pixtide.streams.wiring.pictures import decoder_pool, picture_fetcher
 
 #: Longer than any search takes; then the page says that nobody answers.
 _PATIENCE_S = 6.0

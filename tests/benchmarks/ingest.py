@@ -55,7 +55,7 @@ _QUIXSTREAMS = "quixstreams==3.28.1"
 _SEARCH = (
     "import pixtide.streams.cli, pixtide.streams.terminal;"
     "from pixtide.streams.settings import load_settings;"
-    "from pixtide.streams.wiring import search_client;"
+    "from pixtide.streams.wiring.clients import search_client;"
     "import pixtide.streams.client.blocking, pixtide.schemas.queries; load_settings()"
 )
 

@@ -23,7 +23,8 @@ from pixtide.schemas.identity import Version
 from pixtide.search.port import RowState, StoredImage
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.settings import load_settings
-from pixtide.streams.wiring import load_encoder, open_catalog, picture_fetcher
+from pixtide.streams.wiring.adapters import load_encoder, open_catalog
+from pixtide.streams.wiring.pictures import picture_fetcher
 from tests.benchmarks.ingest_parts import numbered, photographs, upload
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ from pixtide.search.port import Query
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.query.faust_app import rest_between_fetches
 from pixtide.streams.settings import load_settings
-from pixtide.streams.wiring import generation_to_work_for, load_encoder, open_catalog
+from pixtide.streams.wiring.adapters import load_encoder, open_catalog
+from pixtide.streams.wiring.generations import generation_to_work_for
 
 #: Requests of its own, so that it and pixtide can serve beside the same broker.
 TOPIC = "search.requests.plain"

@@ -30,7 +30,7 @@ from pixtide.schemas.codec import encode_event
 from pixtide.schemas.events import ImageUploaded, InlinePicture
 from pixtide.search.port import Query
 from pixtide.streams.kafka import clients as kafka_clients
-from pixtide.streams.wiring import load_encoder
+from pixtide.streams.wiring.adapters import load_encoder
 from tests.benchmarks import plain_faust
 from tests.benchmarks.load import Load, Measured
 from tests.benchmarks.machine import describe, matrix_product_gflops

@@ -20,7 +20,8 @@ import numpy as np
 
 from pixtide.schemas.queries import AttributeFilter, Filters, SearchReply, SearchRequest, Term
 from pixtide.streams.client.blocking import SearchClient
-from pixtide.streams.wiring import load_encoder, search_client
+from pixtide.streams.wiring.adapters import load_encoder
+from pixtide.streams.wiring.clients import search_client
 from tests.benchmarks.machine import describe, resident_mib
 from tests.benchmarks.search_rows import fill
 from tests.benchmarks.words import phrases, zipf

@@ -32,7 +32,7 @@ from pixtide.search.background import Background
 from pixtide.search.port import Hit, RowState, StoredImage, Vector, WordHit
 from pixtide.streams.demo.captions import captions
 from pixtide.streams.settings import Settings
-from pixtide.streams.wiring import load_encoder
+from pixtide.streams.wiring.adapters import load_encoder
 from tests.benchmarks.machine import describe
 from tests.benchmarks.story_queries import QUERIES, relevant
 

@@ -29,7 +29,7 @@ from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.reindex import create_generation
 from pixtide.streams.settings import Settings
-from pixtide.streams.wiring import open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
 from tests.contracts.proxy import BrokerProxy
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports

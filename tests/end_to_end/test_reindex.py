@@ -14,7 +14,8 @@ from pixtide.schemas.errors import TransientError
 from pixtide.search.generations import GenerationState
 from pixtide.search.port import RowState, StoredImage
 from pixtide.streams.lifecycle import promote, retire
-from pixtide.streams.wiring import generation_to_work_for, open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.servers import KafkaServer, WeaviateServer
 from tests.support.deployments import OnServers, killed_in_the_end
 from tests.support.models import tiny_clip

@@ -32,7 +32,7 @@ from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import records as kafka_records
 from pixtide.streams.publish.publisher import Description, Publisher
 from pixtide.streams.publish.sources import Source
-from pixtide.streams.wiring import search_client
+from pixtide.streams.wiring.clients import search_client
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports
 from tests.support.deployments import OnServers, on_servers

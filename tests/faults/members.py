@@ -4,7 +4,8 @@ import contextlib
 
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import requests as kafka_requests
-from pixtide.streams.wiring import generation_to_work_for, open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.faults.oracle import topic
 from tests.support.deployments import Deployment
 from tests.support.traffic import Background

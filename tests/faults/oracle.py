@@ -21,7 +21,8 @@ from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka.records import Record
 from pixtide.streams.kafka.topic_reader import records_of
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.wiring import generation_to_work_for, open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.support.deployments import Deployment
 
 #: What records hold that are meant to be dead-lettered.

@@ -35,8 +35,8 @@ from pixtide.streams.kafka import consumer_check
 from pixtide.streams.originals.fetcher import Fetcher
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.process.health import Health
-from pixtide.streams.vitals import Vitals
-from pixtide.streams.workers import ingest_worker
+from pixtide.streams.wiring.ingest import ingest_worker
+from pixtide.streams.wiring.observed import Vitals
 from tests.faults.oracle import outcomes_by_record, read_topic, topic
 from tests.faults.unreadable import RawRecord, send
 from tests.servers import KafkaServer, WeaviateServer

@@ -23,7 +23,9 @@ from pixtide.schemas.queries import SearchRequest
 from pixtide.search.port import Query, VectorIndex
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
-from pixtide.streams.wiring import generation_to_work_for, load_encoder, open_catalog, search_client
+from pixtide.streams.wiring.adapters import load_encoder, open_catalog
+from pixtide.streams.wiring.clients import search_client
+from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.faults.members import shares
 from tests.faults.oracle import Coordinates, check_against_the_log, committed, read_topic, topic
 from tests.faults.test_chaos import SEED, Event, events

@@ -29,7 +29,7 @@ from pixtide.streams.dead_letters.retry import RetryPlan
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
-from pixtide.streams.wiring import dead_letters, retrier
+from pixtide.streams.wiring.clients import dead_letters, retrier
 from tests.faults.members import shares
 from tests.faults.oracle import check_against_the_log, read_topic, topic
 from tests.faults.test_ingest_faults import (

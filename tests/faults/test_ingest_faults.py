@@ -26,7 +26,8 @@ from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.publish.publisher import Description, Publisher
 from pixtide.streams.publish.sources import Source
 from pixtide.streams.settings import Settings
-from pixtide.streams.wiring import generation_to_work_for, open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.faults.oracle import check_against_the_log, check_commits, read_topic, topic
 from tests.servers import KafkaServer, WeaviateServer
 from tests.support.deployments import Deployment, OnServers, killed_in_the_end, on_servers

@@ -15,7 +15,8 @@ from pixtide.streams.kafka.later_records import LaterRecords
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.publish.publisher import Description, Publisher
 from pixtide.streams.publish.sources import Source
-from pixtide.streams.wiring import generation_to_work_for, open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.faults.oracle import check_originals, originals, read_topic, topic
 from tests.faults.test_ingest_faults import publish
 from tests.servers import KafkaServer, WeaviateServer

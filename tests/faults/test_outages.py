@@ -21,7 +21,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 from pixtide.schemas import topics
 from pixtide.search.port import RowState
 from pixtide.streams.kafka import clients as kafka_clients
-from pixtide.streams.wiring import generation_to_work_for, open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.faults.oracle import (
     POISON,
     check_against_the_log,

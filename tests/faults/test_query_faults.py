@@ -22,7 +22,8 @@ from pixtide.search.port import RowState
 from pixtide.streams.client.blocking import SearchClient
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import topics as kafka_topics
-from pixtide.streams.wiring import generation_to_work_for, open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.faults import sabotage
 from tests.servers import KafkaServer, WeaviateServer
 from tests.servers.runners import free_ports

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pixtide.streams.wiring import load_encoder, open_catalog
+from pixtide.streams.wiring.adapters import load_encoder, open_catalog
 from tests.faults.oracle import check_originals
 from tests.faults.test_ingest_faults import publish
 from tests.servers import KafkaServer, WeaviateServer

@@ -18,7 +18,7 @@ from pixtide.search.port import RowState, StoredImage
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.publish.publisher import Description, Publisher
 from pixtide.streams.publish.sources import Source
-from pixtide.streams.wiring import open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
 from tests.faults.oracle import check_against_the_log
 from tests.faults.test_ingest_faults import publish, wait_until_read
 from tests.servers import KafkaServer, WeaviateServer

@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from pixtide.search.port import StoredImage, VectorIndex
 from pixtide.streams.cli import cli
 from pixtide.streams.settings import Settings, load_settings
-from pixtide.streams.wiring import generation_to_work_for, open_catalog
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.servers import KafkaServer, WeaviateServer
 from tests.support import numpy_model
 

@@ -15,7 +15,7 @@ from pixtide.encoders.port import Encoder
 from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchReply, SearchRequest
 from pixtide.streams.settings import Settings
-from pixtide.streams.wiring import search_client
+from pixtide.streams.wiring.clients import search_client
 
 TEXTS = [f"a picture of {n}" for n in range(20)]
 

@@ -52,7 +52,7 @@ def test_a_search_loads_nothing_of_the_workers() -> None:
         "import sys; import pixtide.streams.cli, pixtide.streams.terminal; "
         "import pixtide.streams.client.blocking; "
         "from pixtide.streams.settings import load_settings; "
-        "from pixtide.streams.wiring import search_client; "
+        "from pixtide.streams.wiring.clients import search_client; "
         f"load_settings(); print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ import pytest
 
 from pixtide.schemas.errors import UsageError
 from pixtide.streams.settings import Settings, load_settings
-from pixtide.streams.wiring import records_of, threads_of
+from pixtide.streams.wiring.ingest import records_of, threads_of
 
 
 @pytest.fixture(autouse=True)

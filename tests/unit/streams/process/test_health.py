@@ -21,7 +21,7 @@ from pixtide.streams.process.health import LIVE_S, Health
 from pixtide.streams.process.health_server import serving
 from pixtide.streams.process.metrics import Instruments
 from pixtide.streams.settings import Settings
-from pixtide.streams.vitals import seen_from_outside
+from pixtide.streams.wiring.observed import seen_from_outside
 
 
 class Clock:

@@ -1,8 +1,9 @@
-"""The two workers, put together from the settings."""
+"""The ingest worker, put together from the settings."""
 
+import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer
 
@@ -27,35 +28,44 @@ from pixtide.streams.kafka.later_records import LaterRecords
 from pixtide.streams.kafka.log_guard import LogGuard
 from pixtide.streams.kafka.renewed_client import Lasting
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.process.metrics import IngestMetrics, QueryMetrics
+from pixtide.streams.process.metrics import IngestMetrics
 from pixtide.streams.process.progress import Progress
 from pixtide.streams.process.starting import Starting
-from pixtide.streams.query.answerer import Answers
-from pixtide.streams.query.consumer import QueryConsumer, QueryParts
-from pixtide.streams.query.faust_app import rest_between_fetches
-from pixtide.streams.query.pictures import QueryPictures
-from pixtide.streams.query.reply_cache import ReplyCache
-from pixtide.streams.query.snapshots import Snapshots
-from pixtide.streams.query.telemetry import GroupOffsets, QueryWatch
 from pixtide.streams.settings import Settings
-from pixtide.streams.vitals import Vitals
-from pixtide.streams.wiring import (
-    decoder_pool,
-    encoder_of,
-    generation_to_work_for,
-    open_catalog,
-    picture_fetcher,
-    records_of,
-    threads_of,
-)
+from pixtide.streams.wiring.adapters import open_catalog
+from pixtide.streams.wiring.generations import encoder_of, generation_to_work_for
+from pixtide.streams.wiring.observed import Vitals
+from pixtide.streams.wiring.pictures import decoder_pool, picture_fetcher
+
+if TYPE_CHECKING:
+    pass
+
+
+#: Records in flight where no setting says how many, and batches of them at the least.
+_RECORDS, _BATCHES = 256, 4
+
+
+def threads_of(settings: Settings) -> int:
+    """How many cores the encoder may use, where it computes on the processor."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    capped = int(told) if told.isdigit() else 0
+    return settings.threads or capped or len(os.sched_getaffinity(0))
+
+
+def records_of(settings: Settings) -> int:
+    """How many records an ingest worker takes on: some are decoded while others are encoded."""
+    return settings.in_flight_records or max(_RECORDS, _BATCHES * settings.batch_size)
+
 
 #: A worker that is held to a rate should have finished some of so many, and is stuck otherwise.
 _RECORDS_DONE = 10
-#: Longer than a producer of replies tries to deliver one.
-_LET_GO_S = 60.0
+
+
 #: Batches that a CPU encodes side by side, each on its share of the cores: cores that encode one
 #: together wait for each other in every layer.
 _BATCHES_AT_ONCE = 4
+
+
 #: On a GPU, one batch is on its way there or back while the other is computed.
 _BATCHES_OF_A_GPU = 2
 
@@ -176,54 +186,6 @@ def ingest_worker(
     )
     stop_when_retired(catalog, generation, worker.stop)
     return worker
-
-
-def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
-    """A query consumer that follows the alias."""
-
-    connection, starting = settings.kafka_connection(), Starting(vitals.health)
-    decoders = decoder_pool(settings, 1)
-    topic = settings.named(topics.REQUESTS)
-    client, group = kafka_clients.admin(connection), settings.named("query")
-    starting(lambda: kafka_topics.partitions_of(client, topic))  # a clear error where it is missing
-    starting(lambda: kafka_groups.require_group(client, group))
-
-    prefix = f"{settings.namespace}\\." if settings.namespace else ""
-    pictures = QueryPictures(
-        picture_fetcher(settings, ImageStore(settings.image_store_url)), decoders
-    )
-    snapshots = Snapshots(open_catalog(settings), partial(encoder_of, settings))
-    metrics = QueryMetrics(vitals.instruments)
-    progress = Progress(settings.stalled_s, "request has been taken")
-    watch = QueryWatch(vitals.health, metrics, progress)
-    committed = GroupOffsets(connection, group, topic)
-    membership = Membership(
-        client,
-        topic,
-        look=lambda: watch.standing(committed),
-        on_lags=watch.lags,
-        on_waiting=watch.waits,
-        on_late=watch.late,
-        markers=1,
-    )
-    vitals.health.check("log", membership.check)
-    return QueryConsumer(
-        QueryParts(
-            connection=connection,
-            group=group,
-            topic=topic,
-            reply_topics=f"{prefix}({settings.reply_topics})",
-            snapshots=snapshots,
-            answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes), metrics),
-            # one that was replaced still tells what becomes of what it holds
-            producer=Lasting(
-                partial(kafka_clients.reply_producer, connection), lambda old: old.flush(_LET_GO_S)
-            ),
-            queue=settings.query_queue,
-            on_started=rest_between_fetches if settings.embedded_log else lambda _: None,
-            watch=watch,
-        )
-    )
 
 
 def _look_at(catalog: GenerationCatalog) -> str | None:
