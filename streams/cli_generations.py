@@ -13,8 +13,8 @@ from pixtide.streams.cli_index import index, json_option
 
 if TYPE_CHECKING:
     from pixtide.search.port import GenerationCatalog
+    from pixtide.streams.generations.verify import Verification
     from pixtide.streams.settings import Settings
-    from pixtide.streams.verify import Verification
 
 timeout_option = click.option(
     "--timeout",
@@ -70,7 +70,7 @@ def index_verify(
     Exits 1 if anything differs. The generation is ready to be promoted when no row does.
     """
     from pixtide.streams import terminal
-    from pixtide.streams.lifecycle import Checks, verify
+    from pixtide.streams.generations.lifecycle import Checks, verify
     from pixtide.streams.wiring.generations import generation_to_work_for
 
     checks = Checks(mend=mend, originals=originals, searched=(sample or None) if vectors else 0)
@@ -92,7 +92,7 @@ def index_promote(name: str, force: bool, timeout: float, as_json: bool) -> None
     Refuses unless a verification was clean and the workers have read the log to its end.
     """
     from pixtide.streams import terminal
-    from pixtide.streams.lifecycle import promote
+    from pixtide.streams.generations.lifecycle import promote
     from pixtide.streams.wiring.generations import generation_to_work_for
 
     with opened() as (settings, catalog), terminal.steps() as tell:
@@ -113,7 +113,7 @@ def index_rollback(force: bool, timeout: float, as_json: bool) -> None:
     Refuses unless its workers have read the log to its end.
     """
     from pixtide.streams import terminal
-    from pixtide.streams.lifecycle import rollback
+    from pixtide.streams.generations.lifecycle import rollback
 
     with opened() as (settings, catalog), terminal.steps() as tell:
         now, skipped = rollback(settings, catalog, force=force, timeout_s=timeout, tell=tell)
@@ -136,7 +136,7 @@ def index_retire(name: str, grace_hours: float, as_json: bool) -> None:
     """Take a generation down: its workers end, and its collection and its offsets are removed."""
     from pixtide.schemas.errors import UsageError
     from pixtide.streams import terminal
-    from pixtide.streams.lifecycle import retire
+    from pixtide.streams.generations.lifecycle import retire
 
     with opened() as (settings, catalog):
         generation = catalog.get(name)

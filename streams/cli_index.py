@@ -64,7 +64,7 @@ def index_create(
     The first generation goes live at once. Then run `pixtide ingest --generation NAME`.
     """
     from pixtide.streams import terminal
-    from pixtide.streams.reindex import create_generation
+    from pixtide.streams.generations.create import create_generation
     from pixtide.streams.settings import load_settings
     from pixtide.streams.wiring.adapters import open_catalog
 
@@ -146,8 +146,8 @@ def index_status(watch: bool, as_json: bool) -> None:
     import json
 
     from pixtide.streams import terminal
+    from pixtide.streams.generations.status import Watch, table, warnings
     from pixtide.streams.settings import load_settings
-    from pixtide.streams.standing import Watch, table, warnings
     from pixtide.streams.wiring.adapters import open_catalog
 
     settings = load_settings()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from pixtide.search.generations import Generation
     from pixtide.search.port import GenerationCatalog
+    from pixtide.streams.generations.verify import Verification
     from pixtide.streams.settings import Settings
-    from pixtide.streams.verify import Verification
 
 #: Pixels a side.
 _THUMBNAIL = 160
@@ -51,7 +51,7 @@ def index_compare(
     from functools import partial
 
     from pixtide.streams import terminal
-    from pixtide.streams.compare import compare, page
+    from pixtide.streams.generations.compare import compare, page
     from pixtide.streams.wiring.generations import encoder_of, generation_to_work_for
     from pixtide.streams.wiring.pictures import thumbnails
 
@@ -106,9 +106,9 @@ def reindex(model: str, yes: bool, timeout: float, as_json: bool, **wanted: Any)
     model are copied, not encoded.
     """
     from pixtide.streams import terminal
+    from pixtide.streams.generations.reindex import Reindex, begin, worker_for
     from pixtide.streams.kafka.clients import admin
     from pixtide.streams.kafka.groups import workers_in
-    from pixtide.streams.reindex import Reindex, begin, worker_for
 
     plan = Reindex(model, **wanted)
     with opened() as (settings, catalog):
@@ -143,8 +143,8 @@ def _built(
 ) -> "Verification":
     """Build and verify it under progress bars, for as long as `check` raises nothing."""
     from pixtide.streams import terminal
-    from pixtide.streams.lifecycle import Checks, verify
-    from pixtide.streams.reindex import build
+    from pixtide.streams.generations.lifecycle import Checks, verify
+    from pixtide.streams.generations.reindex import build
 
     with terminal.steps() as show:
 
@@ -160,7 +160,7 @@ def _promote(
     settings: "Settings", catalog: "GenerationCatalog", name: str, timeout_s: float
 ) -> None:
     from pixtide.streams import terminal
-    from pixtide.streams.lifecycle import promote
+    from pixtide.streams.generations.lifecycle import promote
     from pixtide.streams.wiring.generations import generation_to_work_for
 
     with terminal.steps() as tell:

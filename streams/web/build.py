@@ -4,12 +4,12 @@ from functools import partial
 from pathlib import Path
 
 from pixtide.schemas import topics
+from pixtide.streams.generations.status import Watch
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.publish.publisher import Publisher
 from pixtide.streams.settings import Settings
-from pixtide.streams.standing import Watch
 from pixtide.streams.web.app import Site, SiteParts
 from pixtide.streams.web.dead_letters import DeadLetterApi
 from pixtide.streams.web.guard import Access

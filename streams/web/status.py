@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from pixtide.schemas.base import Contract
 from pixtide.search.generations import Generation, GenerationState
-from pixtide.streams.standing import Standing
+from pixtide.streams.generations.status import Standing
 from pixtide.streams.web.lanes import in_thread
 from pixtide.streams.web.live_index import LiveIndex
 from pixtide.streams.web.problems import json_response

@@ -8,8 +8,8 @@ import numpy as np
 from pixtide.schemas.identity import Version
 from pixtide.search.port import VectorIndex
 from pixtide.search.weaviate.index import WeaviateIndex
-from pixtide.streams.finding import Finding
-from pixtide.streams.ledger import Difference, Kind, Ledger
+from pixtide.streams.generations.comparison_store import Difference, Kind, Ledger
+from pixtide.streams.generations.search_check import Finding
 from tests.contracts.samples import DIMENSION, deleted, full_row, live, poisoned, towards
 
 CAPTIONS = (

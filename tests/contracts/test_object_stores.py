@@ -17,10 +17,10 @@ from pixtide.schemas.events import PictureAt
 from pixtide.schemas.identity import Version
 from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import RowState
-from pixtide.streams.ledger import Expected, Kind, Ledger
+from pixtide.streams.generations.comparison_store import Expected, Kind, Ledger
+from pixtide.streams.generations.originals_check import StoreSide
 from pixtide.streams.originals.fetcher import Fetcher, FetchLimits
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.store_side import StoreSide
 from tests.contracts.samples import generation, live
 from tests.servers.s3 import S3Server
 from tests.support.hostile import PICTURE, HostileServer, hostile_server

@@ -13,8 +13,8 @@ import pytest
 from pixtide.schemas.errors import TransientError
 from pixtide.search.port import Query, RowState, StoredImage, VectorIndex, Written
 from pixtide.search.weaviate.catalog import WeaviateCatalog
-from pixtide.streams.finding import Finding
-from pixtide.streams.ledger import Ledger
+from pixtide.streams.generations.comparison_store import Ledger
+from pixtide.streams.generations.search_check import Finding
 from tests.contracts.samples import deleted, generation, live
 from tests.servers import WeaviateServer
 from tests.servers.weaviate import URL, weaviate_server

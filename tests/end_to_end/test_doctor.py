@@ -24,10 +24,10 @@ from pixtide.schemas import topics
 from pixtide.streams import doctor_looks
 from pixtide.streams.doctor import examine, findings
 from pixtide.streams.doctor_looks import LOOKS, Finding, Seen
+from pixtide.streams.generations.create import create_generation
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
-from pixtide.streams.reindex import create_generation
 from pixtide.streams.settings import Settings
 from pixtide.streams.wiring.adapters import open_catalog
 from tests.contracts.proxy import BrokerProxy

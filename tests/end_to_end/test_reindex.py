@@ -13,7 +13,7 @@ import pytest
 from pixtide.schemas.errors import TransientError
 from pixtide.search.generations import GenerationState
 from pixtide.search.port import RowState, StoredImage
-from pixtide.streams.lifecycle import promote, retire
+from pixtide.streams.generations.lifecycle import promote, retire
 from pixtide.streams.wiring.adapters import open_catalog
 from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.servers import KafkaServer, WeaviateServer

@@ -19,10 +19,10 @@ from pixtide.search.generations import Generation, GenerationState, LogIdentity
 from pixtide.search.port import RowState, StoredImage
 from pixtide.streams.dead_letters.letters import DeadLetter, LetterState
 from pixtide.streams.dead_letters.retry import RetryPlan, RetryResult
+from pixtide.streams.generations.status import Standing
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.records import Record
 from pixtide.streams.publish.publisher import Position
-from pixtide.streams.standing import Standing
 from pixtide.streams.web.app import Site, SiteParts
 from pixtide.streams.web.connections import Patience
 from pixtide.streams.web.dead_letters import DeadLetterApi

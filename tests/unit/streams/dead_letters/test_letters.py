@@ -36,10 +36,10 @@ from pixtide.streams.dead_letters.letters import (
     state_of,
 )
 from pixtide.streams.dead_letters.retry import plan_retry
+from pixtide.streams.generations.originals_check import StoreSide
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.records import Record
 from pixtide.streams.originals.store import VALUES, ImageStore
-from pixtide.streams.store_side import StoreSide
 
 GENERATION = Generation(
     name="v1",

@@ -11,7 +11,7 @@ from pixtide.encoders.port import Crop, Pixels
 from pixtide.schemas.errors import UsageError
 from pixtide.search.generations import Generation
 from pixtide.search.lancedb.catalog import LanceCatalog
-from pixtide.streams.compare import Comparison, compare, page
+from pixtide.streams.generations.compare import Comparison, compare, page
 from tests.contracts.samples import generation, live, towards
 
 

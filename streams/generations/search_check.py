@@ -12,8 +12,8 @@ from datetime import timedelta
 
 from pixtide.schemas.queries import Filters
 from pixtide.search.port import Query, RowState, StoredImage, VectorIndex, WordQuery
+from pixtide.streams.generations.comparison_store import Difference, Kind, Ledger
 from pixtide.streams.generations.progress import Tell
-from pixtide.streams.ledger import Difference, Kind, Ledger
 
 #: First how many are asked for, and then, where it isn't among them.
 _FEW, _MANY = 10, 200

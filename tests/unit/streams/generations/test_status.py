@@ -1,7 +1,7 @@
 """How fast a generation reads, and how long it will take."""
 
 from pixtide.search.generations import GenerationState
-from pixtide.streams.standing import Rates, Standing
+from pixtide.streams.generations.status import Rates, Standing
 
 
 def standing(done: int, total: int, rate: float | None) -> Standing:

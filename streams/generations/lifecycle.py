@@ -11,16 +11,16 @@ from datetime import UTC, datetime, timedelta
 from pixtide.schemas.errors import PixtideError, UsageError
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams.finding import Finding
+from pixtide.streams.generations.originals_check import StoreSide
 from pixtide.streams.generations.progress import NotReadError, Tell, await_group
+from pixtide.streams.generations.repair import repair
+from pixtide.streams.generations.search_check import Finding
+from pixtide.streams.generations.verify import Verification, Verifier
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka.groups import delete_group, workers_in
 from pixtide.streams.originals.store import ImageStore
-from pixtide.streams.repair import repair
 from pixtide.streams.settings import Settings
-from pixtide.streams.store_side import StoreSide
-from pixtide.streams.verify import Verification, Verifier
 from pixtide.streams.wiring.generations import generation_to_work_for
 
 _LEAVE_S = 60.0

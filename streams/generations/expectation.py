@@ -6,9 +6,9 @@ from pixtide.schemas.events import ImageUploaded, PictureAt
 from pixtide.schemas.identity import Partitioner, Version, partition_of
 from pixtide.search.generations import LogIdentity
 from pixtide.search.port import RowState
+from pixtide.streams.generations.comparison_store import Expected
 from pixtide.streams.kafka.record_event import event_of
 from pixtide.streams.kafka.records import Record
-from pixtide.streams.ledger import Expected
 
 
 def expected_row(record: Record, log: LogIdentity, partitioner: Partitioner) -> Expected | None:

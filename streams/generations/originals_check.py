@@ -11,9 +11,9 @@ from itertools import islice
 
 from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog
+from pixtide.streams.generations.comparison_store import Ledger
 from pixtide.streams.ingest.kept_originals import ON_ITS_WAY
 from pixtide.streams.ingest.other_generations import OtherGenerations
-from pixtide.streams.ledger import Ledger
 from pixtide.streams.originals.store import VALUES, ImageStore, Stored
 
 _CHUNK = 500

@@ -7,7 +7,8 @@
           system moves on
 5. tell   what differs still
 
-Both sides lie in a database on disk (see streams/ledger.py), so that memory stays bounded.
+Both sides lie in a database on disk (see streams/generations/comparison_store.py), so that memory
+stays bounded.
 """
 
 import contextlib
@@ -21,9 +22,17 @@ from typing import Any, TypeVar
 from pixtide.schemas import topics
 from pixtide.search.generations import Generation
 from pixtide.search.port import VectorIndex
-from pixtide.streams.expectation import expected_row
-from pixtide.streams.finding import Finding
+from pixtide.streams.generations.comparison_store import (
+    OF_THE_STORE,
+    Difference,
+    Expected,
+    Kind,
+    Ledger,
+)
+from pixtide.streams.generations.expectation import expected_row
+from pixtide.streams.generations.originals_check import StoreSide
 from pixtide.streams.generations.progress import Tell, await_group
+from pixtide.streams.generations.search_check import Finding
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
@@ -31,9 +40,7 @@ from pixtide.streams.kafka.errors import KafkaDeniedError
 from pixtide.streams.kafka.log_guard import LogGuard
 from pixtide.streams.kafka.records import Record
 from pixtide.streams.kafka.topic_reader import records_between
-from pixtide.streams.ledger import OF_THE_STORE, Difference, Expected, Kind, Ledger
 from pixtide.streams.settings import Settings
-from pixtide.streams.store_side import StoreSide
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import pytest
 from pixtide.schemas.errors import ReasonCode
 from pixtide.schemas.identity import Version
 from pixtide.search.port import RowState, StoredImage
-from pixtide.streams.ledger import Difference, Expected, Kind, Ledger
+from pixtide.streams.generations.comparison_store import Difference, Expected, Kind, Ledger
 from pixtide.streams.originals.store import Stored
 
 LIVE, DELETED, DEAD_LETTERED = RowState
