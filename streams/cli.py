@@ -97,7 +97,7 @@ def up() -> None:
     """
     from pixtide.streams import terminal
     from pixtide.streams.process.signals import interrupt_on_signals
-    from pixtide.streams.stack import Stack
+    from pixtide.streams.stack.stack import Stack
 
     interrupt_on_signals()
     stack = Stack(_settings(), terminal.say)
@@ -282,7 +282,7 @@ def doctor(quiet: bool, as_json: bool) -> None:
     workers, image store, disk. Also says which model is in use, and how to change it. Exits 1
     where something isn't well.
     """
-    from pixtide.streams.doctor import examine
+    from pixtide.streams.doctor.run import examine
 
     sys.exit(0 if examine(_settings(), as_json=as_json, quiet=quiet) else 1)
 

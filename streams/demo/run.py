@@ -17,7 +17,7 @@ from pixtide.streams.publish.bulk import Summary, publish_all
 from pixtide.streams.publish.publisher import Description
 from pixtide.streams.publish.sources import Source, find_sources
 from pixtide.streams.settings import Settings
-from pixtide.streams.stack import Stack
+from pixtide.streams.stack.stack import Stack
 from pixtide.streams.wiring.adapters import open_catalog
 from pixtide.streams.wiring.clients import search_client
 from pixtide.streams.wiring.generations import generation_to_work_for

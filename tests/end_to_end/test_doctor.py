@@ -21,9 +21,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, n
 )
 
 from pixtide.schemas import topics
-from pixtide.streams import doctor_looks
-from pixtide.streams.doctor import examine, findings
-from pixtide.streams.doctor_looks import LOOKS, Finding, Seen
+from pixtide.streams.doctor import checks
+from pixtide.streams.doctor.checks import LOOKS, Finding, Seen
+from pixtide.streams.doctor.run import examine, findings
 from pixtide.streams.generations.create import create_generation
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
@@ -70,7 +70,7 @@ def test_the_bootstrap_address_is_asked_itself(stack: OnServers, kafka: KafkaSer
     [elsewhere] = free_ports(1)
     with BrokerProxy(kafka.port, advertised=elsewhere) as proxy:
         connection = stack.settings().changed(kafka=f"127.0.0.1:{proxy.port}").kafka_connection()
-        [broker] = asyncio.run(doctor_looks._advertised(connection))
+        [broker] = asyncio.run(checks._advertised(connection))
     assert broker.port == elsewhere
 
 

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pixtide.schemas import topics
-from pixtide.schemas.errors import PixtideError, TransientError, UsageError
+from pixtide.schemas.errors import TransientError, UsageError
 from pixtide.search.generations import Generation, GenerationState
 from pixtide.search.port import GenerationCatalog
 from pixtide.streams.kafka import clients as kafka_clients
@@ -24,48 +23,25 @@ from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.embedded_broker import Retention
 from pixtide.streams.process.signals import undisturbed
 from pixtide.streams.settings import Settings
+from pixtide.streams.stack.child import STOP_S, Child, StackError, command_of, end
+from pixtide.streams.stack.ports import free_port, is_free
 from pixtide.streams.wiring.adapters import open_catalog
-from pixtide.streams.wiring.generations import OTHER_MODEL, generation_to_work_for
+from pixtide.streams.wiring.generations import generation_to_work_for
 
 _BROKER_READY_S = 30.0
+
 _WORKER_READY_S = 180.0
-_STOP_S = 30.0
+
 _WATCH_S = 0.3
+
 #: The workers that there is one of.
 _WORKERS = ("query", "web")
+
 #: How the ingest workers' names begin.
 _INGEST = "ingest-"
+
 #: How often it looks for new and for retired generations.
 _TEND_S = 2.0
-
-
-class StackError(PixtideError):
-    """A part of the stack did not start, or ended by itself."""
-
-
-@dataclass
-class Child:
-    """A process of the stack."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def complain(self) -> StackError:
-        """Say that it ended, with the last it said."""
-        said = self._said()[-15:]
-        return StackError(
-            f"{self.name} ended with code {self.process.returncode}; the end of {self.log}:\n  "
-            + "\n  ".join(said)
-        )
-
-    def needs_another_index(self) -> str | None:
-        """What it said, if it ended since its generation can't be made by today's model."""
-        last = "".join(self._said()[-1:])
-        return last.removeprefix("pixtide: ") if OTHER_MODEL in last else None
-
-    def _said(self) -> list[str]:
-        return self.log.read_text(errors="replace").strip().splitlines()
 
 
 class Stack:
@@ -184,7 +160,7 @@ class Stack:
             with contextlib.suppress(OSError):
                 self._say("stopping")
             for child in sorted(self._children, key=lambda c: c.name == "broker"):
-                _end(child.process)
+                end(child.process)
             self._children.clear()
             if self._catalog is not None:
                 self._catalog.close()
@@ -245,7 +221,7 @@ class Stack:
         """That of the last time, so that programs find it again; else the usual one; else any."""
         file = self._home / kept_in
         last = int(file.read_text()) if file.exists() else usual
-        port = last if _is_free(last) else _free_port()
+        port = last if is_free(last) else free_port()
         file.write_text(str(port))
         return port
 
@@ -254,7 +230,7 @@ class Stack:
         port = self._settings.web_port
         if "web_port" not in self._settings.model_fields_set:
             return self._pick_port("web.port", port)
-        if not _is_free(port):
+        if not is_free(port):
             raise UsageError(f"port {port} is taken: set PIXTIDE_WEB_PORT to another")
         return port
 
@@ -373,7 +349,7 @@ class Stack:
         except (OSError, ValueError, KeyError):
             return
         for pid in reversed(pids):  # the broker, which the others still talk to, last
-            if str(self._home) in _command(pid):
+            if str(self._home) in command_of(pid):
                 with contextlib.suppress(OSError):
                     self._say(f"ending process {pid}, left over from an earlier run")
                 self._end_leftover(pid)
@@ -382,9 +358,9 @@ class Stack:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            deadline = time.monotonic() + _STOP_S
+            deadline = time.monotonic() + STOP_S
             while time.monotonic() < deadline:
-                if str(self._home) not in _command(pid):
+                if str(self._home) not in command_of(pid):
                     return
                 time.sleep(0.1)
         raise StackError(f"process {pid} of an earlier run does not end: kill -9 {pid}")
@@ -395,36 +371,3 @@ def _worker_of(generation: Generation) -> str:
 
 
 _PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli")
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Set
 
 from pixtide.schemas.errors import PixtideError
 from pixtide.streams import terminal
-from pixtide.streams.doctor_looks import LOOKS, Finding, Look, Patient, Seen
+from pixtide.streams.doctor.checks import LOOKS, Finding, Look, Patient, Seen
 from pixtide.streams.settings import Settings
 
 _MARKS = {Seen.WELL: "ok  ", Seen.BAD: "BAD ", Seen.UNSEEN: "?   "}
