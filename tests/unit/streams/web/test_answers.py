@@ -203,7 +203,7 @@ def test_pictures_can_run_nothing(page: httpx.Client) -> None:
 
 def test_the_scripts_make_no_markup_from_texts() -> None:
     """The policy forbids it to browsers that know trusted types; the others rely on this."""
-    static = Path(__file__).parents[2] / "streams/web/static"
+    static = Path(__file__).parents[4] / "streams/web/static"
     forbidden = re.compile(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc"
         r"|createContextualFragment|javascript:|setHTML"
