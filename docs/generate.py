@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from pixtide.streams.cli import cli
-from pixtide.streams.cli_help import SECTIONS
+from pixtide.streams.cli.help import SECTIONS
+from pixtide.streams.cli.main import cli
 from pixtide.streams.kafka.acls import grants
 from pixtide.streams.process.metrics import (
     Described,

@@ -26,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         os.environ["PIXTIDE_HOME"] = str(home)
-        demo = subprocess.Popen([sys.executable, "-m", "pixtide.streams.cli", "up"])
+        demo = subprocess.Popen([sys.executable, "-m", "pixtide.streams.cli.main", "up"])
         try:
             take_all(page_of(home, demo))
         finally:

@@ -114,7 +114,7 @@ def worker_for(
         return
     log = settings.home / "logs" / f"reindex-{generation.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pixtide.streams.cli", "ingest", "--background"]
+    command = [sys.executable, "-m", "pixtide.streams.cli.main", "ingest", "--background"]
     command += ["--generation", generation.name]
     command += ["--max-rate", str(max_rate)] if max_rate else []
     with log.open("wb") as output:

@@ -370,4 +370,4 @@ def _worker_of(generation: Generation) -> str:
     return f"{_INGEST}{generation.name}"
 
 
-_PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli")
+_PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli.main")

@@ -53,7 +53,7 @@ _LOOP_S = 30.0
 _QUIXSTREAMS = "quixstreams==3.28.1"
 #: All that a search imports and makes before it speaks to a broker.
 _SEARCH = (
-    "import pixtide.streams.cli, pixtide.streams.terminal;"
+    "import pixtide.streams.cli.main, pixtide.streams.terminal;"
     "from pixtide.streams.settings import load_settings;"
     "from pixtide.streams.wiring.clients import search_client;"
     "import pixtide.streams.client.blocking, pixtide.schemas.queries; load_settings()"

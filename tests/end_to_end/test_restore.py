@@ -17,7 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from pixtide.schemas import topics
 from pixtide.schemas.errors import UsageError
-from pixtide.streams.cli import cli
+from pixtide.streams.cli.main import cli
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka.records import Record
 from tests.faults.oracle import POISON, check_against_the_log, read_topic, topic

@@ -22,7 +22,7 @@ from pixtide.encoders.device import Device
 from pixtide.encoders.open_clip.encoder import OpenClipEncoder
 from pixtide.encoders.pictures import decoder_process
 from pixtide.encoders.port import Pixels, Vectors
-from pixtide.streams.cli import main
+from pixtide.streams.cli.main import main
 from pixtide.streams.ingest.commits import Commits
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.query.record_batches import FetchedBytes

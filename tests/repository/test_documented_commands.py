@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pixtide.streams.cli import cli
+from pixtide.streams.cli.main import cli
 from tests.support.documented import ROOT, RUN, blocks, pages
 
 #: What isn't run and holds no commands.

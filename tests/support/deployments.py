@@ -16,14 +16,14 @@ from typing import Any
 from click.testing import CliRunner
 
 from pixtide.search.port import StoredImage, VectorIndex
-from pixtide.streams.cli import cli
+from pixtide.streams.cli.main import cli
 from pixtide.streams.settings import Settings, load_settings
 from pixtide.streams.wiring.adapters import open_catalog
 from pixtide.streams.wiring.generations import generation_to_work_for
 from tests.servers import KafkaServer, WeaviateServer
 from tests.support import numpy_model
 
-PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli")
+PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli.main")
 #: Of a process that imports a model's libraries, on a machine with much else to do.
 READY_S = 280.0
 #: Held by whoever changes what this process inherited, its environment or its folder.

@@ -93,7 +93,7 @@ def main() -> None:
     instead: Any = types.ModuleType("pixtide.encoders.open_clip.encoder")
     instead.OpenClipEncoder = NumpyEncoder
     sys.modules[instead.__name__] = instead
-    from pixtide.streams.cli import main as pixtide
+    from pixtide.streams.cli.main import main as pixtide
 
     pixtide()
 

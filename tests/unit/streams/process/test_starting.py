@@ -65,7 +65,7 @@ def waiting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subproce
         "PIXTIDE_DECODERS": "1",
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "pixtide.streams.cli", request.param],
+        [sys.executable, "-m", "pixtide.streams.cli.main", request.param],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pixtide.schemas.errors import PixtideError, TransientError, UsageError
-from pixtide.streams.cli_dlq import dlq
-from pixtide.streams.cli_help import Sectioned, completion, quiet_option
-from pixtide.streams.cli_index import index, json_option, max_rate_option
-from pixtide.streams.cli_reindex import reindex
-from pixtide.streams.cli_search import search
-from pixtide.streams.cli_topics import topics
+from pixtide.streams.cli.dlq import dlq
+from pixtide.streams.cli.help import Sectioned, completion, quiet_option
+from pixtide.streams.cli.index import index
+from pixtide.streams.cli.options import json_option, max_rate_option
+from pixtide.streams.cli.reindex import reindex
+from pixtide.streams.cli.search import search
+from pixtide.streams.cli.topics import topics
 from pixtide.streams.escaping import escape_output, visible, visible_lines
 
 if TYPE_CHECKING:

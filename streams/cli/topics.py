@@ -7,8 +7,8 @@ from dataclasses import replace
 import click
 
 from pixtide.schemas.errors import UsageError
-from pixtide.streams.cli_help import quiet_option
-from pixtide.streams.cli_index import json_option
+from pixtide.streams.cli.help import quiet_option
+from pixtide.streams.cli.options import json_option
 
 
 @click.group()

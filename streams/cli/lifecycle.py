@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pixtide.streams.cli_index import index, json_option
+from pixtide.streams.cli.index import index
+from pixtide.streams.cli.options import json_option
 
 if TYPE_CHECKING:
     from pixtide.search.port import GenerationCatalog

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pixtide.schemas.errors import PoisonError, UsageError
-from pixtide.streams.cli_index import json_option
+from pixtide.streams.cli.options import json_option
 
 if TYPE_CHECKING:
     from pixtide.streams.dead_letters.letters import DeadLetter, LetterContent, Selection

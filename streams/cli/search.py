@@ -11,7 +11,7 @@ import click
 
 from pixtide.schemas.errors import UsageError
 from pixtide.schemas.reply_address import CLIENT_TIMEOUT_S
-from pixtide.streams.cli_index import json_option
+from pixtide.streams.cli.options import json_option
 
 if TYPE_CHECKING:
     from pixtide.schemas.queries import SearchRequest

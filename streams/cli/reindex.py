@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from pixtide.streams.cli_generations import opened, say_live, show_verification, timeout_option
-from pixtide.streams.cli_index import compression_option, index, json_option, max_rate_option
+from pixtide.streams.cli.index import index
+from pixtide.streams.cli.lifecycle import opened, say_live, show_verification, timeout_option
+from pixtide.streams.cli.options import compression_option, json_option, max_rate_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable

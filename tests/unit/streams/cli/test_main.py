@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from pixtide.schemas.errors import UsageError
-from pixtide.streams.cli_index import _attributes
+from pixtide.streams.cli.index import _attributes
 
-PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli")
+PIXTIDE = (sys.executable, "-m", "pixtide.streams.cli.main")
 COMMANDS = (
     *("", "demo", "up", "publish", "delete", "search", "ingest", "query"),
     *("web", "doctor", "config", "completion"),
@@ -38,7 +38,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; import pixtide.streams.cli; "
+        "import sys; import pixtide.streams.cli.main; "
         "print([m for m in ('torch', 'weaviate', 'lancedb', 'faust', 'PIL', 'confluent_kafka', "
         "'pydantic') if m in sys.modules])"
     )
@@ -49,7 +49,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_a_search_loads_nothing_of_the_workers() -> None:
     heavy = ["torch", "open_clip", "sklearn", "PIL", "weaviate", "lancedb", "pyarrow", "faust"]
     code = (
-        "import sys; import pixtide.streams.cli, pixtide.streams.terminal; "
+        "import sys; import pixtide.streams.cli.main, pixtide.streams.terminal; "
         "import pixtide.streams.client.blocking; "
         "from pixtide.streams.settings import load_settings; "
         "from pixtide.streams.wiring.clients import search_client; "
@@ -112,7 +112,7 @@ def test_the_doctor_looks_even_where_there_is_nothing(tmp_path: object) -> None:
 
 
 def test_help_lists_every_command_once() -> None:
-    from pixtide.streams.cli import cli
+    from pixtide.streams.cli.main import cli
 
     listed = re.findall(r"^  ([a-z]+)  +[A-Z]", run("--help").stdout, re.MULTILINE)
     assert sorted(listed) == sorted(cli.commands)

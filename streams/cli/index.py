@@ -10,28 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pixtide.schemas.errors import UsageError
-from pixtide.streams.cli_help import quiet_option
+from pixtide.streams.cli.help import quiet_option
 
 if TYPE_CHECKING:
     from pixtide.search.generations import Compression
+from pixtide.streams.cli.options import compression_option, json_option
 
 _LOOK_EVERY_S = 2.0
-
-json_option = click.option("--json", "as_json", is_flag=True, help="For machines: JSON lines.")
-
-
-compression_option = click.option(
-    "--compression",
-    type=click.Choice(["rq8", "rq1", "pq", "none"]),
-    default="rq8",
-    show_default=True,
-    help="Of the vectors in Weaviate; the embedded index has its own, of 8 bits.",
-)
-
-
-max_rate_option = click.option(
-    "--max-rate", type=click.FloatRange(min=0.1), help="Events a second, and no more."
-)
 
 
 @click.group()
