@@ -35,4 +35,15 @@ __all__ = [
     "Tokens",
     "TransientError",
     "UsageError",
+    "connection",
 ]
+
+
+def connection() -> KafkaConnection:
+    """Where Kafka is, as the command line finds it: PIXTIDE_ variables, or a running `pixtide up`.
+
+    Raises UsageError: a setting is wrong, or there is neither.
+    """
+    from pixtide.streams.settings import load_settings  # takes a third of a client's import
+
+    return load_settings().kafka_connection()

@@ -181,3 +181,14 @@ def test_the_faults_page_names_every_fault_and_its_test() -> None:
     }
     assert len(shown) > 40
     assert set(rows) == shown
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_places_that_are_named_exist(page: str) -> None:
+    root = DOCS.parent
+    named = re.findall(
+        r"`((?:schemas|encoders|search|streams|tests|deploy|src)/[\w/.]+)`",
+        (root / page).read_text(),
+    )
+    assert named
+    assert not [each for each in named if not (root / each).exists()]

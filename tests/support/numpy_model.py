@@ -1,6 +1,6 @@
 """pixtide with a model of a few lines of numpy, for tests that need processes and no real model:
 
-    python -m tests.support.numpy_model COMMAND ARGUMENT…
+    python tests/support/numpy_model.py COMMAND ARGUMENT…
 
 Importing torch and open_clip takes each process that does so some seven seconds of processor.
 """
@@ -25,7 +25,7 @@ _MOST_WORDS = 32
 _FILE = "numpy_model.json"
 
 #: For `Deployment.program`: pixtide, with this model in the place of open_clip's.
-PROGRAM = (sys.executable, "-m", "tests.support.numpy_model")
+PROGRAM = (sys.executable, "-P", __file__)
 
 
 def numpy_clip(folder: Path, *, seed: int = 0, dimension: int = 64) -> str:
