@@ -12,7 +12,7 @@ from pixtide.search.rows import attribute_field, filter_time, is_text, typed_val
 Value = str | float | bool | datetime
 
 
-class Comparison(StrEnum):
+class Operator(StrEnum):
     """How a field is compared: the first three for lists of texts, the last four for ranges."""
 
     HAS_ALL = "has_all"
@@ -29,25 +29,25 @@ class Condition(NamedTuple):
     """What a field is compared with, and how; a range has one value, the others at least one."""
 
     field: str
-    comparison: Comparison
+    comparison: Operator
     values: tuple[Value, ...]
 
 
 _RANGED = ("number", "date")
 #: No store counts further, so that no row is either beyond.
 _INT64 = 2**63 - 1
-_PLAIN: Mapping[str, tuple[str, Comparison]] = {
-    "tags_all": ("tags", Comparison.HAS_ALL),
-    "tags_any": ("tags", Comparison.HAS_ANY),
-    "tags_none": ("tags", Comparison.HAS_NONE),
-    "formats": ("format", Comparison.ONE_OF),
-    "orientations": ("orientation", Comparison.ONE_OF),
-    "uploaded_after": ("uploaded_at", Comparison.GTE),
-    "uploaded_before": ("uploaded_at", Comparison.LT),
-    "min_width": ("width", Comparison.GTE),
-    "max_width": ("width", Comparison.LTE),
-    "min_height": ("height", Comparison.GTE),
-    "max_height": ("height", Comparison.LTE),
+_PLAIN: Mapping[str, tuple[str, Operator]] = {
+    "tags_all": ("tags", Operator.HAS_ALL),
+    "tags_any": ("tags", Operator.HAS_ANY),
+    "tags_none": ("tags", Operator.HAS_NONE),
+    "formats": ("format", Operator.ONE_OF),
+    "orientations": ("orientation", Operator.ONE_OF),
+    "uploaded_after": ("uploaded_at", Operator.GTE),
+    "uploaded_before": ("uploaded_at", Operator.LT),
+    "min_width": ("width", Operator.GTE),
+    "max_width": ("width", Operator.LTE),
+    "min_height": ("height", Operator.GTE),
+    "max_height": ("height", Operator.LTE),
 }
 
 
@@ -91,5 +91,5 @@ def _on_attribute(
         known_values = tuple(value for value in values if value is not None)
         if len(known_values) < len(values):
             raise ValueError(f"attribute {name!r} is a {kind}, and {given!r} is none")
-        exact = Comparison.ONE_OF if comparison == "eq" else Comparison(comparison)
+        exact = Operator.ONE_OF if comparison == "eq" else Operator(comparison)
         yield Condition(attribute_field(name), exact, known_values)

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from pixtide.encoders.pictures import decoder_wire as wire
 from pixtide.encoders.pictures.confinement import Fence
-from pixtide.encoders.pictures.decoder_process import DecoderProcess, Patience
+from pixtide.encoders.pictures.decoder_process import Deadline, DecoderProcess
 from pixtide.encoders.pictures.decoder_wire import Job
 from pixtide.encoders.pictures.images import Limits, Picture
 from pixtide.encoders.port import Crop
@@ -64,7 +64,7 @@ class DecoderPool:
         for child in self._children:
             child.start()
         for child in self._children:
-            child.await_ready(Patience())
+            child.await_ready(Deadline())
             self._idle.put(child)
         lacking = [
             str(fence.name).lower() for fence in Fence if not self._children[0].fences & fence
@@ -113,7 +113,7 @@ class DecoderPool:
                 ReasonCode.TOO_LARGE,
                 f"{len(job.data)} bytes; at most {self._limits.max_data_bytes} are decoded",
             )
-        patience = Patience(timeout_s)
+        patience = Deadline(timeout_s)
         try:
             child = self._idle.get(timeout=patience.left)
         except Empty as error:

@@ -36,7 +36,7 @@ _KEPT = ("LD_LIBRARY_PATH",)
 _GIVEN = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-class Patience:
+class Deadline:
     """The time that a caller has, if it is limited."""
 
     def __init__(self, timeout_s: float | None = None) -> None:
@@ -112,7 +112,7 @@ class DecoderProcess:
         with contextlib.suppress(OSError):  # of one that has ended already: noticed below
             self._pipe.send(Tag.LIMITS, wire.pack_limits(self._limits))
 
-    def await_ready(self, patience: Patience) -> None:
+    def await_ready(self, patience: Deadline) -> None:
         """Return once the process can be asked; start another where it has died.
 
         Raises:
@@ -147,7 +147,7 @@ class DecoderProcess:
         parse: Callable[[memoryview], T],
         memory: Reserve,
         timeout_s: float,
-        patience: Patience,
+        patience: Deadline,
     ) -> T:
         """Converse over one picture. A conversation that breaks off takes the process with it."""
         finished = False

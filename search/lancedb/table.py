@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import Filters
-from pixtide.search.conditions import Comparison, Value, conditions
+from pixtide.search.conditions import Operator, Value, conditions
 from pixtide.search.generations import Generation
 from pixtide.search.port import CollectionGoneError, StoredImage
 from pixtide.search.rows import FIELDS, WORDS, FieldType, attribute_field, to_record
@@ -73,15 +73,15 @@ def attempt(ask: Callable[[], T], what: str) -> T:
         raise TransientError(f"{what}: {error}") from error
 
 
-_SQL: Mapping[Comparison, str] = {
-    Comparison.HAS_ALL: "array_has_all({}, make_array({}))",
-    Comparison.HAS_ANY: "array_has_any({}, make_array({}))",
-    Comparison.HAS_NONE: "NOT array_has_any({}, make_array({}))",
-    Comparison.ONE_OF: "{} IN ({})",
-    Comparison.GT: "{} > {}",
-    Comparison.GTE: "{} >= {}",
-    Comparison.LT: "{} < {}",
-    Comparison.LTE: "{} <= {}",
+_SQL: Mapping[Operator, str] = {
+    Operator.HAS_ALL: "array_has_all({}, make_array({}))",
+    Operator.HAS_ANY: "array_has_any({}, make_array({}))",
+    Operator.HAS_NONE: "NOT array_has_any({}, make_array({}))",
+    Operator.ONE_OF: "{} IN ({})",
+    Operator.GT: "{} > {}",
+    Operator.GTE: "{} >= {}",
+    Operator.LT: "{} < {}",
+    Operator.LTE: "{} <= {}",
 }
 
 

@@ -21,7 +21,7 @@ from weaviate.collections.classes.filters import _Filters
 from weaviate.exceptions import UnexpectedStatusCodeError
 
 from pixtide.schemas.queries import Filters
-from pixtide.search.conditions import Comparison, Condition, conditions
+from pixtide.search.conditions import Condition, Operator, conditions
 from pixtide.search.generations import Compression, Generation
 from pixtide.search.port import RowState, StoredImage
 from pixtide.search.rows import FIELDS, WORDS, FieldType, attribute_field, from_record
@@ -151,21 +151,21 @@ def _compared(condition: Condition) -> _Filters:
     field = Filter.by_property(condition.field)
     values: list[Any] = list(condition.values)
     match condition.comparison:
-        case Comparison.HAS_ALL:
+        case Operator.HAS_ALL:
             return field.contains_all(values)
-        case Comparison.HAS_ANY:
+        case Operator.HAS_ANY:
             return field.contains_any(values)
-        case Comparison.HAS_NONE:
+        case Operator.HAS_NONE:
             return field.contains_none(values)
-        case Comparison.ONE_OF:
+        case Operator.ONE_OF:
             return Filter.any_of([field.equal(value) for value in values])
-        case Comparison.GT:
+        case Operator.GT:
             return field.greater_than(_comparable(values[0]))
-        case Comparison.GTE:
+        case Operator.GTE:
             return field.greater_or_equal(_comparable(values[0]))
-        case Comparison.LT:
+        case Operator.LT:
             return field.less_than(_comparable(values[0]))
-        case Comparison.LTE:
+        case Operator.LTE:
             return field.less_or_equal(_comparable(values[0]))
 
 

@@ -26,7 +26,7 @@ from pixtide.streams.kafka import errors as kafka_errors
 from pixtide.streams.kafka import requests as kafka_requests
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
-from pixtide.streams.kafka.renewed_client import Lasting
+from pixtide.streams.kafka.renewed_client import RenewedClient
 from pixtide.streams.kafka.topic_reader import Told, taken
 from pixtide.streams.process.tracing import NO_SPAN, Span, begin
 
@@ -77,7 +77,7 @@ class Replies:
         kafka_topics.partitions_of(client, addresses.request_topic)
         self._count = kafka_topics.partitions_of(client, addresses.reply_topic)
         self._asked: dict[bytes, tuple[int, Span]] = {}
-        self._ends = Lasting(self._connected, lambda ends: ends.consumer.close())
+        self._ends = RenewedClient(self._connected, lambda ends: ends.consumer.close())
 
     def _connected(self) -> _Ends:
         connection = self._addresses.connection

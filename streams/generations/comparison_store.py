@@ -116,7 +116,7 @@ _BATCH = 500
 _SEARCHED = 50
 
 
-class Ledger:
+class ComparisonStore:
     """The two sides, compared, and the originals. Not safe to share between threads.
 
     Args:

@@ -14,7 +14,7 @@ from pixtide.search.port import GenerationCatalog
 from pixtide.streams.generations.originals_check import StoreSide
 from pixtide.streams.generations.progress import NotReadError, Tell, await_group
 from pixtide.streams.generations.repair import repair
-from pixtide.streams.generations.search_check import Finding
+from pixtide.streams.generations.search_check import SearchCheck
 from pixtide.streams.generations.verify import Verification, Verifier
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
@@ -66,7 +66,7 @@ def verify(
         timeout_s=timeout_s,
         tell=tell,
         store=StoreSide(store, generation, catalog) if store else None,
-        finding=None if checks.searched == 0 else Finding(index, checks.searched),
+        finding=None if checks.searched == 0 else SearchCheck(index, checks.searched),
     )
     try:
         found = verifier.run()

@@ -11,7 +11,7 @@ from itertools import islice
 
 from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog
-from pixtide.streams.generations.comparison_store import Ledger
+from pixtide.streams.generations.comparison_store import ComparisonStore
 from pixtide.streams.ingest.kept_originals import ON_ITS_WAY
 from pixtide.streams.ingest.other_generations import OtherGenerations
 from pixtide.streams.originals.store import VALUES, ImageStore, Stored
@@ -38,12 +38,12 @@ class StoreSide:
         self._old = self._store.now() - ON_ITS_WAY
 
     def note_all(
-        self, ledger: Ledger, passing: Callable[[Iterable[Stored]], Iterable[Stored]]
+        self, ledger: ComparisonStore, passing: Callable[[Iterable[Stored]], Iterable[Stored]]
     ) -> None:
         """Note every file; they are passed through `passing` on their way."""
         ledger.note_originals(passing(self._store.files()), self._old)
 
-    def look_again(self, ledger: Ledger, image_ids: Sequence[str]) -> None:
+    def look_again(self, ledger: ComparisonStore, image_ids: Sequence[str]) -> None:
         """Note anew whether the originals of these rows are there."""
         for key in ledger.originals_of(image_ids):
             uri = self._store.uri_at(key)
@@ -53,7 +53,7 @@ class StoreSide:
             else:
                 ledger.note_originals([Stored(key, uri, modified)], self._old)
 
-    def settle(self, ledger: Ledger) -> str | None:
+    def settle(self, ledger: ComparisonStore) -> str | None:
         """Leave out of what is left what others name; why nothing can be said of it, if so."""
         if not ledger.count_left():
             return None
@@ -67,7 +67,7 @@ class StoreSide:
         ledger.note_named(self._others.uris())
         return None
 
-    def sweep(self, ledger: Ledger) -> None:
+    def sweep(self, ledger: ComparisonStore) -> None:
         """Remove what is left, unless it was put again meanwhile."""
         left = ledger.left()
         while some := list(islice(left, _CHUNK)):

@@ -13,7 +13,7 @@ from itertools import islice
 
 from pixtide.search.generations import Generation
 from pixtide.search.port import VectorIndex
-from pixtide.streams.generations.comparison_store import Kind, Ledger
+from pixtide.streams.generations.comparison_store import ComparisonStore, Kind
 from pixtide.streams.generations.verify import Verification, Verifier
 from pixtide.streams.kafka.replay_consumer import ReplayConsumer
 from pixtide.streams.process.health import Health
@@ -50,13 +50,13 @@ def repair(
     return verification
 
 
-def _remove_what_is_in_the_way(index: VectorIndex, ledger: Ledger) -> None:
+def _remove_what_is_in_the_way(index: VectorIndex, ledger: ComparisonStore) -> None:
     differences = ledger.differences(_IN_THE_WAY)
     while some := list(islice(differences, _CHUNK)):
         index.remove({d.image_id: d.found for d in some if d.found is not None})
 
 
-def _replay(settings: Settings, generation: Generation, ledger: Ledger) -> None:
+def _replay(settings: Settings, generation: Generation, ledger: ComparisonStore) -> None:
     places = (
         (difference.expected.partition, difference.expected.offset)
         for difference in ledger.differences()

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from pixtide.schemas.queries import Filters
 from pixtide.search.port import Query, RowState, StoredImage, VectorIndex, WordQuery
-from pixtide.streams.generations.comparison_store import Difference, Kind, Ledger
+from pixtide.streams.generations.comparison_store import ComparisonStore, Difference, Kind
 from pixtide.streams.generations.progress import Tell
 
 #: First how many are asked for, and then, where it isn't among them.
@@ -26,7 +26,7 @@ _NEXT = timedelta(microseconds=1)
 _FROM, _TO = 1900, 9000
 
 
-class Finding:
+class SearchCheck:
     """Searches for some rows of a generation, or all, and notes in the ledger which aren't found.
 
     Args:
@@ -38,7 +38,7 @@ class Finding:
         self._most = most
         self.searched = 0
 
-    def search(self, ledger: Ledger, tell: Tell) -> None:
+    def search(self, ledger: ComparisonStore, tell: Tell) -> None:
         """Search for them. Raises TransientError."""
         total = min(self._most or ledger.rows(), ledger.rows())
         for ids in ledger.some_live(self._most):
@@ -47,7 +47,7 @@ class Finding:
             self.searched += len(rows)
             tell("searching for rows", self.searched, max(total, self.searched))
 
-    def rewrite(self, ledger: Ledger) -> None:
+    def rewrite(self, ledger: ComparisonStore) -> None:
         """Write those that weren't found as if they were new, and search for them again.
 
         An index leaves alone what comes again as it was; so each is removed first.

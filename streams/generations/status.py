@@ -36,7 +36,7 @@ _RATE_S = 30.0
 
 
 @dataclass(frozen=True)
-class Standing:
+class GenerationProgress:
     """One generation at one moment. `done` of `total` events of the log are committed.
 
     `retry_lag` is how many dead letters sent to be tried again it has yet to try. `rate` is in
@@ -114,7 +114,7 @@ class Watch:
         self._client = kafka_clients.admin(settings.kafka_connection())
         self._rates = Rates()
 
-    def look(self) -> list[Standing]:
+    def look(self) -> list[GenerationProgress]:
         """Every generation that isn't retired, oldest first.
 
         Raises:
@@ -128,12 +128,12 @@ class Watch:
             if generation.state is not GenerationState.RETIRED
         ]
 
-    def _standing(self, generation: Generation, *, is_live: bool) -> Standing:
+    def _standing(self, generation: Generation, *, is_live: bool) -> GenerationProgress:
         done, total, moved = self._read(generation, generation.log.topic)
         at = time.monotonic()
         retried, to_retry, _ = self._read(generation, self._settings.named(topics.RETRY))
         counts = self._catalog.open(generation).count()
-        return Standing(
+        return GenerationProgress(
             generation=generation.name,
             state=generation.state,
             is_live=is_live,
@@ -165,7 +165,7 @@ class Watch:
         return done, max(done, sum(ends[p] - first[p] for p in numbers)), moved
 
 
-def warnings(standings: Sequence[Standing]) -> list[str]:
+def warnings(standings: Sequence[GenerationProgress]) -> list[str]:
     """What else a person should know of them."""
     return [
         f"{s.generation}: positions of partitions {list(s.moved)} were moved by hand, or "
@@ -176,7 +176,7 @@ def warnings(standings: Sequence[Standing]) -> list[str]:
     ]
 
 
-def table(standings: Sequence[Standing]) -> Table:
+def table(standings: Sequence[GenerationProgress]) -> Table:
     """The standings for a person."""
     return terminal.table(
         [*_HEADINGS, *_MOVING],

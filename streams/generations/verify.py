@@ -24,15 +24,15 @@ from pixtide.search.generations import Generation
 from pixtide.search.port import VectorIndex
 from pixtide.streams.generations.comparison_store import (
     OF_THE_STORE,
+    ComparisonStore,
     Difference,
     Expected,
     Kind,
-    Ledger,
 )
 from pixtide.streams.generations.expectation import expected_row
 from pixtide.streams.generations.originals_check import StoreSide
 from pixtide.streams.generations.progress import Tell, await_group
-from pixtide.streams.generations.search_check import Finding
+from pixtide.streams.generations.search_check import SearchCheck
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
@@ -104,7 +104,7 @@ class Verifier:
         timeout_s: float,
         tell: Tell,
         store: StoreSide | None = None,
-        finding: Finding | None = None,
+        finding: SearchCheck | None = None,
     ) -> None:
         self._settings = settings
         self._generation = generation
@@ -118,7 +118,7 @@ class Verifier:
         self._store = store
         self._finding = finding
         self._note: str | None = None
-        self.ledger = Ledger(store.original_of) if store else Ledger()
+        self.ledger = ComparisonStore(store.original_of) if store else ComparisonStore()
 
     def close(self) -> None:
         """Let go of the disk."""

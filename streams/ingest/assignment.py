@@ -32,7 +32,7 @@ from pixtide.streams.ingest.in_flight import InFlight
 from pixtide.streams.ingest.start_positions import Begin, Positions
 from pixtide.streams.kafka.errors import verdict
 from pixtide.streams.kafka.records import Record, record_of
-from pixtide.streams.kafka.side_calls import Aside, within
+from pixtide.streams.kafka.side_calls import SideCall, within
 from pixtide.streams.kafka.unreadable_batch import is_unreadable, offset_after, record_in_place_of
 
 logger = logging.getLogger(__name__)
@@ -83,10 +83,10 @@ class Assignment:
         self._settle = settle
         self._paused = False
         self.resumed = 0  # how often fetching has gone on after a pause
-        self._aside = Aside("assignment")
-        self._letting_go = Aside("let-go")  # apart: the group waits for it
-        self._asking_epochs = Aside("epochs")
-        self._passing = Aside("unreadable batch")
+        self._aside = SideCall("assignment")
+        self._letting_go = SideCall("let-go")  # apart: the group waits for it
+        self._asking_epochs = SideCall("epochs")
+        self._passing = SideCall("unreadable batch")
         self._passed: deque[Record] = deque()
         self._ask_epochs_at = 0.0
         self._unchecked: set[int] = set()  # assigned, but where reading begins isn't known yet

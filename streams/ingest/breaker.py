@@ -19,7 +19,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from pixtide.schemas.errors import ReasonCode
-from pixtide.streams.kafka.side_calls import Aside
+from pixtide.streams.kafka.side_calls import SideCall
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Breaker:
         self._recent: OrderedDict[int, ReasonCode | None] = OrderedDict()
         self._pause_s = FIRST_S
         self._until = 0.0
-        self._checking = Aside("self-check")
+        self._checking = SideCall("self-check")
         self.problem: str | None = None
 
     def count(self, key: bytes | None, failure: ReasonCode | None) -> None:

@@ -19,7 +19,7 @@ from typing import Self
 from confluent_kafka import TopicPartition
 
 from pixtide.streams.ingest.in_flight import Place
-from pixtide.streams.kafka.offsets import OURS, Position
+from pixtide.streams.kafka.offsets import OURS, CommittedPosition
 from pixtide.streams.kafka.records import Record
 
 _NO_EPOCH = -1
@@ -57,18 +57,20 @@ class Mark:
         return f"{OURS} {self.offset} {self.timestamp_ms} {self.digest}"
 
 
-def is_ours(position: Position) -> bool:
+def is_ours(position: CommittedPosition) -> bool:
     """Whether a worker has committed it; what an operator's tools commit carries nothing."""
     return position.metadata.startswith(OURS)
 
 
-def moved(position: Position, now: datetime) -> Position:
+def moved(position: CommittedPosition, now: datetime) -> CommittedPosition:
     """The same, which a worker goes on from now, and which none has committed."""
     return position._replace(metadata=f"{OURS} moved {int(now.timestamp())}")
 
 
 def moved_since(
-    positions: Mapping[int, Position], first: Mapping[int, int], verified_at: datetime | None
+    positions: Mapping[int, CommittedPosition],
+    first: Mapping[int, int],
+    verified_at: datetime | None,
 ) -> list[int]:
     """The partitions whose positions were moved by hand, and not verified to lack nothing since.
 
@@ -97,7 +99,7 @@ class Marks:
         self._read: dict[Place, deque[Mark]] = {}
         self._epochs: dict[Place, tuple[int, int]] = {}
 
-    def begin(self, place: Place, position: Position) -> None:
+    def begin(self, place: Place, position: CommittedPosition) -> None:
         """Go on from what was committed before."""
         mark = Mark.read(position.metadata)
         self._read[place] = deque([mark] if mark else [])

@@ -20,7 +20,7 @@ class _Lane:
     waiting: deque[Task] = field(default_factory=deque)
 
 
-class HostLanes:
+class HostLimit:
     """Runs tasks on an executor; those that must wait occupy none of its threads.
 
     They wait for their host, or for the time to try it again.

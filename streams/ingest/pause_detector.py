@@ -12,7 +12,7 @@ _LONGEST = 1 / 3
 SETTLE_S = 4.0
 
 
-class Standstill:
+class PauseDetector:
     """The main thread tells each of its polls; writers ask before each write.
 
     A process that was stopped (SIGSTOP, a suspended machine) or starved goes on where it was,

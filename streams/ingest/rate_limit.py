@@ -8,7 +8,7 @@ from collections.abc import Callable
 _BURST_S = 0.5
 
 
-class Pace:
+class RateLimit:
     """Tells each comer how long to wait. Safe to share between threads.
 
     Args:

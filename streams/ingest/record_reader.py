@@ -9,7 +9,7 @@ from pixtide.schemas.events import ImageDeleted, ImageUploaded, PictureAt
 from pixtide.schemas.identity import Partitioner, partition_of
 from pixtide.schemas.trace import trace_of
 from pixtide.search.generations import LogIdentity
-from pixtide.streams.ingest.retry import Patience
+from pixtide.streams.ingest.retry import Retry
 from pixtide.streams.ingest.unexpected import is_unexpected
 from pixtide.streams.ingest.work import Work
 from pixtide.streams.kafka.clients import LIBRDKAFKA_PARTITIONERS
@@ -23,7 +23,7 @@ class RecordReader:
     """Reads records of the log and of the retry topic. Safe to share between threads."""
 
     def __init__(
-        self, guard: LogGuard, retries: LogIdentity, partitioner: Partitioner, patiently: Patience
+        self, guard: LogGuard, retries: LogIdentity, partitioner: Partitioner, patiently: Retry
     ) -> None:
         self._guard = guard
         self._log = guard.log

@@ -19,7 +19,7 @@ from pixtide.schemas.outcomes import DeadLetterReason, Outcome, OutcomeKind
 from pixtide.search.generations import Generation
 from pixtide.streams.ingest.work import Work
 from pixtide.streams.kafka.records import Headers
-from pixtide.streams.kafka.renewed_client import Lasting
+from pixtide.streams.kafka.renewed_client import RenewedClient
 from pixtide.streams.originals.store import VALUES, ImageStore
 
 #: The largest that is kept there. A topic takes about a MiB, so that a larger one came packed, and
@@ -39,7 +39,7 @@ class Reporter:
 
     def __init__(
         self,
-        producer: Lasting[Producer],
+        producer: RenewedClient[Producer],
         store: ImageStore,
         generation: Generation,
         *,

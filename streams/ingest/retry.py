@@ -20,7 +20,7 @@ class StoppedError(Exception):
     """The worker is stopping, and this work with it: it stays uncommitted."""
 
 
-class Patience:
+class Retry:
     """Shared by the threads of a worker; `give_up` ends every attempt."""
 
     def __init__(self, watch: IngestWatch) -> None:

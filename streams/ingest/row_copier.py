@@ -15,7 +15,7 @@ from pixtide.search.port import (
 logger = logging.getLogger(__name__)
 
 
-class Sibling:
+class RowCopier:
     """The collection of a generation with the same fingerprint over the same log.
 
     A record makes the same row in both, so that its row there is its row here: nothing is
@@ -45,7 +45,7 @@ class Sibling:
         return row if row.vector is not None else None
 
 
-def sibling_of(generation: Generation, catalog: GenerationCatalog) -> Sibling | None:
+def sibling_of(generation: Generation, catalog: GenerationCatalog) -> RowCopier | None:
     """The newest other generation that has rows to give."""
     for other in reversed(catalog.list()):
         if (
@@ -54,5 +54,5 @@ def sibling_of(generation: Generation, catalog: GenerationCatalog) -> Sibling | 
             and other.state is not GenerationState.RETIRED
             and (other.fingerprint, other.log) == (generation.fingerprint, generation.log)
         ):
-            return Sibling(other.name, catalog.open(other))
+            return RowCopier(other.name, catalog.open(other))
     return None

@@ -25,7 +25,7 @@ from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.errors import verdict
 from pixtide.streams.kafka.log_guard import ADVICE, LogGuard
-from pixtide.streams.kafka.offsets import Position
+from pixtide.streams.kafka.offsets import CommittedPosition
 from pixtide.streams.kafka.topic_reader import Told, taken
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Begin(NamedTuple):
     """Where to begin in a partition: there `committed` is None where no position was left."""
 
     where: TopicPartition
-    committed: Position | None
+    committed: CommittedPosition | None
 
 
 class Positions:
@@ -94,7 +94,7 @@ class Positions:
         """
         return kafka_offsets.leader_epochs(self._client, self.topic, partitions)
 
-    def _committed(self, partitions: Collection[int]) -> dict[int, Position]:
+    def _committed(self, partitions: Collection[int]) -> dict[int, CommittedPosition]:
         """Asked over a connection that is kept until it has answered, however slow the broker."""
         if self._asking is None:
             self._asking = kafka_clients.ingest_consumer(
@@ -105,7 +105,7 @@ class Positions:
         self._asking = None
         return committed
 
-    def _begin(self, number: int, committed: Position | None) -> Begin:
+    def _begin(self, number: int, committed: CommittedPosition | None) -> Begin:
         if committed is None:
             return Begin(TopicPartition(self.topic, number, OFFSET_BEGINNING), None)
         return Begin(self._place(number, committed.offset, committed.leader_epoch), committed)
@@ -114,7 +114,7 @@ class Positions:
         epoch = -1 if leader_epoch is None else leader_epoch
         return TopicPartition(self.topic, number, offset, leader_epoch=epoch)
 
-    def _check_reach(self, committed: Mapping[int, Position]) -> set[int]:
+    def _check_reach(self, committed: Mapping[int, CommittedPosition]) -> set[int]:
         """The partitions in which nothing lies before the group's position.
 
         Raises FatalError where the log doesn't hold it.
@@ -141,7 +141,7 @@ class Positions:
             )
         return {number for number, position in committed.items() if position.offset == low[number]}
 
-    def _ends_of(self, committed: Mapping[int, Position]) -> dict[int, int]:
+    def _ends_of(self, committed: Mapping[int, CommittedPosition]) -> dict[int, int]:
         """The ends of those partitions that end before what is committed, however often asked."""
         short, ends = list(committed), dict[int, int]()
         for look in range(_LOOKS if short else 0):
@@ -152,7 +152,7 @@ class Positions:
                 break
         return {number: ends[number] for number in short}
 
-    def _check_marks(self, committed: Mapping[int, Position]) -> None:
+    def _check_marks(self, committed: Mapping[int, CommittedPosition]) -> None:
         """Raises FatalError where a record that was read is another one now."""
         marks = {n: m for n, p in committed.items() if (m := Mark.read(p.metadata)) is not None}
         places = [self._place(n, m.offset, committed[n].leader_epoch) for n, m in marks.items()]

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from pixtide.schemas.errors import FatalError, ReasonCode, TransientError
 from pixtide.schemas.outcomes import OutcomeKind
 from pixtide.streams.ingest.work import Work
-from pixtide.streams.kafka.consumer_position import Standing, Statistics
+from pixtide.streams.kafka.consumer_position import ConsumerPosition, Statistics
 from pixtide.streams.kafka.errors import BrokerAwayError
 from pixtide.streams.process.health import Health
 from pixtide.streams.process.logs import about
@@ -114,7 +114,7 @@ class IngestWatch:
         """How far each partition has been read, and how often reading was resumed."""
         self._read, self._resumed = positions, resumed
 
-    def standing(self, statistics: Statistics) -> Standing:
+    def standing(self, statistics: Statistics) -> ConsumerPosition:
         """Where the worker stands, by its consumer's account and its own."""
         full = self._paused is not None
         return statistics.standing(

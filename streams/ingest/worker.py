@@ -54,15 +54,15 @@ from pixtide.search.generations import LogIdentity
 from pixtide.search.port import StoredImage, VectorIndex, Written
 from pixtide.streams.ingest.assignment import Assignment
 from pixtide.streams.ingest.breaker import Breaker
-from pixtide.streams.ingest.host_limit import HostLanes
+from pixtide.streams.ingest.host_limit import HostLimit
 from pixtide.streams.ingest.in_flight import InFlight
 from pixtide.streams.ingest.kept_originals import Originals
-from pixtide.streams.ingest.pause_detector import Standstill
-from pixtide.streams.ingest.rate_limit import Pace
+from pixtide.streams.ingest.pause_detector import PauseDetector
+from pixtide.streams.ingest.rate_limit import RateLimit
 from pixtide.streams.ingest.record_reader import RecordReader
 from pixtide.streams.ingest.reporter import Reporter
-from pixtide.streams.ingest.retry import Patience, StoppedError
-from pixtide.streams.ingest.row_copier import Sibling
+from pixtide.streams.ingest.retry import Retry, StoppedError
+from pixtide.streams.ingest.row_copier import RowCopier
 from pixtide.streams.ingest.start_positions import Positions
 from pixtide.streams.ingest.telemetry import IngestWatch, Pause
 from pixtide.streams.ingest.unexpected import is_unexpected, poison_of
@@ -124,7 +124,7 @@ class IngestParts:
     index: VectorIndex
     reporter: Reporter
     watch: IngestWatch
-    sibling: Sibling | None = None
+    sibling: RowCopier | None = None
 
 
 class IngestWorker:
@@ -141,7 +141,7 @@ class IngestWorker:
             retry_topic=parts.retries.topic,
             settle=self._finish_done,
         )
-        self._patiently = Patience(parts.watch)
+        self._patiently = Retry(parts.watch)
         self._reader = RecordReader(parts.guard, parts.retries, parts.partitioner, self._patiently)
         self._crop = parts.encoder.crop
         self._crop_bytes = 3 * self._crop.size**2
@@ -153,13 +153,13 @@ class IngestWorker:
         self._breaker = Breaker(limits.breaker_window, self._check_parts)
         self._overtaken = Overtaken()
         self._looked_at = 0.0
-        self._pace = Pace(limits.max_rate)
-        self._standstill = Standstill(limits.session_s)
+        self._pace = RateLimit(limits.max_rate)
+        self._standstill = PauseDetector(limits.session_s)
         # apart, since fetching may wait for memory that only decoding frees
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._fetchers = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="fetch")
         most = max(1, limits.fetchers - 1)  # nobody has all of them
-        self._lanes = HostLanes(
+        self._lanes = HostLimit(
             self._fetchers,
             min(limits.fetchers_per_host, most),
             wide={OUR_STORE: most, OUR_DISKS: most},

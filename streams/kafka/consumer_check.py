@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
-from pixtide.streams.kafka.consumer_position import Standing
+from pixtide.streams.kafka.consumer_position import ConsumerPosition
 
 #: How long records of a partition may lie there, and none come, before that is told.
 _COME_S = 30.0
@@ -36,7 +36,7 @@ class _Waiting:
     open_s: float = 0.0
 
 
-class Membership:
+class ConsumerCheck:
     """Of one consumer, in the group that reads a topic. `check` is a health check.
 
     Args:
@@ -54,7 +54,7 @@ class Membership:
         self,
         client: AdminClient,
         topic: str,
-        look: Callable[[], Standing],
+        look: Callable[[], ConsumerPosition],
         on_lags: Callable[[dict[int, int]], None],
         *,
         on_waiting: Callable[[int | None], None] = lambda _: None,
@@ -106,7 +106,9 @@ class Membership:
         longest = max(late, key=lambda partition: late[partition])
         return f"records of partition {longest} do not come, for {late[longest]:.0f} s by now"
 
-    def _late_s(self, partition: int, reads: int, stands: Standing, *, waits: bool) -> float:
+    def _late_s(
+        self, partition: int, reads: int, stands: ConsumerPosition, *, waits: bool
+    ) -> float:
         """For how long its records could have come, and none has."""
         now = self._clock()
         before = self._waiting.pop(partition, None)

@@ -19,7 +19,7 @@ _ASSIGNED = ("offset-query", "offset-wait", "active")
 
 
 @dataclass(frozen=True)
-class Standing:
+class ConsumerPosition:
     """A consumer, seen from within.
 
     `partitions` is None where it is in no group. `read` is the offset up to which a partition has
@@ -56,7 +56,7 @@ class Statistics:
         self._on_retry_lag = on_retry_lag
         self._clock = clock
         self._told_at = self._settled_at = float("-inf")
-        self._last = Standing()
+        self._last = ConsumerPosition()
         self.cut_off = False  # it knows no broker that it could ask anything
 
     def configuration(self) -> dict[str, Any]:
@@ -74,22 +74,22 @@ class Statistics:
         ours = _assigned(told, self._topic)
         retried = _assigned(told, self._retries).values()
         self._on_retry_lag(sum(max(0, p["consumer_lag"]) for p in retried))  # -1: not known yet
-        self._last = Standing(
+        self._last = ConsumerPosition(
             frozenset(ours),
             {number: p["committed_offset"] for number, p in ours.items()},
         )
 
     def standing(
         self, *, idle: bool, full: bool = False, resumed: int = 0, read: Mapping[int, int] = _NONE
-    ) -> Standing:
+    ) -> ConsumerPosition:
         """Where it stands now, and how it is by its own account.
 
         A rebalance that goes on doesn't change that for a while.
         """
         now, last = self._clock(), self._last
         if now - self._told_at > _SILENT_S or now - self._settled_at > _REBALANCED_WITHIN_S:
-            return Standing()
-        return Standing(last.partitions, last.committed, read, idle, full, resumed)
+            return ConsumerPosition()
+        return ConsumerPosition(last.partitions, last.committed, read, idle, full, resumed)
 
 
 def _assigned(told: dict[str, Any], topic: str) -> dict[int, dict[str, Any]]:

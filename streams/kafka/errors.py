@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from pixtide.schemas.errors import FatalError, TransientError, UsageError
 from pixtide.streams.kafka.connection import KafkaConnection
-from pixtide.streams.kafka.renewed_client import Lasting
+from pixtide.streams.kafka.renewed_client import RenewedClient
 
 _HOW = (
     "is the broker running, does it advertise an address that this machine reaches, and is it "
@@ -55,7 +55,7 @@ class Admin:
     def __init__(self, connection: KafkaConnection, **config: object) -> None:
         heard = self._heard = deque[KafkaError](maxlen=16)
         whole: dict[str, Any] = {**connection.librdkafka(), **config, "error_cb": heard.append}
-        self.lasting = Lasting(lambda: AdminClient(dict(whole)))
+        self.lasting = RenewedClient(lambda: AdminClient(dict(whole)))
 
     def __getattr__(self, name: str) -> Any:
         """All that an AdminClient has."""

@@ -11,7 +11,7 @@ from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode, Transien
 from pixtide.search.generations import LogIdentity
 from pixtide.streams.kafka.errors import KafkaDeniedError
 from pixtide.streams.kafka.offsets import ends
-from pixtide.streams.kafka.side_calls import Aside
+from pixtide.streams.kafka.side_calls import SideCall
 from pixtide.streams.kafka.topics import log_identity
 
 _EVERY_S = 15.0
@@ -33,7 +33,7 @@ class LogGuard:
         self.log = expected
         self._clock = clock
         self._next_check = clock()
-        self._aside = Aside("log-guard")
+        self._aside = SideCall("log-guard")
         self._seen_at = float("-inf")
 
     def check(self) -> None:

@@ -148,7 +148,7 @@ def _committed(
     return found
 
 
-class Position(NamedTuple):
+class CommittedPosition(NamedTuple):
     """What a group has committed of a partition: an offset, and what was committed with it.
 
     `leader_epoch` is None where none was. `metadata` is the committer's own.
@@ -161,7 +161,7 @@ class Position(NamedTuple):
 
 def positions(
     connection: KafkaConnection, group: str, topic: str, partitions: Iterable[int]
-) -> dict[int, Position]:
+) -> dict[int, CommittedPosition]:
     """What a group has committed, whole; partitions without a commit are left out.
 
     Raises:
@@ -176,11 +176,11 @@ def positions_of(
     topic: str,
     partitions: Iterable[int],
     timeout_s: float = REQUEST_TIMEOUT_S,
-) -> dict[int, Position]:
+) -> dict[int, CommittedPosition]:
     """The same, of that consumer's group; each try may take so long."""
     wanted = [TopicPartition(topic, p) for p in partitions]
     return {
-        each.partition: Position(each.offset, each.leader_epoch, each.metadata or "")
+        each.partition: CommittedPosition(each.offset, each.leader_epoch, each.metadata or "")
         for each in patiently(lambda: _committed(consumer, wanted, timeout_s))
         if each.offset >= 0
     }

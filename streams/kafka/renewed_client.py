@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 PATIENCE_S = 30.0
 
 
-class Lasting(Generic[C]):
+class RenewedClient(Generic[C]):
     """The client to use now. Safe to share between threads; whoever uses it says how it went.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Aside:
+class SideCall:
     """One call at a time, in a thread of its own; all else is for the main thread."""
 
     def __init__(self, name: str) -> None:
@@ -59,7 +59,7 @@ def within(seconds: float, call: Callable[[], object]) -> bool:
 
     Raises what it raised.
     """
-    aside = Aside("bounded")
+    aside = SideCall("bounded")
     aside.begin(call)
     aside.end(seconds)
     return not aside.is_busy

@@ -16,7 +16,7 @@ from pixtide.streams.process.signals import VitalThread
 _JSON = "application/json"
 
 
-class _Server(ThreadingHTTPServer):
+class _HealthServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, address: tuple[str, int], health: Health, metrics: CollectorRegistry):
@@ -26,7 +26,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    server: _HealthServer
     timeout = 10  # seconds in which a client must have sent its request
 
     def do_GET(self) -> None:
@@ -74,7 +74,7 @@ def serving(
         UsageError: the address can't be listened on.
     """
     try:
-        server = _Server((host, port), health, metrics)
+        server = _HealthServer((host, port), health, metrics)
     except OSError as error:
         raise UsageError(
             f"PIXTIDE_HEALTH_HOST, PIXTIDE_HEALTH_PORT: {host}:{port}: {error.strerror}; "

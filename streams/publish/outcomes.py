@@ -15,7 +15,7 @@ from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.topic_reader import Told, taken
-from pixtide.streams.publish.publisher import Position
+from pixtide.streams.publish.publisher import PublishedPosition
 from pixtide.streams.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,9 @@ class OutcomeWatch:
         """Let the connection go."""
         self._consumer.close()
 
-    def outcomes_of(self, positions: Iterable[Position], *, stalled_s: float) -> Iterator[Outcome]:
+    def outcomes_of(
+        self, positions: Iterable[PublishedPosition], *, stalled_s: float
+    ) -> Iterator[Outcome]:
         """One outcome for each published record: at its own offset or a later one of its id.
 
         Raises:

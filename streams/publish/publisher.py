@@ -40,7 +40,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Position:
+class PublishedPosition:
     """Where a published record came to stand in the log."""
 
     image_id: str
@@ -67,7 +67,7 @@ def image_key(image_id: str) -> bytes:
 
 
 #: Told of one record where it came to stand, or the error that kept it out of the log.
-Delivered = Callable[["Position | TransientError"], None]
+Delivered = Callable[["PublishedPosition | TransientError"], None]
 
 
 class Publisher:
@@ -94,7 +94,7 @@ class Publisher:
             connection, linger_ms=5, partitioner=settings.partitioner, **producer
         )
         self._failed: list[str] = []
-        self.positions: list[Position] = []
+        self.positions: list[PublishedPosition] = []
         kafka_topics.partitions_of(kafka_clients.admin(connection), self._topic)
 
     def upload(
@@ -202,9 +202,9 @@ class Publisher:
         if error is not None:
             tell(TransientError(f"{key}: {error.str()}"))
         else:
-            tell(Position(key, message.partition() or 0, message.offset() or 0))
+            tell(PublishedPosition(key, message.partition() or 0, message.offset() or 0))
 
-    def _noted(self, what: "Position | TransientError") -> None:
+    def _noted(self, what: "PublishedPosition | TransientError") -> None:
         if isinstance(what, TransientError):
             self._failed.append(str(what))
         else:

@@ -43,7 +43,7 @@ from pixtide.schemas.reply_address import (
 )
 from pixtide.schemas.trace import Trace, trace_of
 from pixtide.streams.kafka.connection import KafkaConnection
-from pixtide.streams.kafka.renewed_client import Lasting
+from pixtide.streams.kafka.renewed_client import RenewedClient
 from pixtide.streams.process.logs import about
 from pixtide.streams.process.tracing import Span, begin
 from pixtide.streams.query.answerer import Answers
@@ -115,7 +115,7 @@ class QueryParts:
     reply_topics: str
     snapshots: Snapshots
     answers: Answers
-    producer: Lasting[Producer]
+    producer: RenewedClient[Producer]
     queue: int
     on_started: Callable[[Any], None]
     watch: QueryWatch

@@ -7,7 +7,7 @@ from pixtide.search.generations import Generation
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka.connection import KafkaConnection
-from pixtide.streams.kafka.consumer_position import Standing
+from pixtide.streams.kafka.consumer_position import ConsumerPosition
 from pixtide.streams.process.health import Health
 from pixtide.streams.process.metrics import QueryMetrics
 from pixtide.streams.process.progress import Progress
@@ -53,11 +53,11 @@ class QueryWatch:
         """The group has given these partitions to this consumer, and no others."""
         self._partitions = frozenset(partitions)
 
-    def standing(self, group: "GroupOffsets") -> Standing:
+    def standing(self, group: "GroupOffsets") -> ConsumerPosition:
         """Where the consumer stands; it reads on even while it has work."""
         if self._partitions is None:
-            return Standing()
-        return Standing(self._partitions, group.committed(self._partitions), self._taken)
+            return ConsumerPosition()
+        return ConsumerPosition(self._partitions, group.committed(self._partitions), self._taken)
 
     def turned(self) -> None:
         """The event loop has turned.

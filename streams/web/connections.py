@@ -20,7 +20,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
-class Patience:
+class ConnectionLimits:
     """What a client may take. Times in seconds, `body_rate` in bytes a second.
 
     `head_s` is for a request's headers, from the connection's start or the last answer's end;
@@ -41,7 +41,7 @@ class Connections:
 
     def __init__(
         self,
-        patience: Patience,
+        patience: ConnectionLimits,
         proxies: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -143,7 +143,7 @@ class BoundedProtocol(H11Protocol):
         self._connections.closed(self)
         self.transport.abort()
 
-    def look(self, now: float, patience: Patience) -> None:
+    def look(self, now: float, patience: ConnectionLimits) -> None:
         """Let it go if it takes too long."""
         passed, self._looked = now - self._looked, now
         if self.cycle is not self._seen or self.is_waiting is not self._was_waiting:
@@ -152,7 +152,7 @@ class BoundedProtocol(H11Protocol):
         if self._takes_too_long(now, passed, patience):
             self.let_go()
 
-    def _takes_too_long(self, now: float, passed: float, patience: Patience) -> bool:
+    def _takes_too_long(self, now: float, passed: float, patience: ConnectionLimits) -> bool:
         self._closing_since = self._first(self._closing_since, now, self.transport.is_closing())
         self._blocked_since = self._first(self._blocked_since, now, self.flow.write_paused)
         for since in (self._closing_since, self._blocked_since):

@@ -28,7 +28,7 @@ from pixtide.schemas.base import Contract, explain
 from pixtide.schemas.errors import PoisonError, ReasonCode, TransientError
 from pixtide.schemas.identity import MAX_IMAGE_ID_BYTES
 from pixtide.streams.process.signals import VitalThread
-from pixtide.streams.publish.publisher import Delivered, Description, Position, Publisher
+from pixtide.streams.publish.publisher import Delivered, Description, PublishedPosition, Publisher
 from pixtide.streams.publish.sources import Source
 from pixtide.streams.web.guard import announced
 from pixtide.streams.web.lanes import Budget, Lane, busy, in_thread
@@ -128,7 +128,7 @@ class Publishing:
         image_id = checked_id(request.path_params["image_id"])
         client = client_of(request)
 
-        async def send() -> "asyncio.Future[Position]":
+        async def send() -> "asyncio.Future[PublishedPosition]":
             return await self._queued(lambda to, told: to.delete(image_id, delivered=told))
 
         return await _confirmed(await self._lanes.deletes.run(client, send))
@@ -153,7 +153,7 @@ class Publishing:
 
     async def _checked(
         self, client: str, file: UploadFile, image_id: str, description: Description
-    ) -> "asyncio.Future[Position]":
+    ) -> "asyncio.Future[PublishedPosition]":
         """Decode it, as an ingest worker would, and queue its event. Raises PoisonError."""
         data = await in_thread(file.file.read)
         check = partial(self._decoders.thumbnail, data, _CHECK_SIDE)
@@ -166,12 +166,12 @@ class Publishing:
 
     async def _queued(
         self, send: Callable[[Publisher, Delivered], None]
-    ) -> "asyncio.Future[Position]":
+    ) -> "asyncio.Future[PublishedPosition]":
         """The place in the log that this event will have; its delivery alone decides it."""
         loop = asyncio.get_running_loop()
-        place: asyncio.Future[Position] = loop.create_future()
+        place: asyncio.Future[PublishedPosition] = loop.create_future()
 
-        def told(what: Position | TransientError) -> None:
+        def told(what: PublishedPosition | TransientError) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(_settle, place, what)
 
@@ -195,7 +195,7 @@ class Publishing:
                 self._ending.wait(_POLL_S)
 
 
-async def _confirmed(queued: "asyncio.Future[Position]") -> Response:
+async def _confirmed(queued: "asyncio.Future[PublishedPosition]") -> Response:
     """The answer, once this event is in the log. Raises ApiError 503: nobody says that it is."""
     done, _ = await asyncio.wait({queued}, timeout=DELIVER_S + _SPARE_S)
     try:
@@ -212,10 +212,12 @@ async def _confirmed(queued: "asyncio.Future[Position]") -> Response:
         ) from error
 
 
-def _settle(place: "asyncio.Future[Position]", what: Position | TransientError) -> None:
+def _settle(
+    place: "asyncio.Future[PublishedPosition]", what: PublishedPosition | TransientError
+) -> None:
     if place.done():
         return
-    if isinstance(what, Position):
+    if isinstance(what, PublishedPosition):
         place.set_result(what)
     else:
         place.set_exception(what)
@@ -281,7 +283,7 @@ def _described(form: FormData) -> Description:
         raise ApiError(400, "INVALID_DATA", f"tags: {explain(error)}") from error
 
 
-def _accepted(position: Position) -> Accepted:
+def _accepted(position: PublishedPosition) -> Accepted:
     return Accepted(
         image_id=position.image_id, partition=position.partition, offset=position.offset
     )

@@ -9,14 +9,14 @@ import uvicorn
 
 from pixtide.schemas.errors import UsageError
 from pixtide.streams.web.app import Site
-from pixtide.streams.web.connections import Connections, Patience
+from pixtide.streams.web.connections import ConnectionLimits, Connections
 
 _GRACE_S = 5
 #: The server ticks ten times a second.
 _TICKS = 10
 
 
-class _Server(uvicorn.Server):
+class _WebServer(uvicorn.Server):
     """Says when it listens, and lets listeners go before it waits for answers to end."""
 
     def __init__(
@@ -62,12 +62,12 @@ def server_of(
     *,
     proxies: Sequence[str],
     on_ready: Callable[[], None],
-    patience: Patience | None = None,
+    patience: ConnectionLimits | None = None,
 ) -> uvicorn.Server:
     """What serves it."""
     # a line for each malformed request would let anybody fill the log
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    connections = Connections(patience or Patience(), proxies)
+    connections = Connections(patience or ConnectionLimits(), proxies)
     config = uvicorn.Config(
         site.app,
         http=connections.protocol,  # type: ignore[arg-type]  # uvicorn only calls it
@@ -80,7 +80,7 @@ def server_of(
         timeout_graceful_shutdown=_GRACE_S,
         lifespan="on",
     )
-    return _Server(config, site, connections, on_ready)
+    return _WebServer(config, site, connections, on_ready)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from pixtide.schemas.base import Contract
 from pixtide.search.generations import Generation, GenerationState
-from pixtide.streams.generations.status import Standing
+from pixtide.streams.generations.status import GenerationProgress
 from pixtide.streams.web.lanes import in_thread
 from pixtide.streams.web.live_index import LiveIndex
 from pixtide.streams.web.problems import json_response
@@ -62,7 +62,7 @@ class StatusApi:
     def __init__(
         self,
         index: LiveIndex,
-        stand: Callable[[], Sequence[Standing]],
+        stand: Callable[[], Sequence[GenerationProgress]],
         parts: PartsWatch,
         *,
         read_only: bool,
@@ -114,7 +114,7 @@ class StatusApi:
         )
 
 
-def _status_of(standing: Standing, generation: Generation) -> GenerationStatus:
+def _status_of(standing: GenerationProgress, generation: Generation) -> GenerationStatus:
     return GenerationStatus(
         name=generation.name,
         state=standing.state,

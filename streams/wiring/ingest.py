@@ -21,12 +21,12 @@ from pixtide.streams.ingest.worker import IngestLimits, IngestParts, IngestWorke
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import groups as kafka_groups
 from pixtide.streams.kafka import topics as kafka_topics
-from pixtide.streams.kafka.consumer_check import Membership
+from pixtide.streams.kafka.consumer_check import ConsumerCheck
 from pixtide.streams.kafka.consumer_position import Statistics
 from pixtide.streams.kafka.embedded_broker import RestingConsumer
 from pixtide.streams.kafka.later_records import LaterRecords
 from pixtide.streams.kafka.log_guard import LogGuard
-from pixtide.streams.kafka.renewed_client import Lasting
+from pixtide.streams.kafka.renewed_client import RenewedClient
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.process.metrics import IngestMetrics
 from pixtide.streams.process.progress import Progress
@@ -114,7 +114,7 @@ def ingest_worker(
     retries = starting(lambda: kafka_topics.retries_of(client, retry_topic, generation.log))
     largest = max(t.max_message_bytes for t in topics.topics(embedded=settings.embedded_log))
     statistics = Statistics(generation.log.topic, retry_topic, on_retry_lag=watch.retry_lag)
-    membership = Membership(
+    membership = ConsumerCheck(
         client,
         generation.log.topic,
         look=lambda: watch.standing(statistics),
@@ -151,7 +151,7 @@ def ingest_worker(
         encoder=encoder,
         index=index,
         reporter=Reporter(
-            Lasting(
+            RenewedClient(
                 partial(
                     kafka_clients.producer,
                     connection,

@@ -6,8 +6,8 @@ from pixtide.schemas import topics
 from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import groups as kafka_groups
 from pixtide.streams.kafka import topics as kafka_topics
-from pixtide.streams.kafka.consumer_check import Membership
-from pixtide.streams.kafka.renewed_client import Lasting
+from pixtide.streams.kafka.consumer_check import ConsumerCheck
+from pixtide.streams.kafka.renewed_client import RenewedClient
 from pixtide.streams.originals.store import ImageStore
 from pixtide.streams.process.metrics import QueryMetrics
 from pixtide.streams.process.progress import Progress
@@ -48,7 +48,7 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
     progress = Progress(settings.stalled_s, "request has been taken")
     watch = QueryWatch(vitals.health, metrics, progress)
     committed = GroupOffsets(connection, group, topic)
-    membership = Membership(
+    membership = ConsumerCheck(
         client,
         topic,
         look=lambda: watch.standing(committed),
@@ -67,7 +67,7 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
             snapshots=snapshots,
             answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes), metrics),
             # one that was replaced still tells what becomes of what it holds
-            producer=Lasting(
+            producer=RenewedClient(
                 partial(kafka_clients.reply_producer, connection), lambda old: old.flush(_LET_GO_S)
             ),
             queue=settings.query_queue,

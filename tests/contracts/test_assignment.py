@@ -22,7 +22,7 @@ from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.log_guard import LogGuard
-from pixtide.streams.kafka.offsets import Position
+from pixtide.streams.kafka.offsets import CommittedPosition
 from pixtide.streams.kafka.records import Record
 from pixtide.streams.kafka.topic_reader import records_of
 from tests.contracts.proxy import Api, ApiProxy
@@ -113,7 +113,7 @@ class Log:
         assert producer.flush(30) == 0
         (producer.abort_transaction if aborts else producer.commit_transaction)(30)
 
-    def committed(self, topic: str | None = None) -> dict[int, Position]:
+    def committed(self, topic: str | None = None) -> dict[int, CommittedPosition]:
         numbers = range(PARTITIONS)
         return kafka_offsets.positions(self.connection, self.group, topic or self.topic, numbers)
 

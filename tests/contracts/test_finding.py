@@ -8,8 +8,8 @@ import numpy as np
 from pixtide.schemas.identity import Version
 from pixtide.search.port import VectorIndex
 from pixtide.search.weaviate.index import WeaviateIndex
-from pixtide.streams.generations.comparison_store import Difference, Kind, Ledger
-from pixtide.streams.generations.search_check import Finding
+from pixtide.streams.generations.comparison_store import ComparisonStore, Difference, Kind
+from pixtide.streams.generations.search_check import SearchCheck
 from tests.contracts.samples import DIMENSION, deleted, full_row, live, poisoned, towards
 
 CAPTIONS = (
@@ -40,14 +40,14 @@ def test_all_rows_are_found_however_alike_or_odd(index: VectorIndex) -> None:
     equal = 30 if isinstance(index, WeaviateIndex) else 230
     copies = [live(f"copy{n}", n, towards(1), caption="the same") for n in range(equal)]
     index.write([*odd, last, full_row(), *copies, deleted("gone", 1), poisoned("bad", 2)])
-    with contextlib.closing(Ledger()) as ledger:
+    with contextlib.closing(ComparisonStore()) as ledger:
         ledger.note_rows(index.scan())
-        finding = Finding(index, None)
+        finding = SearchCheck(index, None)
         told: list[int] = []
         finding.search(ledger, lambda _, done, __: told.append(done))
         assert list(ledger.unfound_rows()) == []
         assert finding.searched == len(odd) + len(copies) + 2 == told[-1]
-        some = Finding(index, 7)
+        some = SearchCheck(index, 7)
         some.search(ledger, lambda *_: None)
         assert some.searched == 7
 
@@ -57,14 +57,14 @@ def test_rows_that_are_not_found_are_told_and_written_anew(index: VectorIndex) -
     rows = [live(f"i{n}", 1, towards(1, n), caption=f"word{n}") for n in range(30)]
     index.write(rows)
     at = Version(1, 0, 1)
-    with contextlib.closing(Ledger()) as ledger:
+    with contextlib.closing(ComparisonStore()) as ledger:
         ledger.note_rows(rows)
         ledger.note_unfound(
             Difference(row.image_id, kind, at, at)
             for row in rows
             for kind in (Kind.NOT_FOUND_BY_VECTOR, Kind.NOT_FOUND_BY_WORDS)
         )
-        Finding(index, None).rewrite(ledger)
+        SearchCheck(index, None).rewrite(ledger)
         assert ledger.count_unfound() == {}
     found = index.get([row.image_id for row in rows])
     assert found == {row.image_id: row for row in rows}

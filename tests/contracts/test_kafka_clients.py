@@ -15,7 +15,7 @@ from pixtide.streams.kafka import requests as kafka_requests
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.topic_reader import records_at, records_between, records_of
-from pixtide.streams.publish.publisher import Position, Publisher
+from pixtide.streams.publish.publisher import PublishedPosition, Publisher
 from pixtide.streams.settings import Settings
 from tests.contracts.proxy import BrokerProxy
 from tests.servers import KafkaServer
@@ -110,7 +110,7 @@ def test_an_event_that_no_broker_takes_is_given_up_and_told_to_its_own_sender(
     with BrokerProxy(kafka.port, advertised=nowhere) as proxy:
         settings = Settings(kafka=f"127.0.0.1:{proxy.port}", namespace=namespace)
         publisher = Publisher(settings, **kafka_clients.gives_up(1.0, 2**20))
-        told: list[Position | TransientError] = []
+        told: list[PublishedPosition | TransientError] = []
         publisher.delete("a", delivered=told.append)
         deadline = time.monotonic() + 60
         while not told and time.monotonic() < deadline:

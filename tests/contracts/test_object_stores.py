@@ -17,7 +17,7 @@ from pixtide.schemas.events import PictureAt
 from pixtide.schemas.identity import Version
 from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import RowState
-from pixtide.streams.generations.comparison_store import Expected, Kind, Ledger
+from pixtide.streams.generations.comparison_store import ComparisonStore, Expected, Kind
 from pixtide.streams.generations.originals_check import StoreSide
 from pixtide.streams.originals.fetcher import Fetcher, FetchLimits
 from pixtide.streams.originals.store import ImageStore
@@ -192,7 +192,7 @@ def test_originals_that_nothing_names_are_swept_and_no_others(
     here, other = generation(), generation("v2")
     with (
         contextlib.closing(LanceCatalog(folder=tmp_path / "index")) as catalog,
-        contextlib.closing(Ledger(store.original_of)) as ledger,
+        contextlib.closing(ComparisonStore(store.original_of)) as ledger,
     ):
         for each in (here, other):
             catalog.create(each)

@@ -13,8 +13,8 @@ import pytest
 from pixtide.schemas.errors import TransientError
 from pixtide.search.port import Query, RowState, StoredImage, VectorIndex, Written
 from pixtide.search.weaviate.catalog import WeaviateCatalog
-from pixtide.streams.generations.comparison_store import Ledger
-from pixtide.streams.generations.search_check import Finding
+from pixtide.streams.generations.comparison_store import ComparisonStore
+from pixtide.streams.generations.search_check import SearchCheck
 from tests.contracts.samples import deleted, generation, live
 from tests.servers import WeaviateServer
 from tests.servers.weaviate import URL, weaviate_server
@@ -131,10 +131,10 @@ def test_rows_that_a_damaged_index_does_not_find_are_told_and_mended(
             if path.is_file() and ("searchable" in str(path) or "commitlog" in str(path)):
                 os.truncate(path, path.stat().st_size * 2 // 3)
         mortal.start()
-        with contextlib.closing(Ledger()) as ledger:
+        with contextlib.closing(ComparisonStore()) as ledger:
             ledger.note_rows(index.scan())
             assert ledger.rows() == len(rows)
-            finding = Finding(index, None)
+            finding = SearchCheck(index, None)
             finding.search(ledger, lambda *_: None)
             assert finding.searched == len(rows)
             unfound = ledger.count_unfound()

@@ -19,12 +19,12 @@ from pixtide.search.generations import Generation, GenerationState, LogIdentity
 from pixtide.search.port import RowState, StoredImage
 from pixtide.streams.dead_letters.letters import DeadLetter, LetterState
 from pixtide.streams.dead_letters.retry import RetryPlan, RetryResult
-from pixtide.streams.generations.status import Standing
+from pixtide.streams.generations.status import GenerationProgress
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.records import Record
-from pixtide.streams.publish.publisher import Position
+from pixtide.streams.publish.publisher import PublishedPosition
 from pixtide.streams.web.app import Site, SiteParts
-from pixtide.streams.web.connections import Patience
+from pixtide.streams.web.connections import ConnectionLimits
 from pixtide.streams.web.dead_letters import DeadLetterApi
 from pixtide.streams.web.guard import Access
 from pixtide.streams.web.live_index import LiveIndex
@@ -84,11 +84,11 @@ class Behind:
     def close(self) -> None:
         """Nothing to let go."""
 
-    def stand(self) -> list[Standing]:
+    def stand(self) -> list[GenerationProgress]:
         """Where the generation stands."""
         self.touched("counts")
         return [
-            Standing(
+            GenerationProgress(
                 generation=GENERATION.name,
                 state=GENERATION.state,
                 is_live=True,
@@ -166,7 +166,7 @@ class _Publisher:
     def _send(self, image_id: str, delivered: Callable[[Any], None]) -> None:
         self._behind.sent.append((image_id, delivered))
         if self._behind.confirms:
-            delivered(Position(image_id, 0, len(self._behind.sent)))
+            delivered(PublishedPosition(image_id, 0, len(self._behind.sent)))
 
 
 class _Letters:
@@ -346,7 +346,7 @@ def a_site(behind: Behind, folder: Path, *, patience_s: float = 60.0, **access: 
 
 @contextlib.contextmanager
 def served(
-    site: Site, *, patience: Patience | None = None, proxies: tuple[str, ...] = ()
+    site: Site, *, patience: ConnectionLimits | None = None, proxies: tuple[str, ...] = ()
 ) -> Iterator[int]:
     """The port that it is served on meanwhile, by the very server of the product."""
     up = threading.Event()

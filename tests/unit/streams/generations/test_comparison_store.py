@@ -11,7 +11,7 @@ import pytest
 from pixtide.schemas.errors import ReasonCode
 from pixtide.schemas.identity import Version
 from pixtide.search.port import RowState, StoredImage
-from pixtide.streams.generations.comparison_store import Difference, Expected, Kind, Ledger
+from pixtide.streams.generations.comparison_store import ComparisonStore, Difference, Expected, Kind
 from pixtide.streams.originals.store import Stored
 
 LIVE, DELETED, DEAD_LETTERED = RowState
@@ -19,8 +19,8 @@ UNSEEN, UNREAD = Kind.NOT_FOUND_BY_VECTOR, Kind.NOT_FOUND_BY_WORDS
 
 
 @pytest.fixture
-def ledger() -> Iterator[Ledger]:
-    with contextlib.closing(Ledger()) as made:
+def ledger() -> Iterator[ComparisonStore]:
+    with contextlib.closing(ComparisonStore()) as made:
         yield made
 
 
@@ -56,7 +56,7 @@ def row(offset: int, state: RowState = LIVE, sha256: str = "x", image_id: str = 
     ],
 )
 def test_each_kind(
-    ledger: Ledger, log: list[Expected], rows: list[StoredImage], kind: Kind | None
+    ledger: ComparisonStore, log: list[Expected], rows: list[StoredImage], kind: Kind | None
 ) -> None:
     ledger.note_log(log)
     ledger.note_rows(rows)
@@ -66,7 +66,7 @@ def test_each_kind(
     assert list(ledger.doubts()) == [["a"]] * (kind is not None)
 
 
-def test_a_row_read_again_takes_the_place_of_what_it_was(ledger: Ledger) -> None:
+def test_a_row_read_again_takes_the_place_of_what_it_was(ledger: ComparisonStore) -> None:
     ledger.note_log([asked(2)])
     ledger.note_rows([row(1)])
     ledger.note_rows([row(2)])
@@ -75,14 +75,14 @@ def test_a_row_read_again_takes_the_place_of_what_it_was(ledger: Ledger) -> None
     assert ledger.counts() == {Kind.MISSING: 1}
 
 
-def test_deletes_that_the_log_has_forgotten_have_expired(ledger: Ledger) -> None:
+def test_deletes_that_the_log_has_forgotten_have_expired(ledger: ComparisonStore) -> None:
     ledger.note_rows([row(1, DELETED)])
     assert ledger.expired_deletes() == {"a": Version(1, 0, 1)}
     ledger.note_log([asked(1, DELETED)])
     assert ledger.expired_deletes() == {}
 
 
-def test_doubts_come_some_at_a_time_and_all_of_them(ledger: Ledger) -> None:
+def test_doubts_come_some_at_a_time_and_all_of_them(ledger: ComparisonStore) -> None:
     names = [f"{n:04}" for n in range(1201)]
     ledger.note_log(Expected(name, Version(1, 0, n), LIVE) for n, name in enumerate(names))
     assert ledger.doubt_differences() == 1201
@@ -92,7 +92,7 @@ def test_doubts_come_some_at_a_time_and_all_of_them(ledger: Ledger) -> None:
 
 
 def test_a_row_ahead_of_what_was_read_is_believed_below_the_ends_of_the_log(
-    ledger: Ledger,
+    ledger: ComparisonStore,
 ) -> None:
     ledger.note_log([asked(1, sha256="y")])
     ledger.note_rows([row(5)])
@@ -102,7 +102,7 @@ def test_a_row_ahead_of_what_was_read_is_believed_below_the_ends_of_the_log(
     assert ledger.counts() == {}
 
 
-def test_dead_letters_are_counted_by_reason(ledger: Ledger) -> None:
+def test_dead_letters_are_counted_by_reason(ledger: ComparisonStore) -> None:
     gone = replace(row(1, DEAD_LETTERED), reason=ReasonCode.SOURCE_GONE)
     ledger.note_rows([gone, replace(gone, image_id="b"), replace(row(2), image_id="c")])
     assert ledger.dead_letters() == {"SOURCE_GONE": 2}
@@ -119,11 +119,11 @@ def stored(number: int, hours: float = 2) -> Stored:
 
 
 @pytest.fixture
-def with_store() -> Iterator[Ledger]:
+def with_store() -> Iterator[ComparisonStore]:
     def original_of(uri: str) -> str:
         return uri.removeprefix(STORE + "/") if uri.startswith(STORE + "/") else ""
 
-    with contextlib.closing(Ledger(original_of)) as made:
+    with contextlib.closing(ComparisonStore(original_of)) as made:
         yield made
 
 
@@ -131,7 +131,7 @@ def named(image_id: str, uri: str, state: RowState = LIVE) -> StoredImage:
     return StoredImage(image_id, state, Version(1, 0, 1), uri=uri)
 
 
-def test_rows_whose_original_is_missing(with_store: Ledger) -> None:
+def test_rows_whose_original_is_missing(with_store: ComparisonStore) -> None:
     with_store.note_log(Expected(name, Version(1, 0, 1), LIVE) for name in "abc")
     with_store.note_rows(
         [
@@ -150,7 +150,7 @@ def test_rows_whose_original_is_missing(with_store: Ledger) -> None:
     assert with_store.counts() == {Kind.ORIGINAL_MISSING: 1}
 
 
-def test_originals_that_nothing_names_are_left(with_store: Ledger) -> None:
+def test_originals_that_nothing_names_are_left(with_store: ComparisonStore) -> None:
     """A live row names one, a dead letter's record and another generation one each."""
     letter = Expected("b", Version(1, 0, 1), LIVE, "", stored(1).uri)
     with_store.note_log([Expected("a", Version(1, 0, 1), LIVE), letter])
@@ -170,7 +170,7 @@ def test_originals_that_nothing_names_are_left(with_store: Ledger) -> None:
     assert with_store.count_left() == 0
 
 
-def test_what_is_left_comes_some_at_a_time_and_all_of_it(with_store: Ledger) -> None:
+def test_what_is_left_comes_some_at_a_time_and_all_of_it(with_store: ComparisonStore) -> None:
     keys = [f"{uuid.uuid4()}/{n:064x}.jpg" for n in range(1201)]
     with_store.note_originals((Stored(key, "", AT) for key in keys), AT + timedelta(hours=1))
     left = with_store.left()
@@ -179,7 +179,7 @@ def test_what_is_left_comes_some_at_a_time_and_all_of_it(with_store: Ledger) -> 
     assert sorted(key for key, _ in [*first, *left]) == sorted(keys)
 
 
-def test_rows_that_searches_do_not_find_are_told_while_they_stand(ledger: Ledger) -> None:
+def test_rows_that_searches_do_not_find_are_told_while_they_stand(ledger: ComparisonStore) -> None:
     ledger.note_rows(row(n, image_id=f"{n:03}") for n in range(120))
     assert sum(map(len, ledger.some_live(None))) == 120
     assert sum(map(len, ledger.some_live(70))) == 70

@@ -1,11 +1,13 @@
 """How fast a generation reads, and how long it will take."""
 
 from pixtide.search.generations import GenerationState
-from pixtide.streams.generations.status import Rates, Standing
+from pixtide.streams.generations.status import GenerationProgress, Rates
 
 
-def standing(done: int, total: int, rate: float | None) -> Standing:
-    return Standing("v1", GenerationState.BUILDING, False, None, 0, 0, 0, done, total, 0, 1, rate)
+def standing(done: int, total: int, rate: float | None) -> GenerationProgress:
+    return GenerationProgress(
+        "v1", GenerationState.BUILDING, False, None, 0, 0, 0, done, total, 0, 1, rate
+    )
 
 
 def test_a_rate_is_over_the_last_half_minute() -> None:

@@ -9,10 +9,10 @@ from pixtide.schemas.errors import TransientError
 from pixtide.streams.ingest.assignment import Assignment
 from pixtide.streams.ingest.in_flight import InFlight
 from pixtide.streams.ingest.start_positions import Begin, Positions
-from pixtide.streams.kafka.offsets import Position
+from pixtide.streams.kafka.offsets import CommittedPosition
 
 IN_TIME_S = 60.0
-STANDS = Begin(TopicPartition("log", 0, 7, leader_epoch=3), Position(7, 3, "pixtide"))
+STANDS = Begin(TopicPartition("log", 0, 7, leader_epoch=3), CommittedPosition(7, 3, "pixtide"))
 
 
 def joined(consumer: Mock, positions: Mock | None = None) -> Assignment:

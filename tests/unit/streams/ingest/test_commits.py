@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from pixtide.streams.ingest.commit_metadata import Mark, Marks, moved, moved_since
 from pixtide.streams.ingest.commits import Commits
 from pixtide.streams.ingest.in_flight import InFlight
-from pixtide.streams.kafka.offsets import Position
+from pixtide.streams.kafka.offsets import CommittedPosition
 from pixtide.streams.kafka.records import Record
 
 REFUSED = KafkaError(KafkaError.REBALANCE_IN_PROGRESS)
@@ -138,7 +138,7 @@ def test_what_was_committed_before_goes_on() -> None:
     marks.read(record(8))
     marks.forget([0])
     text = Mark.of(record(8)).text
-    marks.begin(LOG, Position(9, 4, text))
+    marks.begin(LOG, CommittedPosition(9, 4, text))
     again = marks.position(LOG, 9)
     assert (again.metadata, again.leader_epoch) == (text, 4)
     assert stood.metadata == "pixtide"
@@ -146,7 +146,7 @@ def test_what_was_committed_before_goes_on() -> None:
 
 
 def test_a_position_moved_by_hand_is_told_until_a_verification() -> None:
-    by_hand, ours = Position(9, 4, ""), Position(9, 4, "pixtide")
+    by_hand, ours = CommittedPosition(9, 4, ""), CommittedPosition(9, 4, "pixtide")
     at = datetime(2027, 1, 1, tzinfo=UTC)
     earlier, later = at - timedelta(hours=1), at + timedelta(hours=1)
     assert moved_since({0: by_hand, 1: by_hand, 2: ours}, {0: 0, 1: 9, 2: 0}, later) == [0]
@@ -154,12 +154,12 @@ def test_a_position_moved_by_hand_is_told_until_a_verification() -> None:
     marks.begin(LOG, moved(by_hand, at))
     first = marks.position(LOG, 9)  # goes on from it, commits again, and so does its successor
     marks.read(record(9))
-    marks.begin(LOG, Position(10, 4, marks.position(LOG, 10).metadata or ""))
+    marks.begin(LOG, CommittedPosition(10, 4, marks.position(LOG, 10).metadata or ""))
     marks.read(record(10))
     again = marks.position(LOG, 11)
     assert Mark.read(again.metadata or "") == Mark.of(record(10))
     for place in (first, again):
-        stands = {0: Position(place.offset, 4, place.metadata or "")}
+        stands = {0: CommittedPosition(place.offset, 4, place.metadata or "")}
         told = [moved_since(stands, {0: 0}, verified) for verified in (None, earlier, later)]
         assert told == [[0], [0], []]
     marks.begin(LOG, ours)

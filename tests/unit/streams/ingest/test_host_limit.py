@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from pixtide.streams.ingest.host_limit import HostLanes
+from pixtide.streams.ingest.host_limit import HostLimit
 
 WAIT_S = 10.0
 
@@ -19,7 +19,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_others_go_on_while_a_slow_host_is_waited_for(threads: ThreadPoolExecutor) -> None:
-    lanes = HostLanes(threads, per_host=2)
+    lanes = HostLimit(threads, per_host=2)
     release, inside, order = threading.Event(), threading.Semaphore(0), []
     together, most = 0, 0
     lock = threading.Lock()
@@ -55,7 +55,7 @@ def test_others_go_on_while_a_slow_host_is_waited_for(threads: ThreadPoolExecuto
 
 
 def test_a_task_that_fails_gives_its_place_on(threads: ThreadPoolExecutor) -> None:
-    lanes = HostLanes(threads, per_host=1)
+    lanes = HostLimit(threads, per_host=1)
     begun, go = threading.Event(), threading.Event()
 
     def fail() -> None:
@@ -75,7 +75,7 @@ def test_a_task_that_fails_gives_its_place_on(threads: ThreadPoolExecutor) -> No
 
 def test_nobody_waits_for_a_pool_that_is_shut_down() -> None:
     executor = ThreadPoolExecutor(1)
-    lanes = HostLanes(executor, per_host=1)
+    lanes = HostLimit(executor, per_host=1)
     begun, go = threading.Event(), threading.Event()
 
     def slow() -> None:
@@ -94,7 +94,7 @@ def test_nobody_waits_for_a_pool_that_is_shut_down() -> None:
 
 def test_who_rests_holds_no_thread_and_no_place(threads: ThreadPoolExecutor) -> None:
     now = 0.0
-    lanes = HostLanes(threads, per_host=1, clock=lambda: now)
+    lanes = HostLimit(threads, per_host=1, clock=lambda: now)
     order, done = [], threading.Event()
 
     def attempt(name: str) -> None:
@@ -114,7 +114,7 @@ def test_who_rests_holds_no_thread_and_no_place(threads: ThreadPoolExecutor) -> 
 
 
 def test_who_was_there_before_goes_first(threads: ThreadPoolExecutor) -> None:
-    lanes = HostLanes(threads, per_host=1)
+    lanes = HostLimit(threads, per_host=1)
     begun, go, order = threading.Event(), threading.Event(), []
     last = threading.Event()
 
@@ -134,7 +134,7 @@ def test_who_was_there_before_goes_first(threads: ThreadPoolExecutor) -> None:
 
 
 def test_some_hosts_may_have_more(threads: ThreadPoolExecutor) -> None:
-    lanes = HostLanes(threads, per_host=1, wide={"ours": 3})
+    lanes = HostLimit(threads, per_host=1, wide={"ours": 3})
     inside, go = threading.Semaphore(0), threading.Event()
 
     def slow() -> None:

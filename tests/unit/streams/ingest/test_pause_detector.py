@@ -3,7 +3,7 @@
 import pytest
 
 from pixtide.schemas.errors import TransientError
-from pixtide.streams.ingest.pause_detector import SETTLE_S, Standstill
+from pixtide.streams.ingest.pause_detector import SETTLE_S, PauseDetector
 
 SESSION_S = 30.0
 
@@ -17,7 +17,7 @@ class Clock:
 
 def test_whoever_polls_may_write() -> None:
     clock = Clock()
-    standstill = Standstill(SESSION_S, clock)
+    standstill = PauseDetector(SESSION_S, clock)
     for _ in range(100):
         clock.now += SESSION_S * 0.3
         standstill.check()
@@ -27,7 +27,7 @@ def test_whoever_polls_may_write() -> None:
 
 def test_after_a_stop_it_polls_for_a_while_first() -> None:
     clock = Clock()
-    standstill = Standstill(SESSION_S, clock)
+    standstill = PauseDetector(SESSION_S, clock)
     clock.now += SESSION_S * 0.4
     with pytest.raises(TransientError):
         standstill.check()  # a writer that goes on before the main thread does

@@ -2,7 +2,7 @@
 
 import threading
 
-from pixtide.streams.kafka.renewed_client import PATIENCE_S, Lasting
+from pixtide.streams.kafka.renewed_client import PATIENCE_S, RenewedClient
 
 
 class Clock:
@@ -20,7 +20,7 @@ def test_a_client_that_fails_for_long_is_made_anew() -> None:
         let_go.append(old)
         gone.set()
 
-    lasting = Lasting(lambda: next(made), close, clock=clock)
+    lasting = RenewedClient(lambda: next(made), close, clock=clock)
     assert not lasting.failed()
     clock.now += PATIENCE_S - 1
     assert not lasting.failed() and lasting.now == "a"
@@ -35,7 +35,7 @@ def test_a_client_that_fails_for_long_is_made_anew() -> None:
 
 def test_one_that_works_now_and_then_is_kept() -> None:
     clock = Clock()
-    lasting = Lasting(lambda: object(), clock=clock)
+    lasting = RenewedClient(lambda: object(), clock=clock)
     first = lasting.now
     for _ in range(20):
         assert not lasting.failed()

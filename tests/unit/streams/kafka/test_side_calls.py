@@ -5,13 +5,13 @@ import threading
 import pytest
 
 from pixtide.schemas.errors import FatalError
-from pixtide.streams.kafka.side_calls import Aside, within
+from pixtide.streams.kafka.side_calls import SideCall, within
 
 IN_TIME_S = 60.0
 
 
 def test_the_main_thread_hears_of_it_when_it_asks() -> None:
-    aside, may_end, heard = Aside("t"), threading.Event(), list[int]()
+    aside, may_end, heard = SideCall("t"), threading.Event(), list[int]()
     assert aside.begin(lambda: may_end.wait(IN_TIME_S) and 7, heard.append)
     aside.turn()
     assert heard == [] and aside.is_busy
@@ -22,7 +22,7 @@ def test_the_main_thread_hears_of_it_when_it_asks() -> None:
 
 
 def test_what_it_raises_is_raised_in_the_main_thread() -> None:
-    aside = Aside("t")
+    aside = SideCall("t")
 
     def fail() -> None:
         raise FatalError("the log changed")

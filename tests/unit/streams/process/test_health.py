@@ -15,8 +15,8 @@ from pixtide.streams.kafka import clients as kafka_clients
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
-from pixtide.streams.kafka.consumer_check import Membership
-from pixtide.streams.kafka.consumer_position import Standing, Statistics
+from pixtide.streams.kafka.consumer_check import ConsumerCheck
+from pixtide.streams.kafka.consumer_position import ConsumerPosition, Statistics
 from pixtide.streams.process.health import LIVE_S, Health
 from pixtide.streams.process.health_server import serving
 from pixtide.streams.process.metrics import Instruments
@@ -196,13 +196,13 @@ class Member:
     """A consumer and its broker, both answered from here."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.clock, self.standing = Clock(), Standing()
+        self.clock, self.standing = Clock(), ConsumerPosition()
         self.begins, self.ends, self.lags = {0: 0}, {0: 0}, {9: 9}
         self.late: dict[int, float] = {}
         monkeypatch.setattr(kafka_topics, "partitions_of", lambda *_: 1)
         monkeypatch.setattr(kafka_offsets, "beginnings", lambda *_: self.begins)
         monkeypatch.setattr(kafka_offsets, "ends", lambda *_: self.ends)
-        self.membership = Membership(
+        self.membership = ConsumerCheck(
             kafka_clients.admin(KafkaConnection("127.0.0.1:1")),
             "t",
             look=lambda: self.standing,
@@ -212,7 +212,7 @@ class Member:
         )
 
     def stands(self, committed: int, read: int, *, idle: bool = True) -> None:
-        self.standing = Standing(frozenset({0}), {0: committed}, {0: read}, idle)
+        self.standing = ConsumerPosition(frozenset({0}), {0: committed}, {0: read}, idle)
 
     def after(self, seconds: float) -> str | None:
         self.clock.now += seconds
@@ -226,7 +226,7 @@ def member(monkeypatch: pytest.MonkeyPatch) -> Member:
 
 def test_only_a_member_is_ready_even_one_without_partitions(member: Member) -> None:
     assert member.after(0) == "the group has not let this consumer in"
-    member.standing = Standing(frozenset())
+    member.standing = ConsumerPosition(frozenset())
     assert member.after(1) is None and member.lags == {}
 
 
@@ -251,7 +251,9 @@ def test_a_partition_that_is_not_read_is_found_out_beside_busy_ones(
 
     def after(seconds: float, read: int) -> str | None:
         committed = {0: 10, 1: read - 5}
-        member.standing = Standing(frozenset({0, 1}), committed, {0: 10, 1: read}, idle=False)
+        member.standing = ConsumerPosition(
+            frozenset({0, 1}), committed, {0: 10, 1: read}, idle=False
+        )
         return member.after(seconds)
 
     assert [after(10, read) for read in (100, 200, 300, 400)] == [None] * 4, "30 s, and no more"
@@ -264,7 +266,7 @@ def test_while_a_consumer_is_full_its_partitions_have_turns(member: Member) -> N
 
     def after(seconds: float, *, resumed: int, full: bool = True) -> str | None:
         read = {0: 10}
-        member.standing = Standing(frozenset({0}), read, read, False, full, resumed)
+        member.standing = ConsumerPosition(frozenset({0}), read, read, False, full, resumed)
         return member.after(seconds)
 
     assert after(0, resumed=0) is None
@@ -298,7 +300,7 @@ def test_where_a_consumer_stands_by_what_librdkafka_tells() -> None:
     brokers = coordinator | {"127.0.0.1:9092/1": {"source": "learned"}}
     statistics = Statistics("t", "retries", waiting.append, clock)
 
-    def told(join_state: str) -> Standing:
+    def told(join_state: str) -> ConsumerPosition:
         partition = {"committed_offset": 5, "fetch_state": "active"}
         other = {"committed_offset": -1001, "fetch_state": "none"}
         partitions = {"3": partition, "4": partition | {"fetch_state": "stopped"}, "-1": other}
@@ -309,18 +311,18 @@ def test_where_a_consumer_stands_by_what_librdkafka_tells() -> None:
         statistics.take(json.dumps(report))
         return statistics.standing(idle=False, read={3: 7})
 
-    assert statistics.standing(idle=True) == Standing(), "it has told nothing yet"
-    assert told("wait-join") == Standing()
-    settled = Standing(frozenset({3}), {3: 5}, {3: 7}, idle=False)
+    assert statistics.standing(idle=True) == ConsumerPosition(), "it has told nothing yet"
+    assert told("wait-join") == ConsumerPosition()
+    settled = ConsumerPosition(frozenset({3}), {3: 5}, {3: 7}, idle=False)
     assert told("steady") == settled
     assert waiting[-1] == 9
     clock.now += 100
     assert told("wait-sync") == settled, "others come and go"
     clock.now += 51
-    assert told("wait-sync") == Standing(), "for too long"
+    assert told("wait-sync") == ConsumerPosition(), "for too long"
     assert told("steady") == settled
     clock.now += 31
-    assert statistics.standing(idle=False) == Standing(), "it tells nothing any more"
+    assert statistics.standing(idle=False) == ConsumerPosition(), "it tells nothing any more"
     assert not statistics.cut_off
     del brokers["127.0.0.1:9092/1"]
     told("steady")

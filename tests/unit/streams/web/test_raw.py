@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pixtide.streams.web.connections import Patience
+from pixtide.streams.web.connections import ConnectionLimits
 from tests.support.pages import Behind, a_letter, a_row, a_site, served
 
 _ANSWER_S = 60.0
@@ -22,7 +22,7 @@ PATHS = (
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     behind = Behind(rows={"a": a_row("a")}, originals={}, letters=[a_letter(0)])
-    soon = Patience(head_s=0.5, body_s=0.5)
+    soon = ConnectionLimits(head_s=0.5, body_s=0.5)
     with served(a_site(behind, tmp_path_factory.mktemp("thumbnails")), patience=soon) as port:
         yield port
 

@@ -17,8 +17,8 @@ import pytest
 
 from pixtide.schemas.errors import TransientError
 from pixtide.schemas.queries import SearchError, SearchReply
-from pixtide.streams.publish.publisher import Position
-from pixtide.streams.web.connections import Patience
+from pixtide.streams.publish.publisher import PublishedPosition
+from pixtide.streams.web.connections import ConnectionLimits
 from tests.support.pages import PICTURE, Behind, a_letter, a_row, a_site, served
 
 ONE, OTHER = "127.0.0.1", "127.0.0.2"
@@ -89,7 +89,9 @@ def behind() -> Iterator[Behind]:
     made.go.set()
 
 
-PATIENCE = Patience(head_s=0.5, body_s=0.5, body_rate=10**6, read_s=0.5, connections=24, each=12)
+PATIENCE = ConnectionLimits(
+    head_s=0.5, body_s=0.5, body_rate=10**6, read_s=0.5, connections=24, each=12
+)
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def test_events_that_are_not_acknowledged_hold_up_nobody_else(page: Page, behind
     behind.confirms = True
     everything_else_answers(page)
     for image_id, told in behind.sent[:24]:
-        told(Position(image_id, 1, 5))
+        told(PublishedPosition(image_id, 1, 5))
     assert {answer.result(_SOON_S).status for answer in asked} == {202}
 
 
@@ -226,7 +228,7 @@ def test_a_reply_names_the_place_of_its_own_upload(page: Page, behind: Behind) -
     second = page.later(lambda: page.upload("second.jpg", PICTURE))
     until(lambda: len(behind.sent) == 2)
     (_, told_first), (_, told_second) = behind.sent
-    told_second(Position("web/second.jpg", 2, 8))
+    told_second(PublishedPosition("web/second.jpg", 2, 8))
     assert json.loads(second.result(_SOON_S).body) == {
         "image_id": "web/second.jpg",
         "partition": 2,
