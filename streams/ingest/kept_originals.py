@@ -1,26 +1,29 @@
-"""Which originals the image store keeps, and until when.
+"""Which originals the image store keeps, and for how long.
 
-Who stores and who removes doesn't depend on which generation is live, since that may change
-between a record's being stored by one and its being read by another:
+The live generation may change while a record is on its way. So storing and removing don't depend on
+which generation is live:
 
-- Every generation's worker stores. The key holds the picture's digest, so that to store it twice
-  is to store it once. A worker that is behind doesn't store what is obsolete already, as another
-  generation's row of a newer record says.
-- Every generation's worker removes what a record of its own has made obsolete, unless the newest
-  row of the picture in any generation over this log names it: the same picture may have come back.
-  So the generation that reads a delete first erases, and one that is behind finds nothing to do.
+- Every generation's worker stores originals. The key contains the picture's digest, so storing a
+  picture twice is the same as storing it once. A worker that is behind doesn't store a picture
+  if another generation's row shows a newer record.
+- Every generation's worker removes the originals that its record made obsolete. It keeps those
+  named by the newest row of the picture in any generation over this log, since the same picture may
+  have come back. So the generation that reads a delete first erases, and slower ones find nothing
+  to do.
 
-Of a file under an obsolete key nobody can tell whether it was put again for a record that is still
-on its way. So a file is removed at once only where one of these is sure, and else left for the
-sweep of `index verify --repair`, which compares the whole log with the whole store:
+A file under an obsolete key may have been stored again for a record that is still on its way. So a
+worker removes a file only if one of these is certain. Everything else is left to the sweep of
+`index verify --repair`, which compares the whole log with the whole store.
 
-- it is as it was when this worker put or read it, for a record before the one that it applies; or
-- it was put an hour before that record, so that the record for which it was put has come; or
-- it was put before that record, and the log holds no later record of the picture.
+- The file is unchanged since this worker stored it, or read it, for an earlier record. A file that
+  was only read must also be older than the record: a publisher may have stored it again.
+- The file was stored more than an hour before the record, so the record that it was stored for has
+  been read.
+- The file was stored before the record, and the log has no later record of the picture.
 
-The times of files are the store's; that of a record is its publisher's, and never taken for later
-than the store's clock, so that a publisher whose clock is ahead erases nothing that is new. Only
-files in the picture's own folder are removed, whatever a row names.
+Files have the store's times. A record has its publisher's time, which never counts as later than
+the store's clock. So a publisher whose clock is ahead erases nothing new. Only files in the
+picture's own folder are removed, whatever a row names.
 """
 
 from collections.abc import Mapping
@@ -34,17 +37,15 @@ from pixtide.search.port import RowState, StoredImage, Written
 from pixtide.streams.ingest.other_generations import Elsewhere, OtherGenerations
 from pixtide.streams.ingest.work import Work
 from pixtide.streams.kafka.later_records import LaterRecords
-from pixtide.streams.originals.store import ImageStore, Stored
+from pixtide.streams.originals.store import ON_ITS_WAY, ImageStore, Stored
 
-#: The longest that an original lies in the store before the record is published that names it.
-ON_ITS_WAY = timedelta(hours=1)
-#: Some stores' clocks tell whole seconds.
+#: Some stores' clocks have whole seconds only.
 _TICK = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
 class _Obsolete:
-    """What the record of that version has made obsolete: one file, or all of the picture's."""
+    """What the record with that version made obsolete: one file, or all files of the picture."""
 
     image_id: str
     version: Version
@@ -54,10 +55,10 @@ class _Obsolete:
 
 
 class Originals:
-    """Puts and removes the originals of one generation's rows. Safe to share between threads.
+    """Stores and removes the originals of one generation's rows. Safe to share between threads.
 
     Args:
-        keep_all: fetched pictures are stored too, not only those sent inline.
+        keep_all: also store fetched pictures, not only inline ones.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Originals:
     def keep(
         self, upload: ImageUploaded, version: Version, picture_format: str, data: bytes
     ) -> str:
-        """The URI under which the original lies for good, once it does.
+        """Store the original if necessary, and return its permanent URI.
 
         Raises:
             TransientError: the store can't be reached.
@@ -94,7 +95,7 @@ class Originals:
         return uri
 
     def lacks(self, upload: ImageUploaded, row: StoredImage) -> bool:
-        """Whether the original of that row is gone, and the record could bring it back.
+        """Whether that row's original is missing and this record could restore it.
 
         Raises:
             TransientError: the store can't be reached.
@@ -103,11 +104,11 @@ class Originals:
         return is_inline and self._store.owns(row.uri) and not self._store.holds(row.uri)
 
     def remove_obsolete(self, results: Mapping[Work, Written]) -> None:
-        """Remove the originals that the rows written have replaced.
+        """Remove the originals that the new rows replaced.
 
-        A dead letter's row doesn't say where its original lies, nor does any row say it of a record
-        that was passed over for a newer one, and a delete erases all there is: then every original
-        of the picture goes but the one that its latest record names.
+        In three cases the old row doesn't name all originals: the old row is a dead letter's,
+        records were skipped for a newer one, or the record is a delete, which erases everything.
+        Then all originals of the picture are removed, except the one that its latest record names.
 
         Raises:
             TransientError: the store, the index or the broker can't be reached.
@@ -132,9 +133,9 @@ class Originals:
                 self._store.discard(file.uri, file.modified)
 
     def _elsewhere(self, upload: ImageUploaded) -> str | None:
-        """Where it lies without our doing; None where we store it.
+        """The URI if the original needs no storing; None if we store it.
 
-        What lies in another picture's folder goes when that picture does, so it is stored again.
+        An original in another picture's folder is removed with that picture, so it is stored again.
         """
         picture = upload.picture
         if isinstance(picture, InlinePicture):
@@ -188,18 +189,21 @@ class Originals:
         return [] if modified is None else [Stored(key, obsolete.uri, modified)]
 
     def _is_past(self, file: Stored, since: datetime) -> bool:
-        """Whether the record for which it was put has certainly been read."""
+        """Whether the record that the file was stored for has certainly been read."""
         if file.modified <= since - ON_ITS_WAY:
             return True
         tells_apart = file.modified.microsecond > 0 or file.modified + _TICK <= since
-        return tells_apart and self._store.seen(file.uri) == file.modified
+        if not tells_apart or self._store.seen(file.uri) != file.modified:
+            return False
+        # what was read may have been stored after this record, for a later one
+        return self._store.has_put(file.uri) or file.modified <= since
 
 
 def _kept(obsolete: _Obsolete, elsewhere: Elsewhere) -> frozenset[str] | None:
-    """The keys that the newest record names; None where nobody can say, so that nothing may go."""
+    """The keys that the newest record names; None if unknown: then nothing may be removed."""
     kept, newest = obsolete.kept | elsewhere.uris, elsewhere.newest
     if newest is not None and newest.version.newer_than(obsolete.version):
         if newest.state is RowState.DEAD_LETTERED:
-            return None  # whose original waits for a retry, and no row says which it is
+            return None  # its original waits for a retry, and no row names it
         kept |= {newest.uri}
     return frozenset(map(original_key_in, kept))

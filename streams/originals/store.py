@@ -1,7 +1,7 @@
-"""Originals: an object store, or a folder, through obstore.
+"""The image store: an object store, or a folder, through obstore.
 
-The key of an original is `<uuid5 of image id>/<sha256>.<ext>`, so that erasing a picture is
-exact and two pictures never share a file.
+The key of an original is `<uuid5 of image id>/<sha256>.<ext>`. So a picture can be erased exactly,
+and two pictures never share a file.
 """
 
 import errno
@@ -30,45 +30,54 @@ from pixtide.schemas.identity import original_key
 
 
 def said(error: Exception) -> str:
-    """What an object store's error says; pages of its inside follow the first line."""
+    """The first line of an object store's error; pages of its internals follow."""
     return str(error).partition("\n")[0]
 
 
 #: The key of an original as `put` writes it.
 _ORIGINAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{64}\.[0-9a-z]{1,16}")
 _NO_EXTENSION = re.compile(r"[^0-9a-z]")
-#: What an operating system says of a path that no file can be at, now or later.
+#: The operating system's errors for a path where no file can be, now or later.
 NEVER_A_FILE = frozenset(
     {errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 )
+#: The longest time from storing an original to publishing the record that names it.
+ON_ITS_WAY = timedelta(hours=1)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _PROBE = "probe"
-#: How many originals' times are remembered; see `seen`.
+#: For how many originals to remember the time; see `seen`.
 _REMEMBERED = 100_000
-#: Written to hear what time it is there.
+#: A file that is written to learn the store's time.
 _CLOCK = "clock"
 _CLOCK_KEPT_S = 600.0
-#: The folder of what says that other logs' rows name originals here, too.
+#: The folder of markers which say that rows over other logs name originals here, too.
 _LOGS = "logs"
 
 
 class Stored(NamedTuple):
-    """Something in the store; `modified` is by the store's own clock."""
+    """A file in the store; `modified` is by the store's own clock."""
 
     key: str
     uri: str
     modified: datetime
 
 
+class _Seen(NamedTuple):
+    """The time of a file that was stored or read, and whether it was stored here."""
+
+    modified: datetime
+    is_put: bool
+
+
 class ImageStore:
     """The originals under one URL: `file:`, `s3:`, `gs:`, `az:`."""
 
     def __init__(self, url: str) -> None:
-        """Open it; a folder is created.
+        """Open the store; creates a missing folder.
 
         Raises:
-            UsageError: the folder can't be made, or the environment lacks what it takes to open
-                a bucket.
+            UsageError: the folder can't be created, or the environment lacks something that is
+                needed to open a bucket.
         """
         self._url = url
         parts = urlsplit(url)
@@ -86,11 +95,11 @@ class ImageStore:
                 self._store = from_url(url)
             except (BaseError, ValueError) as error:
                 raise UsageError(f"PIXTIDE_IMAGE_STORE={url}: {said(error)}") from error
-        self._seen: OrderedDict[str, datetime] = OrderedDict()
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._clock: tuple[float, datetime] | None = None
 
     def put(self, image_id: str, data: bytes, extension: str) -> str:
-        """Keep an original and return its URI.
+        """Store an original and return its URI.
 
         Raises:
             TransientError: the store can't be reached or is full.
@@ -99,13 +108,13 @@ class ImageStore:
         key = self._key(uri)
         try:
             obstore.put(self._store, key, data)
-            self._remember(uri, obstore.head(self._store, key)["last_modified"])
+            self._remember(uri, obstore.head(self._store, key)["last_modified"], is_put=True)
         except (BaseError, OSError) as error:
             raise TransientError(f"the image store {self._url}: {said(error)}") from error
         return uri
 
     def put_raw(self, key: str, data: bytes) -> str:
-        """Keep bytes that are no picture's original, under a key of the caller's."""
+        """Store bytes that are no picture's original, under a key that the caller chooses."""
         try:
             obstore.put(self._store, key, data)
         except (BaseError, OSError) as error:
@@ -113,7 +122,7 @@ class ImageStore:
         return f"{self._url}/{key}"
 
     def uri_of(self, image_id: str, data: bytes, extension: str) -> str:
-        """Where that original lies or would lie."""
+        """The URI where that original is or would be."""
         extension = _NO_EXTENSION.sub("", extension.lower())[:16] or "bin"
         key = original_key(image_id, hashlib.sha256(data).hexdigest(), extension)
         return f"{self._url}/{key}"
@@ -121,13 +130,13 @@ class ImageStore:
     def owns(self, uri: str) -> bool:
         """Whether a URI names an original in this store, as `put` returns it.
 
-        What else begins with the store's URL was never written by us: it is a file or an object
-        like any other.
+        Anything else under the store's URL was not written by us: it is a file or an object like
+        any other.
         """
         return uri.startswith(self._url + "/") and _ORIGINAL.fullmatch(self._key(uri)) is not None
 
     def answers(self) -> bool:
-        """Whether the store says anything, be it that it has no such object."""
+        """Whether the store answers at all, even if only that it has no such object."""
         try:
             obstore.head(self._store, _PROBE)
         except (NotFoundError, FileNotFoundError):
@@ -137,10 +146,10 @@ class ImageStore:
         return True
 
     def get(self, uri: str, max_bytes: int) -> bytes | None:
-        """Read an original; None where it is gone.
+        """Read an original; None if it is missing.
 
         Raises:
-            PoisonError: TOO_LARGE, SOURCE_FORBIDDEN, or INVALID_URL for what can't be a key.
+            PoisonError: TOO_LARGE, SOURCE_FORBIDDEN, or INVALID_URL for an impossible key.
             TransientError: the store can't be reached.
         """
         return self.get_raw(self._key(uri), max_bytes)
@@ -168,7 +177,7 @@ class ImageStore:
             raise TransientError(f"the image store {self._url}: {said(error)}") from error
 
     def modified(self, uri: str) -> datetime | None:
-        """When it was last put, by the store's own clock; None where it isn't there.
+        """When it was last stored, by the store's own clock; None if it is missing.
 
         Raises:
             TransientError: the store can't be reached.
@@ -181,18 +190,24 @@ class ImageStore:
             raise TransientError(f"the image store {self._url}: {said(error)}") from error
 
     def seen(self, uri: str) -> datetime | None:
-        """What `modified` would have said when it was last put or read here, if it ever was."""
-        return self._seen.get(uri)
+        """The `modified` time when it was last stored or read here, if it ever was."""
+        seen = self._seen.get(uri)
+        return None if seen is None else seen.modified
+
+    def has_put(self, uri: str) -> bool:
+        """Whether the file that was last seen there was stored by this process."""
+        seen = self._seen.get(uri)
+        return seen is not None and seen.is_put
 
     def holds(self, uri: str) -> bool:
-        """Whether it is there; then it counts as read here. Raises TransientError."""
+        """Whether it exists; if so, it counts as read here. Raises TransientError."""
         modified = self.modified(uri)
         if modified is not None:
             self._remember(uri, modified)
         return modified is not None
 
     def files(self, folder: str | None = None) -> Iterator[Stored]:
-        """What lies in the store, or in a folder of it, in any order.
+        """The files in the store, or in one of its folders, in any order.
 
         Raises:
             TransientError: the store can't be reached.
@@ -206,9 +221,9 @@ class ImageStore:
             raise TransientError(f"the image store {self._url}: {said(error)}") from error
 
     def discard(self, uri: str, was: datetime) -> bool:
-        """Remove it, unless it was put again since that time; whether it is gone.
+        """Remove it, unless it was stored again since that time; returns whether it is gone.
 
-        A store can't compare and remove in one step: what is put in between goes, too.
+        A store can't compare and remove in one step: a file stored in between is removed, too.
 
         Raises:
             TransientError: the store can't be reached.
@@ -234,7 +249,7 @@ class ImageStore:
         return answer + timedelta(seconds=time.monotonic() - asked_at)
 
     def _ask_the_time(self) -> datetime:
-        """A folder has this machine's; of another store it is heard by writing to it."""
+        """Ask the store for its time, by writing to it; a folder has this machine's time."""
         if isinstance(self._store, LocalStore):
             return datetime.now(UTC)
         uri = self.put_raw(f"{_CLOCK}/{uuid.uuid4()}", b"")
@@ -243,7 +258,7 @@ class ImageStore:
         return now
 
     def claims(self) -> set[str]:
-        """The keys of what operators have put where another log shares the store.
+        """The keys of the markers that operators put here when another log shares the store.
 
         Raises:
             TransientError: the store can't be reached.
@@ -255,14 +270,15 @@ class ImageStore:
         return f"{self._url}/{key}"
 
     def original_of(self, uri: str) -> str:
-        """The key in this store that a URI names; empty where it lies elsewhere."""
+        """The key in this store that a URI names; empty if it is somewhere else."""
         return self._key(uri) if self.owns(uri) else ""
 
     def _key(self, uri: str) -> str:
         return uri.removeprefix(self._url + "/")
 
-    def _remember(self, uri: str, written: datetime) -> None:
-        self._seen[uri] = written
+    def _remember(self, uri: str, modified: datetime, *, is_put: bool = False) -> None:
+        same = self.seen(uri) == modified
+        self._seen[uri] = _Seen(modified, is_put or (same and self.has_put(uri)))
         self._seen.move_to_end(uri)
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
@@ -271,7 +287,8 @@ class ImageStore:
 def _never_heals(error: Exception) -> bool:
     """Whether an object store's error is about the key and not about the store.
 
-    Of a folder's errors obstore gives but the text, with the operating system's number in it.
+    For a folder, obstore passes only the error's text, which includes the operating system's
+    number.
     """
     number = _OS_ERROR.search(str(error))
     return (number is not None and int(number[1]) in NEVER_A_FILE) or "Filenames containing" in str(
@@ -279,5 +296,5 @@ def _never_heals(error: Exception) -> bool:
     )
 
 
-#: The image store's folder of values that the dead-letter topic refused as too large.
+#: The image store's folder for values that the dead-letter topic refused as too large.
 VALUES = "dead-letters"

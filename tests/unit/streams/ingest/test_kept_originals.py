@@ -178,6 +178,20 @@ def test_what_is_put_for_a_record_on_its_way_stays(bench: Bench) -> None:
     assert bench.files() == {uri}
 
 
+def test_what_was_put_again_before_a_worker_read_it_stays(bench: Bench) -> None:
+    """A, then B, then A again: the worker that reads the first A late sees the last one's file."""
+    uri = bench.publisher.put("x", A, "jpg")
+    replaced_at = datetime.now(UTC)
+    bench.publisher.put("x", A, "jpg")
+    age(uri, timedelta(seconds=-5))
+    assert bench.stores["v1"].get(uri, 100) == A
+    bench.apply("v1", live("x", 1, uri=uri), uploaded(PictureAt(uri=uri)))
+    bench.later.add("x")
+    other = bench.publisher.put("x", B, "jpg")
+    bench.apply("v1", live("x", 2, uri=other), uploaded(PictureAt(uri=other)), at=replaced_at)
+    assert bench.files() == {uri, other}
+
+
 @pytest.mark.parametrize("ahead", [timedelta(0), timedelta(days=2)])
 def test_a_publishers_clock_that_is_ahead_erases_nothing_new(
     bench: Bench, ahead: timedelta
