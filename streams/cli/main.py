@@ -18,10 +18,13 @@ from pixtide.streams.cli.reindex import reindex
 from pixtide.streams.cli.search import search
 from pixtide.streams.cli.topics import topics
 from pixtide.streams.escaping import escape_output, visible, visible_lines
+from pixtide.streams.extras import need
 
 if TYPE_CHECKING:
     from pixtide.streams.settings import Settings
 
+#: The extras of the stack on one machine.
+_STACK = ("embedded", "starter", "web", "worker")
 _EXAMPLES = """
 \b
 Try it, with nothing to install besides this package:
@@ -85,6 +88,7 @@ def demo(folder: Path | None, once: bool) -> None:
     What it publishes stays in PIXTIDE_HOME (default ./.pixtide), beside what was there; to begin
     anew, set that to another folder.
     """
+    need("demo", *_STACK)
     from pixtide.streams.demo.run import run_demo
 
     run_demo(_settings(), folder, once=once or not sys.stdout.isatty())
@@ -96,6 +100,7 @@ def up() -> None:
 
     It lives in PIXTIDE_HOME (default ./.pixtide), where every other command finds it.
     """
+    need("up", *_STACK)
     from pixtide.streams import terminal
     from pixtide.streams.process.signals import interrupt_on_signals
     from pixtide.streams.stack.stack import Stack
@@ -207,6 +212,7 @@ def ingest(
     what it has begun. PIXTIDE_HEALTH_PORT serves /live, /ready and /metrics, PIXTIDE_LOG=json
     writes log lines for machines.
     """
+    need("ingest", "worker")
     from pixtide.streams.ingest.profile import profiled
     from pixtide.streams.process.starting import end_at_signals
     from pixtide.streams.wiring.ingest import ingest_worker
@@ -234,6 +240,7 @@ def query(ready_file: Path | None) -> None:
     It follows the live generation. PIXTIDE_HEALTH_PORT serves /live, /ready and /metrics,
     PIXTIDE_LOG=json writes log lines for machines.
     """
+    need("query", "worker")
     import asyncio
 
     from pixtide.streams.process.starting import end_at_signals
@@ -251,14 +258,12 @@ def query(ready_file: Path | None) -> None:
 @ready_option
 def web(ready_file: Path | None) -> None:
     """Serve the page: search, publish, watch; and its JSON API (docs/web.md)."""
+    need("web", "web")
     import tempfile
 
     from pixtide.streams.process.signals import log_to_stderr, readiness
-    from pixtide.streams.wiring.adapters import extra
-
-    with extra("web"):
-        from pixtide.streams.web.build import build_site
-        from pixtide.streams.web.serve import listen, serve
+    from pixtide.streams.web.build import build_site
+    from pixtide.streams.web.serve import listen, serve
 
     settings = _settings()
     log_to_stderr(settings.log)

@@ -11,8 +11,6 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
 from confluent_kafka.admin import AdminClient
 
 from pixtide.schemas import topics
@@ -72,7 +70,14 @@ class Broker(NamedTuple):
 
 
 async def _advertised(connection: KafkaConnection) -> list[Broker]:
-    """What the first bootstrap address that answers says. Raises aiokafka's KafkaError."""
+    """What the first bootstrap address that answers says.
+
+    Raises:
+        KafkaError: aiokafka's: none answers.
+        ModuleNotFoundError: aiokafka is not installed.
+    """
+    from aiokafka.client import AIOKafkaClient
+
     client = AIOKafkaClient(request_timeout_ms=int(_ASK_S * 1000), **aiokafka.arguments(connection))
     try:
         await client.bootstrap()
@@ -110,8 +115,11 @@ class Patient:
             with kafka_errors.translated(asking):
                 known = asking.list_topics(timeout=_ASK_S).brokers.values()
         except TransientError:
-            with contextlib.suppress(KafkaError):
-                return asyncio.run(_advertised(connection))
+            with contextlib.suppress(ModuleNotFoundError):  # without pixtide[worker]
+                from aiokafka.errors import KafkaError
+
+                with contextlib.suppress(KafkaError):
+                    return asyncio.run(_advertised(connection))
             raise
         return [Broker(broker.id, str(broker.host), int(broker.port)) for broker in known]
 

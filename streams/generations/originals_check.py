@@ -1,8 +1,9 @@
-"""The image store's side of a verification: are the originals there, and no others?
+"""The image store's part of a verification: are the originals there, and no others?
 
-A file is left over where it was put an hour before the verification began and neither a live row of
-a generation that is not retired names it, nor a picture's latest record: that of a dead letter
-waits for a retry. What is younger may belong to a record that is on its way. Times are the store's.
+A file is left over if it was stored more than an hour before the verification started, and nothing
+names it: neither a live row of a generation that is not retired, nor a picture's latest record. The
+latest record of a dead letter's picture waits for a retry. A younger file may belong to a record
+that is on its way. Times are the store's.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,15 +13,14 @@ from itertools import islice
 from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog
 from pixtide.streams.generations.comparison_store import ComparisonStore
-from pixtide.streams.ingest.kept_originals import ON_ITS_WAY
 from pixtide.streams.ingest.other_generations import OtherGenerations
-from pixtide.streams.originals.store import VALUES, ImageStore, Stored
+from pixtide.streams.originals.store import ON_ITS_WAY, VALUES, ImageStore, Stored
 
 _CHUNK = 500
 
 
 class StoreSide:
-    """What the store of originals holds, noted in a ledger. Every method raises TransientError."""
+    """The store of originals, noted in a ledger. Every method raises TransientError."""
 
     def __init__(
         self, store: ImageStore, generation: Generation, catalog: GenerationCatalog
@@ -34,17 +34,17 @@ class StoreSide:
         return self._store.original_of(uri)
 
     def begin(self) -> None:
-        """Look at the store's clock, before the log is read."""
+        """Read the store's clock, before the log is read."""
         self._old = self._store.now() - ON_ITS_WAY
 
     def note_all(
         self, ledger: ComparisonStore, passing: Callable[[Iterable[Stored]], Iterable[Stored]]
     ) -> None:
-        """Note every file; they are passed through `passing` on their way."""
+        """Note every file; `passing` sees them on their way."""
         ledger.note_originals(passing(self._store.files()), self._old)
 
     def look_again(self, ledger: ComparisonStore, image_ids: Sequence[str]) -> None:
-        """Note anew whether the originals of these rows are there."""
+        """Check again whether the originals of these rows exist."""
         for key in ledger.originals_of(image_ids):
             uri = self._store.uri_at(key)
             modified = self._store.modified(uri)
@@ -54,7 +54,7 @@ class StoreSide:
                 ledger.note_originals([Stored(key, uri, modified)], self._old)
 
     def settle(self, ledger: ComparisonStore) -> str | None:
-        """Leave out of what is left what others name; why nothing can be said of it, if so."""
+        """Drop files that others name; returns why nothing can be said about the rest, if so."""
         if not ledger.count_left():
             return None
         if foreign := self._foreign():
@@ -68,7 +68,7 @@ class StoreSide:
         return None
 
     def sweep(self, ledger: ComparisonStore) -> None:
-        """Remove what is left, unless it was put again meanwhile."""
+        """Remove the leftover files, unless they were stored again meanwhile."""
         left = ledger.left()
         while some := list(islice(left, _CHUNK)):
             for key, modified in some:
@@ -76,10 +76,10 @@ class StoreSide:
             ledger.forget_originals(key for key, _ in some)
 
     def expire_values(self, kept: timedelta) -> None:
-        """Remove the values of dead letters that were put longer ago than letters are kept.
+        """Remove the values of dead letters that are older than the dead letters are kept.
 
-        One that was dead-lettered again meanwhile was put again, too. In a store that others use,
-        too, none are: their letters may be kept for longer.
+        If a record was dead-lettered again meanwhile, its value was stored again, too. In a store
+        shared with another log nothing is removed: that log may keep its dead letters for longer.
         """
         if self._foreign():
             return
@@ -89,5 +89,5 @@ class StoreSide:
                 self._store.discard(file.uri, file.modified)
 
     def _foreign(self) -> list[str]:
-        """What says that another log shares the store."""
+        """What shows that another log shares the store."""
         return sorted(self._store.claims())

@@ -1,25 +1,23 @@
-"""Repair: makes a generation's collection again what the log says, where a verification found not.
+"""Repair: makes a generation's collection equal to the log again, after a verification.
 
-1. remove  rows that the log's record couldn't replace: extra ones, and those that stand at the
-           record's own version or beyond it
-2. replay  the log's latest records of all that differs, through an ordinary ingest worker: it
-           stores the originals of inline pictures anew, too
-3. rewrite the rows that searches don't find, as they are
-4. look    again whether all agrees now; then let go of deletes that the log has forgotten, and of
-           the originals that nothing names; values of dead letters that have expired go, too
+1. remove   rows that the log's record can't replace: extra rows, and rows whose version is the
+            record's own or newer
+2. replay   the latest records of everything that differs, through an ordinary ingest worker; it
+            also stores missing originals of inline pictures
+3. rewrite  the rows that searches don't find, unchanged
+4. check    again whether everything agrees. If so, remove deletes that have expired from the log,
+            and originals that nothing names. Values of expired dead letters are removed anyway.
 """
 
 from itertools import islice
 
 from pixtide.search.generations import Generation
 from pixtide.search.port import VectorIndex
+from pixtide.streams.extras import extra
 from pixtide.streams.generations.comparison_store import ComparisonStore, Kind
 from pixtide.streams.generations.verify import Verification, Verifier
 from pixtide.streams.kafka.replay_consumer import ReplayConsumer
-from pixtide.streams.process.health import Health
 from pixtide.streams.settings import Settings
-from pixtide.streams.wiring.ingest import ingest_worker
-from pixtide.streams.wiring.observed import Vitals
 
 _IN_THE_WAY = (Kind.EXTRA, Kind.AHEAD, Kind.WRONG_STATE, Kind.WRONG_CONTENT)
 
@@ -29,9 +27,9 @@ _CHUNK = 500
 def repair(
     settings: Settings, generation: Generation, index: VectorIndex, verifier: Verifier
 ) -> Verification:
-    """Mend what `verifier` has found, and verify that again. Safe to repeat.
+    """Repair what `verifier` has found, and verify that again. Safe to repeat.
 
-    An original that was not sent inline can't be stored anew, and is found missing again.
+    An original that was not sent inline can't be stored again, and is reported as missing again.
 
     Raises as a verification and as an ingest worker do.
     """
@@ -62,6 +60,10 @@ def _replay(settings: Settings, generation: Generation, ledger: ComparisonStore)
         for difference in ledger.differences()
         if difference.expected is not None
     )
+    with extra("worker"):  # verifying alone needs none
+        from pixtide.streams.process.health import Health
+        from pixtide.streams.wiring.ingest import ingest_worker
+        from pixtide.streams.wiring.observed import Vitals
     worker = ingest_worker(
         settings,
         generation.name,

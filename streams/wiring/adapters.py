@@ -1,13 +1,11 @@
-"""Which index and which encoder the settings name: the only file that names adapters."""
+"""Opens the index and the encoder that the settings name; no other file names adapters."""
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pixtide.schemas.errors import UsageError
 from pixtide.search.port import GenerationCatalog
+from pixtide.streams.extras import extra
 from pixtide.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def open_catalog(settings: Settings) -> GenerationCatalog:
-    """The index: Weaviate where its address is set, else LanceDB in the home."""
+    """The index: Weaviate if its address is set, else LanceDB in the home folder."""
     if settings.weaviate_url is None:
         with extra("embedded"):
             from pixtide.search.lancedb.catalog import LanceCatalog
 
         return LanceCatalog(folder=settings.home / "index" / (settings.namespace or "default"))
-    # Authlib, which weaviate-client imports, insists on telling users about its own future.
+    # Authlib, which weaviate-client imports, prints warnings about its own future versions.
     with extra("weaviate"), warnings.catch_warnings(record=True):
         from pixtide.search.weaviate.catalog import WeaviateCatalog
 
@@ -36,9 +34,10 @@ def open_catalog(settings: Settings) -> GenerationCatalog:
 
 
 def load_encoder(settings: Settings, model: str) -> "Encoder":
-    """The encoder that a model setting names."""
-    # Before torch is imported. Threads that spin while they wait take the cores from the other
-    # processes here: two of them on two busy cores made a text of 8 ms take half a second.
+    """Load the encoder that a model setting names."""
+    # Must be set before torch is imported. Threads that spin while they wait take cores from the
+    # other processes of this machine: with two such processes on two busy cores, a text of 8 ms
+    # took half a second.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.threads:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
@@ -59,12 +58,3 @@ def load_encoder(settings: Settings, model: str) -> "Encoder":
         batch_size=settings.batch_size,
         compiled=settings.compile,
     )
-
-
-@contextlib.contextmanager
-def extra(name: str) -> Iterator[None]:
-    """Turn a package that is not installed into what to do about it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is not installed: pip install 'pixtide[{name}]'") from error
