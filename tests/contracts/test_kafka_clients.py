@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from pixtide.schemas import topics
 from pixtide.schemas.errors import TransientError
@@ -69,24 +70,31 @@ def test_a_topic_ends_where_a_transaction_is_open(kafka: KafkaServer) -> None:
     assert producer.flush(30) == 0
     assert kafka_offsets.ends(client, topic, [0]) == {0: 0}
     producer.commit_transaction(30)
+    await_ends(client, topic, {0: 2})
     [record] = records_of(connection, topic)
     assert (record.offset, record.value) == (0, b"open")
-    deadline = time.monotonic() + 60  # its marker may come a moment later
-    while kafka_offsets.ends(client, topic, [0]) != {0: 2}:
-        assert time.monotonic() < deadline
+
+
+def await_ends(client: AdminClient, topic: str, wanted: dict[int, int]) -> None:
+    """A transaction's markers may come a moment after it has been committed."""
+    deadline = time.monotonic() + 60
+    while (found := kafka_offsets.ends(client, topic, wanted)) != wanted:
+        assert time.monotonic() < deadline, found
         time.sleep(0.1)
 
 
 def test_a_record_is_read_by_its_place_alone(kafka: KafkaServer) -> None:
     topic, [table, *_] = f"log-{uuid.uuid4().hex[:10]}", topics.topics(embedded=False)
     connection = KafkaConnection(kafka.bootstrap)
-    kafka_topics.create_topics(kafka_clients.admin(connection), [(topic, table)], replication=1)
+    client = kafka_clients.admin(connection)
+    kafka_topics.create_topics(client, [(topic, table)], replication=1)
     producer = Producer({**connection.librdkafka(), "transactional.id": topic})
     producer.init_transactions(30)
     producer.begin_transaction()
     for value in (b"first", b"second"):
         producer.produce(topic, value, b"k", 0)
     producer.commit_transaction(30)
+    await_ends(client, topic, {0: 3})
 
     def at(partition: int, offset: int) -> list[bytes | None]:
         return [each.value for each in records_at(connection, topic, partition, offset)]

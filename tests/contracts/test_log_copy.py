@@ -88,10 +88,10 @@ def test_a_record_that_can_not_be_copied_costs_itself(kafka: KafkaServer, namesp
 
 HUNGRY = """
 import resource, sys, time
-from pixtide.streams import kafka
+from pixtide.streams.kafka import clients
 from pixtide.streams.kafka.connection import KafkaConnection
 from confluent_kafka import TopicPartition
-consumer = getattr(kafka, sys.argv[3])(KafkaConnection(sys.argv[1]), *sys.argv[4:])
+consumer = getattr(clients, sys.argv[3])(KafkaConnection(sys.argv[1]), *sys.argv[4:])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 consumer.assign([TopicPartition(sys.argv[2], 0, 0)])
 read = 0
