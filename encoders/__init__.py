@@ -1,1 +1,1 @@
-"""Pictures and words into one vector space: safe decoding, and the `Encoder` port's adapters."""
+"""Pictures and texts to vectors in one space: safe decoding, and adapters of the `Encoder` port."""

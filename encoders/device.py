@@ -1,4 +1,4 @@
-"""Where a model runs, and what both encoders share there: batches, verdicts, unit rows."""
+"""Where a model runs, and what all encoders share there: batches, error verdicts, unit vectors."""
 
 import logging
 from collections import deque
@@ -17,7 +17,7 @@ from pixtide.schemas.errors import FatalError, TransientError, UsageError
 
 logger = logging.getLogger(__name__)
 
-#: `int8` is of pictures alone; what isn't in 8-bit numbers then is in fp32.
+#: `int8` applies to pictures only; the rest then runs in fp32.
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 
 _DTYPES = {
@@ -26,20 +26,21 @@ _DTYPES = {
     "bf16": torch.bfloat16,
     "int8": torch.float32,
 }
-#: How Linux names processors that multiply bf16 themselves: x86's two ways, and ARM's.
+#: Linux's names for CPU features that multiply bf16 natively: two of x86 and one of ARM.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-#: Batches that a GPU has besides the one whose vectors are waited for.
+#: How many batches a GPU gets besides the one whose vectors are awaited.
 _AHEAD = 1
-#: What libraries below torch say where torch has no class for it: cuBLAS, cuDNN, the CPU allocator.
+#: Out-of-memory messages of libraries below torch (cuBLAS, cuDNN, the CPU allocator), for which
+#: torch has no error class.
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 @dataclass
 class Device:
-    """A device, the precision of the model on it, and the most rows that run at once.
+    """A device, the model's precision on it, and the most rows that run at once.
 
-    `batch_size` shrinks to what has fitted, where the device ran out of memory, and stays so: a
-    batch that is too large fails slowly, and takes from whatever else is on the device.
+    When the device runs out of memory, `batch_size` shrinks to what fitted and stays so: a batch
+    that is too large fails slowly, and takes memory from everything else on the device.
     """
 
     torch_device: torch.device
@@ -51,7 +52,7 @@ class Device:
         """Resolve `auto`, `cuda` or `cpu`, and the precision `auto`: bf16 where it is native.
 
         Raises:
-            UsageError: for what this machine hasn't got, or can't compute with.
+            UsageError: this machine doesn't have it, or can't compute with it.
         """
         if device not in ("auto", "cuda", "cpu"):
             raise UsageError(f"device {device!r} is unknown; choose auto, cuda or cpu")
@@ -79,11 +80,11 @@ class Device:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model's weights and its input are kept in."""
+        """The type of the model's weights and input."""
         return _DTYPES[self.precision]
 
     def upload(self, rows: NDArray[np.uint8] | NDArray[np.int64]) -> torch.Tensor:
-        """Copy rows to the device; from pinned memory, so that the copy can overlap."""
+        """Copy rows to the device; from pinned memory, so that computing can go on meanwhile."""
         tensor = torch.from_numpy(np.require(rows, requirements=["C", "W"]))
         if self.torch_device.type == "cuda":
             return tensor.pin_memory().to(self.torch_device, non_blocking=True)
@@ -92,15 +93,17 @@ class Device:
     def encode(
         self, count: int, dimension: int, forward: Callable[[slice], torch.Tensor]
     ) -> Vectors:
-        """Run `forward` over rows 0..count in batches; a batch too large for memory is halved,
-        and no later one is larger. A GPU has the next batch before the last one's vectors are
-        waited for, so that copying to and from it takes no time of its own.
+        """Run `forward` over rows 0..count in batches.
+
+        A batch that is too large for memory is halved, and later ones stay that small. A GPU gets
+        the next batch before the last one's vectors are awaited, so that copying takes no extra
+        time.
 
         Args:
             forward: gives features of shape (rows, dimension), any float type, for a slice.
 
         Returns:
-            float32 of shape (count, dimension) as `unit_rows` makes it.
+            float32 of shape (count, dimension), as `unit_rows` makes it.
 
         Raises:
             TransientError: not even one row fits into memory now.
@@ -124,7 +127,7 @@ class Device:
             except TransientError as error:
                 if batch.stop - batch.start == 1:
                     raise
-                # other threads may have found out the same, and more
+                # another thread may have shrunk it even more
                 self.batch_size = min(self.batch_size, (batch.stop - batch.start) // 2)
                 logger.warning("batches are of %d rows from now on: %s", self.batch_size, error)
                 collect(0)
@@ -146,21 +149,21 @@ class Normalisation:
         self._std = torch.tensor(std, device=device.torch_device).view(1, 3, 1, 1)
 
     def __call__(self, pixels: Pixels) -> torch.Tensor:
-        """Upload and normalise: in float32, then in the model's precision."""
+        """Upload and normalise: first in float32, then in the model's precision."""
         planes = self._device.upload(pixels).permute(0, 3, 1, 2).float()
         return planes.div_(255).sub_(self._mean).div_(self._std).to(self._device.dtype)
 
 
 def _has_bf16() -> bool:
-    """Whether the processor multiplies bf16; where it doesn't, bf16 is slower than fp32."""
+    """Whether the CPU multiplies bf16 natively; if not, bf16 is slower than fp32."""
     try:
         return not _BF16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return False
 
 
 def check_pixels(pixels: Pixels, size: int) -> None:
-    """Raises ValueError for what isn't uint8 of shape (n, size, size, 3)."""
+    """Raises ValueError unless the pixels are uint8 of shape (n, size, size, 3)."""
     if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
         raise ValueError(
             f"pixels are {pixels.dtype} {pixels.shape}; expected are uint8 (n, {size}, {size}, 3)"
@@ -168,7 +171,7 @@ def check_pixels(pixels: Pixels, size: int) -> None:
 
 
 def unit_rows(features: torch.Tensor) -> torch.Tensor:
-    """float32 rows of unit length; a row that is not finite or has no length becomes NaN."""
+    """float32 rows of unit length; a row that is not finite or has length 0 becomes NaN."""
     rows = features.float()
     lengths = rows.norm(dim=1, keepdim=True)
     usable = torch.isfinite(lengths) & (lengths > 0)
@@ -177,7 +180,7 @@ def unit_rows(features: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _verdicts() -> Iterator[None]:
-    """Give what torch raises in a forward pass its verdict. The input is never to blame."""
+    """Turn torch's errors in a forward pass into ours. The input is never to blame."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -185,5 +188,5 @@ def _verdicts() -> Iterator[None]:
     except RuntimeError as error:
         if any(sign in str(error) for sign in _OUT_OF_MEMORY):
             raise TransientError(f"the device is out of memory: {error}") from error
-        # a CUDA context is lost for good after an error; only a new process gets another
+        # a CUDA context can't be used after an error; only a new process gets another one
         raise FatalError(f"the model failed on its device: {error}") from error

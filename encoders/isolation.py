@@ -1,4 +1,4 @@
-"""One picture that a model fails on doesn't fail its batch-mates."""
+"""A picture that makes the model fail doesn't fail the rest of its batch."""
 
 import logging
 
@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 def encode_each(encoder: Encoder, pixels: Pixels) -> Vectors:
     """Encode uint8 pixels of shape (n, size, size, 3), n ≥ 1, to float32 (n, dimension).
 
-    A batch that fails is halved until the picture stands alone that it fails on; the row of
-    that one is NaN. Whether the picture is to blame or the model, a warm-up tells: a device
-    that is lost fails at that too.
+    A batch that fails is halved until the failing picture is alone; its row becomes NaN. A warm-up
+    then shows whether the picture or the model is to blame: on a lost device the warm-up fails,
+    too.
 
     Raises:
         TransientError: the device is busy or out of memory.

@@ -1,4 +1,4 @@
-"""The encoder port: what the event paths need of a model, and no more."""
+"""The encoder port: what the two event paths need of a model, and no more."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-#: Ends the fingerprint where pictures are encoded in 8-bit numbers; changed with how they are.
+#: The end of the fingerprint if pictures are encoded in 8-bit numbers. Change it whenever that
+#: encoding changes.
 EIGHT_BIT = "-int8v1"
 
 
 def is_eight_bit(fingerprint: str) -> bool:
-    """Whether vectors of this fingerprint are of pictures in 8-bit numbers."""
+    """Whether a fingerprint stands for vectors of pictures encoded in 8-bit numbers."""
     return fingerprint.endswith(EIGHT_BIT)
 
 
@@ -24,8 +25,8 @@ Vectors = NDArray[np.float32]
 class Crop:
     """How a picture becomes the model's square input, before normalisation.
 
-    `shortest` resizes the shorter side to `resize` and crops the centre, `squash` resizes both
-    sides ignoring the aspect, `longest` fits the longer side and pads with `fill`.
+    `shortest` resizes the shorter side to `resize` and crops the centre. `squash` resizes both
+    sides and ignores the aspect ratio. `longest` fits the longer side and pads with `fill`.
     """
 
     size: int
@@ -36,15 +37,15 @@ class Crop:
 
 
 class Encoder(Protocol):
-    """One model: its picture tower and its text tower share a space of `dimension` axes.
+    """One model: its encoders of pictures and of texts share a space of `dimension` axes.
 
-    Vectors come back as float32 of unit length. A row is NaN throughout where the model gave
-    a vector that is not finite or has no length; the other rows of the batch stand.
+    Vectors are float32 of unit length. A row is all NaN if the model gave a vector that is not
+    finite or has length 0; the other rows of the batch are valid.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Names weights, tokenizer and preprocessing; equal means vectors may be mixed."""
+        """Identifies weights, tokenizer and preprocessing; mix vectors only if it is equal."""
 
     @property
     def device(self) -> str:
@@ -56,10 +57,10 @@ class Encoder(Protocol):
 
     @property
     def crop(self) -> Crop:
-        """How pictures are cut for this model."""
+        """How pictures are cropped for this model."""
 
     def warm_up(self) -> None:
-        """Run both towers once, so that the first real batch is not the slow one."""
+        """Run both encoders once, so that the first real batch is not slow."""
 
     def encode_pictures(self, pixels: Pixels) -> Vectors:
         """Encode uint8 RGB pixels of shape (n, size, size, 3) to (n, dimension).

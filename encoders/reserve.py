@@ -1,4 +1,4 @@
-"""A bounded amount, such as bytes of memory, of which threads take some and give it back."""
+"""A limited amount, such as bytes of memory, that threads take from and give back to."""
 
 import threading
 import time
@@ -9,9 +9,9 @@ from pixtide.schemas.errors import FatalError
 
 
 class Reserve:
-    """`total` units. Whoever asks for more than is free waits, in the order of asking.
+    """`total` units. A thread that asks for more than is free waits; waiting threads go in order.
 
-    In that order, since small amounts would else be served for ever before a large one.
+    Without that order, small requests would always overtake a large one.
     """
 
     def __init__(self, total: int) -> None:
@@ -23,14 +23,14 @@ class Reserve:
 
     @property
     def taken(self) -> int:
-        """How much is taken now."""
+        """How much is in use now."""
         return self.total - self._free
 
     def take(self, amount: int, timeout_s: float | None = None) -> bool:
-        """Take this much, which is at most `total`; blocks until it is free.
+        """Take this amount, at most `total`; blocks until it is free.
 
         Returns:
-            False where it was not free within that many seconds.
+            False if it was not free within that many seconds.
 
         Raises:
             FatalError: the reserve is closed.
@@ -51,14 +51,14 @@ class Reserve:
             self._turn.release()
 
     def give_back(self, amount: int) -> None:
-        """Free this much again; from any thread."""
+        """Give this amount back; from any thread."""
         with self._changed:
             self._free += amount
             self._changed.notify()
 
     @contextmanager
     def of(self, amount: int) -> Iterator[None]:
-        """Have this much while inside."""
+        """Hold this amount inside the block."""
         self.take(amount)
         try:
             yield
@@ -66,7 +66,7 @@ class Reserve:
             self.give_back(amount)
 
     def close(self) -> None:
-        """Let nobody wait any longer."""
+        """End all waiting."""
         with self._changed:
             self._closed = True
             self._changed.notify()

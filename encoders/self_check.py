@@ -1,4 +1,4 @@
-"""Whether the decoder and the model do well, as a picture of our own shows."""
+"""Checks the decoder and the model with a picture of our own."""
 
 import io
 from functools import cache
@@ -13,7 +13,7 @@ from pixtide.schemas.errors import FatalError
 
 
 def check_parts(decoders: DecoderPool, encoder: Encoder) -> str | None:
-    """What is wrong with one of them; None: nothing.
+    """What is wrong with the decoder or the model; None if both work.
 
     Raises:
         FatalError: the device is lost.
@@ -25,7 +25,7 @@ def check_parts(decoders: DecoderPool, encoder: Encoder) -> str | None:
         [vector] = encode_each(encoder, np.stack([pixels]))
     except FatalError:
         raise
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is what was asked for
+    except Exception as error:  # noqa: BLE001  # any error is the answer
         return f"{part}: {type(error).__name__}: {error}"
     return None if np.isfinite(vector).all() else "the model makes no vector of a picture"
 

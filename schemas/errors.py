@@ -1,7 +1,7 @@
 """The error tree. Every failure in pixtide has exactly one verdict.
 
 PixtideError
-├── TransientError   the world is unwell: pause, back off, try again, lose nothing
+├── TransientError   a server or device has a problem now: pause, back off, try again
 ├── PoisonError      this one record is bad: dead letter with a ReasonCode, go on
 ├── FatalError       going on would do harm: stop, non-zero exit
 ├── RequestError     this one search request can't be served: typed error reply
@@ -80,7 +80,7 @@ class QueryCode(StrEnum):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request may succeed later; what fails within meets the same again."""
+        """Whether the same request may succeed later. For other codes it would fail again."""
         return self in (QueryCode.OVERLOADED, QueryCode.INDEX_UNAVAILABLE)
 
 
@@ -89,7 +89,7 @@ class PixtideError(Exception):
 
 
 class TransientError(PixtideError):
-    """A server, the network or a device is unwell for now; the same work may succeed later."""
+    """A server, the network or a device has a problem now; the same work may succeed later."""
 
 
 class PoisonError(PixtideError):

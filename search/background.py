@@ -1,10 +1,10 @@
-"""The automatic cutoff: what similarity an unrelated picture would reach for a query.
+"""The automatic cutoff: the similarity that an unrelated picture would reach for a query.
 
-Cosines of texts and pictures mean different things in each model and for each query, so no
-fixed number can say "this is a match". But most pictures of a collection have nothing to do
-with a query, and their similarities to it are spread about like a normal distribution: what
-stands out of it is a match. Middle and spread are taken from the lower half of a sample, which
-the matches, where there are many, don't reach.
+Cosines of texts and pictures mean different things in each model and for each query. So no fixed
+number can say "this is a match". But most pictures of a collection have nothing to do with a query,
+and their similarities to it follow roughly a normal distribution. What stands out from that
+distribution is a match. Its middle and spread are computed from the lower half of a sample. Even
+many matches don't reach that half.
 """
 
 import time
@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from pixtide.search.port import RowState, Vector, VectorIndex
 
-#: Rows looked at, each as likely as any other: those that came first may all be of one kind.
-#: The standard error of the middle is then a twentieth of the spread.
+#: Rows in the sample, chosen at random: the first rows of a collection may all be of one kind. With
+#: this many, the standard error of the middle is a twentieth of the spread.
 _SAMPLE = 512
-#: Of fewer rows no distribution can be told.
+#: With fewer rows there is no distribution to compute.
 _FEWEST = 16
 _REFRESH_S = 60.0
-#: One that is seen whole may soon be another.
+#: A collection that fits into the sample may change quickly.
 _REFRESH_SMALL_S = 5.0
-#: A picture as the query may resemble all others so much that the statistic asks for more.
+#: A picture that the query all but equals may resemble all others so much that the statistic would
+#: demand more than this; so it never does.
 _AS_GOOD_AS_EQUAL = 0.98
 #: The lower quartile of a normal distribution is this many standard deviations below its middle.
 _QUARTILE = 0.6745
@@ -39,15 +40,15 @@ class _Sample:
 
     @property
     def lasts_s(self) -> float:
-        """Seconds that it is good for."""
+        """For how many seconds it may be used."""
         return _REFRESH_S if self.live > _SAMPLE else _REFRESH_SMALL_S
 
 
 class Background:
-    """A sample of a collection, taken when first needed and anew each minute.
+    """A sample of a collection, taken when first needed and renewed every minute.
 
     Args:
-        random: says which rows are looked at.
+        random: chooses the rows.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Background:
     def cutoff(self, direction: Vector) -> float:
         """The similarity that about one unrelated picture of the whole collection would reach.
 
-        −1, so that nothing is cut, where the collection is too small to tell.
+        −1, which cuts nothing, if the collection is too small for the statistic.
 
         Raises:
             TransientError: the index can't be reached.

@@ -1,4 +1,4 @@
-"""A request's filters as a flat list of conditions on stored fields, typed as those are."""
+"""Turns a request's filters into a flat list of typed conditions on stored fields."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -26,7 +26,7 @@ class Operator(StrEnum):
 
 
 class Condition(NamedTuple):
-    """What a field is compared with, and how; a range has one value, the others at least one."""
+    """A field, an operator and the values to compare with: one for a range, else at least one."""
 
     field: str
     comparison: Operator
@@ -34,7 +34,7 @@ class Condition(NamedTuple):
 
 
 _RANGED = ("number", "date")
-#: No store counts further, so that no row is either beyond.
+#: No store counts beyond this, so clamping a bound to it changes no result.
 _INT64 = 2**63 - 1
 _PLAIN: Mapping[str, tuple[str, Operator]] = {
     "tags_all": ("tags", Operator.HAS_ALL),
@@ -52,11 +52,11 @@ _PLAIN: Mapping[str, tuple[str, Operator]] = {
 
 
 def conditions(filters: Filters, declared: Mapping[str, AttributeType]) -> list[Condition]:
-    """The filters as conditions, which must all hold.
+    """The filters as conditions, all of which must hold.
 
     Raises:
-        ValueError: an attribute isn't declared, or is compared with what it can't be; or what
-            a text is compared with is no text.
+        ValueError: an attribute isn't declared, or is compared with a value of the wrong type, or a
+            text is not valid Unicode.
     """
     wanted = []
     for name, (field, comparison) in _PLAIN.items():

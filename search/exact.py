@@ -1,7 +1,7 @@
-"""Exact search, to judge an index by: every live vector compared with every query.
+"""Exact search, to measure an index: compares every live vector with every query.
 
-An index of many vectors finds nearly all of the true nearest, and its compression costs some of
-them; how many, only a comparison with all can tell.
+An index of many vectors finds nearly all of the true nearest, and compression loses some more. Only
+a comparison with all vectors shows how many.
 """
 
 from collections import defaultdict
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from pixtide.search.port import VectorIndex
 
-#: Rows compared at once: bounds memory, at 1,024 numbers a vector to 16 MB.
+#: Rows compared at once. Bounds the memory: 16 MB for vectors of 1,024 numbers.
 _CHUNK = 4096
-#: Similarities that differ by less are equal: a few roundings of a float32.
+#: Similarities that differ by less count as equal: a few roundings of a float32.
 _TIE = 2e-6
 
 
@@ -25,11 +25,12 @@ def recalls(
     found: Sequence[Sequence[str]],
     limit: int,
 ) -> list[float]:
-    """For each of n directions, (n, dimension) of unit length, how much of the true top was found.
+    """For each of n directions, the share of its true nearest rows that a search found.
 
-    `found` are the ids that a search gave for each; the share is of the `limit` nearest rows, or
-    of all where there are fewer. A row as near as the last of them counts as one of them. Reads
-    the whole collection; what is written meanwhile may count against a search.
+    `directions` is (n, dimension) of unit length. `found` has the ids that a search gave for each.
+    The share is of the `limit` nearest rows, or of all rows if there are fewer. A row that is as
+    near as the last of them counts as one of them. Reads the whole collection; rows written
+    meanwhile may count against a search.
 
     Raises:
         TransientError: the index can't be reached.
@@ -57,7 +58,7 @@ def recalls(
 
 
 def _chunks(index: VectorIndex) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """The ids and the vectors of the live rows, piece by piece."""
+    """The ids and the vectors of the live rows, in chunks."""
     rows = index.scan(with_vectors=True)
     live = ((row.image_id, row.vector) for row in rows if row.vector is not None)
     while some := list(islice(live, _CHUNK)):

@@ -1,4 +1,4 @@
-"""A generation: one model's index of the whole log, and where it stands in its life."""
+"""A generation: one model's index of the whole log, and its state."""
 
 import re
 from datetime import datetime
@@ -10,20 +10,20 @@ from pydantic import Field, field_validator
 from pixtide.schemas.base import Contract
 
 AttributeType = Literal["text", "number", "boolean", "date"]
-#: Of vectors in Weaviate: rotational quantization to 8 bits or 1 bit a number, product
-#: quantization, or none. `rq` is what `rq8` was called in the first records.
+#: Compression of vectors in Weaviate: rotational quantization to 8 bits or 1 bit a number, product
+#: quantization, or none. The first records call `rq8` just `rq`.
 Compression = Literal["rq8", "rq1", "pq", "none"]
 
-#: What a generation may be called.
+#: The allowed names of generations.
 NAME = r"[a-z][a-z0-9_]{0,39}"
-#: What a typed attribute may be called.
+#: The allowed names of typed attributes.
 ATTRIBUTE = r"[a-z][a-z0-9_]{0,59}"
-#: What its collection may be called: in LanceDB a folder and a lock are called so, too.
+#: The allowed names of collections; LanceDB also uses them as names of a folder and a lock.
 COLLECTION = r"[A-Za-z][A-Za-z0-9_]{0,199}"
 
 
 class LogIdentity(Contract):
-    """Which log an index is a function of. Another log needs another generation."""
+    """Identifies the log that an index is built from. Another log needs another generation."""
 
     topic: str
     topic_id: str
@@ -32,21 +32,20 @@ class LogIdentity(Contract):
 
 
 class GenerationState(StrEnum):
-    """Which of them is live, the alias alone says."""
+    """The state of a generation. Which one is live is not stored here: only the alias says that."""
 
-    BUILDING = "building"  # nobody has verified yet that it holds what the log says
-    READY = "ready"  # verified: query consumers load its encoder ahead, and it may be promoted
+    BUILDING = "building"  # not yet verified that it holds what the log says
+    READY = "ready"  # verified: query consumers load its encoder in advance, and it may be promoted
     RETIRED = "retired"  # taken down or being taken down; its name is never used again
 
 
 class Generation(Contract):
     """The record of a generation, stored with the index.
 
-    `model` is the setting that loads its encoder; `fingerprint` is what must agree before a
-    vector is written or searched. `replication` is how many nodes of Weaviate keep each row.
-    `attributes` are those stored as typed, filterable fields.
-    `previous` was live when this one was promoted, and is what a rollback returns to;
-    `live_until` is when another one took over.
+    `model` is the setting that loads its encoder. `fingerprint` must match before a vector is
+    written or searched. `replication` is how many Weaviate nodes keep each row. `attributes` are
+    those stored as typed, filterable fields. `previous` was live before this one was promoted; a
+    rollback returns to it. `live_until` is when another one took over.
     """
 
     name: str
@@ -66,7 +65,7 @@ class Generation(Contract):
     live_until: datetime | None = None
 
     def is_same(self, other: "Generation | None") -> bool:
-        """Whether both are records of one generation, at whatever moments of its life."""
+        """Whether both are records of the same generation, perhaps from different times."""
         return other is not None and (self.name, self.created_at) == (other.name, other.created_at)
 
     @field_validator("compression", mode="before")

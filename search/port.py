@@ -1,4 +1,4 @@
-"""The index ports, in our words: rows, queries, hits, and the rule that the newest wins."""
+"""The index ports: rows, queries, hits, and the rule that the newest version wins."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,10 +32,10 @@ class RowState(StrEnum):
 
 @dataclass(frozen=True)
 class StoredImage:
-    """One row: what the log's latest record says of an image id.
+    """One row: what the latest record of an image id says.
 
-    `vector` is float32 of shape (dimension,) and unit length; it is present on a live row
-    where the call says that it reads vectors. `width` and `height` are in pixels as shown.
+    `vector` is float32 of shape (dimension,) and unit length. It is set on live rows, if the method
+    says that it reads vectors. `width` and `height` are in pixels, as displayed.
     """
 
     image_id: str
@@ -56,16 +56,15 @@ class StoredImage:
     vector: Vector | None = field(default=None, compare=False, repr=False)
 
     def without_vector(self) -> "StoredImage":
-        """The row as a metadata read gives it."""
+        """The row as a read without vectors returns it."""
         return replace(self, vector=None)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What became of one row handed to `write`.
+    """The result for one row passed to `write`.
 
-    `applied` is false where a newer row stood in the way, or where `error` says why this row, as
-    it is, can't be kept: it would be refused whenever it came.
+    `applied` is false if a newer row exists, or if `error` says why this row can never be stored.
     """
 
     applied: bool
@@ -85,7 +84,7 @@ class Query:
 
 @dataclass(frozen=True)
 class WordQuery:
-    """One search for words in captions and tags; any of them will do."""
+    """One search for words in captions and tags; a row matches if it has any of them."""
 
     words: str
     limit: int
@@ -102,16 +101,16 @@ class Hit:
 
 @dataclass(frozen=True)
 class WordHit:
-    """A live row, with its vector, and its BM25 score: greater is better, and no more is said."""
+    """A live row with its vector and its BM25 score, of which only the order means anything."""
 
     row: StoredImage
     score: float
 
 
 def may_replace(new: StoredImage, stored: StoredImage | None) -> bool:
-    """Newest wins: whether `new` may be written over `stored`.
+    """Newest wins: whether `new` may overwrite `stored`.
 
-    An equal version may heal a dead-lettered row or be written again as it was.
+    A row of the same version may replace a dead-lettered row, or be written again unchanged.
     """
     if stored is None or new.version.newer_than(stored.version):
         return True
@@ -124,31 +123,33 @@ class VectorIndex(Protocol):
     """One collection.
 
     Every method raises TransientError while the index can't be reached, and CollectionGoneError
-    where it has been dropped. No id, digest or row is an error for the others of its call: what
-    no index can hold is found nowhere, and is refused alone.
+    after the collection was dropped. A bad id, digest or row never fails the others of the same
+    call: a value that no index can hold is simply not found when read, and refused alone when
+    written.
     """
 
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
-        """The rows of these ids that exist, whatever their state, with vectors."""
+        """The existing rows of these ids, whatever their state, with vectors."""
 
     def with_content(self, digests: Collection[str]) -> dict[str, StoredImage]:
-        """By sha256, a live row of that content, with its vector.
+        """For each sha256 that is found, one live row with that content, and its vector.
 
-        Saves encoding what is known: one of many copies is named, and a content may be missed.
+        It saves encoding the same content again. If there are several copies, it returns one; it
+        may miss a content.
         """
 
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
         """Write rows of distinct ids where `may_replace` allows; one `Written` for each, in order.
 
-        Confirmed on return. `previous` comes without its vector. A row that can't be kept has its
-        `error`: a vector that is none, half a surrogate pair, a number past all bounds.
+        Rows are confirmed on return. `previous` has no vector. A row that can never be stored gets
+        an `error`: for example an invalid vector, half a surrogate pair, or a number out of range.
 
         Raises:
             ValueError: an id occurs twice.
         """
 
     def remove(self, rows: Mapping[str, Version]) -> None:
-        """Remove the rows of these ids that still stand at these versions."""
+        """Remove the rows of these ids that still have these versions."""
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """The nearest live rows of each query that meet its filters, best first.
@@ -161,30 +162,31 @@ class VectorIndex(Protocol):
         """The live rows with any of the words that meet the filters, best first.
 
         Raises:
-            ValueError: a filter, or the text, is wrong.
+            ValueError: a filter or the text is wrong.
         """
 
     def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
         """Every row, in any order."""
 
     def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
-        """Vectors of live rows, (n, dimension): all, or `most` of them, each as likely as another.
+        """Vectors of live rows, (n, dimension): all, or `most` of them, chosen at random.
 
-        Which ones, `random` says. It costs about the same whatever the collection's size.
+        `random` chooses; every row is equally likely. The cost hardly depends on the collection's
+        size.
         """
 
     def count(self) -> dict[RowState, int]:
-        """How many rows there are of each state."""
+        """How many rows there are in each state."""
 
     def tidy(self) -> None:
-        """Do what a writer that was stopped has left undone; for one that begins."""
+        """Finish what an interrupted writer left undone; called when a writer starts."""
 
     def data_version(self) -> str | None:
-        """Changes with every write by anybody; None where the index has no such thing."""
+        """A value that changes with every write by anybody; None if the index has no such value."""
 
 
 class GenerationCatalog(Protocol):
-    """The generations of one index and the alias that says which is live."""
+    """The generations of one index, and the alias that says which one is live."""
 
     def create(self, generation: Generation) -> None:
         """Create the empty collection and its record. Raises UsageError if the name is taken."""
@@ -196,17 +198,17 @@ class GenerationCatalog(Protocol):
         """All records, oldest first."""
 
     def change(self, name: str, change: Callable[[Generation], Generation]) -> Generation:
-        """Replace the record of that name by what `change` makes of it, and return that.
+        """Replace the record with that name by the result of `change`, and return the result.
 
-        Nobody else changes a record, promotes or drops meanwhile, so that no change is lost;
-        what `change` raises leaves all as it is. It must be quick, and may read the catalog.
+        Meanwhile nobody else changes a record, promotes or drops, so that no change is lost. If
+        `change` raises, nothing changes. It must be quick, and may read the catalog.
 
         Raises:
             UsageError: there is no such generation.
         """
 
     def live(self) -> Generation | None:
-        """The generation that the alias points to."""
+        """The generation that the alias points to, if any."""
 
     def promote(self, name: str) -> None:
         """Point the alias at that generation, atomically.
@@ -226,13 +228,13 @@ class GenerationCatalog(Protocol):
         """
 
     def read_only(self) -> Sequence[str]:
-        """What refuses writes until it is told otherwise, by names for people; for a look."""
+        """Names of the parts that refuse writes until somebody reopens them. Changes nothing."""
 
     def make_writable(self) -> Sequence[str]:
-        """Have all of `read_only` take writes again, and say which that was.
+        """Make everything in `read_only` accept writes again, and return what that was.
 
-        For when there is room again: whoever has closed it may not look a second time.
+        For use when there is space again, since the index itself may never reopen what it closed.
         """
 
     def close(self) -> None:
-        """Let connections go."""
+        """Close the connections."""

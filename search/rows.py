@@ -1,8 +1,8 @@
 """Rows as stored: the flat record that both adapters keep of a `StoredImage`, and checks.
 
-A record maps the stored object's field names to plain values. Attributes are kept whole as
-JSON; those that the generation declares are copied, where the value is of the declared type,
-into a field `attr_<name>` to filter by.
+A record maps the stored object's field names to plain values. All attributes are stored together as
+JSON. Those that the generation declares are also copied into a field `attr_<name>`, if their value
+has the declared type, so that searches can filter by them.
 """
 
 import json
@@ -23,7 +23,7 @@ from pixtide.search.port import RowState, StoredImage, Vector, Written
 
 FieldType = Literal["text", "texts", "integer", "number", "boolean", "date"]
 
-#: Every field of a stored object but its vector and its `attr_<name>` fields.
+#: Every field of a stored object except its vector and its `attr_<name>` fields.
 FIELDS: Mapping[str, FieldType] = {
     "image_id": "text",
     "state": "text",
@@ -44,16 +44,16 @@ FIELDS: Mapping[str, FieldType] = {
     "reason": "text",
 }
 
-#: Caption and tags as one text, to be searched by its words; never read back.
+#: Caption and tags as one text, to search for words; never read back.
 WORDS = "words"
 
-#: How far a vector's length may be from 1: float32 rounding, and models that normalise in
-#: half precision.
+#: How far a vector's length may be from 1: float32 rounding, and models that normalise in half
+#: precision.
 _NORM_TOLERANCE = 1e-2
-#: Weaviate keeps whole numbers as JSON does, exact up to here.
+#: Weaviate stores whole numbers as JSON does: exactly up to here.
 _GREATEST = 2**53 - 1
-#: Of a row's texts in UTF-8. A record has at most 1 MiB, but when compressed it may hold more,
-#: and one that no message to an index has room for would be tried for ever.
+#: The most bytes of a row's texts in UTF-8. A record has at most 1 MiB, but a compressed one may
+#: contain more. A row that doesn't fit into any message to an index would be retried for ever.
 _MOST_TEXT = 2 * 2**20
 
 
@@ -61,27 +61,27 @@ def normalised(row: StoredImage) -> StoredImage:
     """The row as it will be read back: its time in UTC.
 
     Raises:
-        ValueError: the time has no zone.
+        ValueError: the time has no time zone.
     """
     return row if row.uploaded_at is None else replace(row, uploaded_at=in_utc(row.uploaded_at))
 
 
 def in_utc(moment: datetime) -> datetime:
-    """The same moment in UTC; at either end of the calendar, the same reading in UTC.
+    """The same moment in UTC; at either end of the calendar, the same digits in UTC.
 
     Raises:
-        ValueError: the time has no zone.
+        ValueError: the time has no time zone.
     """
     if moment.tzinfo is None:
         raise ValueError(f"the time {moment.isoformat()} has no zone")
     try:
         return moment.astimezone(UTC)
-    except OverflowError:  # 0001-01-01T00:00+02:00 would fall before the first year
+    except OverflowError:  # 0001-01-01T00:00+02:00 would be before the first year
         return moment.replace(tzinfo=UTC)
 
 
 def filter_time(moment: datetime) -> datetime:
-    """A filter's time in UTC; one without a zone is meant so."""
+    """A filter's time in UTC; a time without a zone counts as UTC."""
     return in_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
@@ -111,7 +111,7 @@ def to_record(row: StoredImage, declared: Mapping[str, AttributeType]) -> dict[s
 
 
 def from_record(record: Mapping[str, Any], vector: Vector | None = None) -> StoredImage:
-    """The row that a record describes; fields that the store left out have their defaults."""
+    """The row of a record; fields that the store left out get their defaults."""
     reason = record.get("reason") or ""
     return StoredImage(
         image_id=record["image_id"],
@@ -140,7 +140,7 @@ def attribute_field(name: str) -> str:
 
 
 def typed_value(value: JsonValue, kind: AttributeType) -> str | float | bool | datetime | None:
-    """The value as that type, or None where it isn't of it."""
+    """The value converted to that type, or None if it doesn't have that type."""
     return _TYPED[kind](value)
 
 
@@ -149,7 +149,7 @@ def write_each(
     dimension: int,
     write: Callable[[Sequence[StoredImage]], Sequence[Written]],
 ) -> list[Written]:
-    """Write the rows that can be stored, all at once; each of the others fails alone.
+    """Write all storable rows at once; each other row fails alone.
 
     Raises:
         ValueError: an id occurs twice.
@@ -169,11 +169,11 @@ def write_each(
 
 
 def check_row(row: StoredImage, dimension: int) -> None:
-    """Make sure that an index can keep this row and give it back as it is.
+    """Check that an index can store this row and give it back unchanged.
 
     Raises:
-        ValueError: a live row's vector is missing or wrong, or another row has one; a text is
-            none or all are too long, a number is too great, or an attribute isn't JSON.
+        ValueError: a live row's vector is missing or wrong, or another row has a vector; a text is
+            invalid or the texts are too long; a number is too large; or an attribute isn't JSON.
     """
     if row.state is RowState.LIVE:
         check_vector(row.vector, dimension)
@@ -191,15 +191,15 @@ def check_row(row: StoredImage, dimension: int) -> None:
 
 
 def may_stand(image_id: str, version: Version) -> bool:
-    """Whether there may be a row of this id at this version."""
+    """Whether a row with this id and version can exist."""
     return is_text(image_id) and all(abs(part) <= _GREATEST for part in version)
 
 
 def size_of(row: StoredImage) -> int:
-    """Bytes of its texts in UTF-8.
+    """The size of its texts in UTF-8 bytes.
 
     Raises:
-        ValueError: a text is none (UnicodeEncodeError), or an attribute isn't JSON.
+        ValueError: a text is invalid (UnicodeEncodeError), or an attribute isn't JSON.
     """
     names = (row.image_id, row.uri, row.sha256, row.format, row.orientation)
     texts = (*names, row.caption, *row.tags, _as_json(row.attributes))
@@ -207,7 +207,7 @@ def size_of(row: StoredImage) -> int:
 
 
 def is_text(text: str) -> bool:
-    """Whether there is UTF-8 for it: half of a surrogate pair has none, so no row holds it."""
+    """Whether it can be encoded in UTF-8. Half a surrogate pair can't, so no row contains one."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -216,10 +216,10 @@ def is_text(text: str) -> bool:
 
 
 def check_vector(vector: Vector | None, dimension: int) -> None:
-    """Make sure of float32, shape (dimension,), finite values and unit length.
+    """Check for float32, shape (dimension,), finite values and unit length.
 
     Raises:
-        ValueError: it is anything else. An index that takes NaN answers wrongly ever after.
+        ValueError: one of them is wrong. An index that accepts NaN gives wrong answers ever after.
     """
     if vector is None:
         raise ValueError("a live row needs a vector")
@@ -228,12 +228,12 @@ def check_vector(vector: Vector | None, dimension: int) -> None:
             f"the vector is {vector.dtype} of shape {vector.shape}, not float32 of ({dimension},)"
         )
     length = float(np.linalg.norm(vector))
-    if not abs(length - 1) <= _NORM_TOLERANCE:  # so put, NaN fails too
+    if not abs(length - 1) <= _NORM_TOLERANCE:  # this form also refuses NaN
         raise ValueError(f"the vector's length is {length}, not 1")
 
 
 def _as_json(attributes: Mapping[str, JsonValue]) -> str:
-    """JSON in the strict sense, so that a reply can hold it.
+    """Strict JSON, so that a reply can contain it.
 
     Raises:
         ValueError: a number in it isn't finite.
@@ -245,7 +245,7 @@ def _as_json(attributes: Mapping[str, JsonValue]) -> str:
 
 
 def _from_json(text: str) -> dict[str, JsonValue]:
-    """The attributes; earlier versions stored infinite numbers, which no reply can hold."""
+    """The attributes. Earlier versions stored infinite numbers, which no reply can contain."""
     attributes: dict[str, JsonValue] = from_json(text)
     if "Infinity" in text or "NaN" in text:
         return {name: _finite(value) for name, value in attributes.items()}
@@ -264,7 +264,7 @@ def _finite(value: JsonValue) -> JsonValue:
 
 
 def similarity_of(distance: float) -> float:
-    """Cosine similarity, −1 to 1, from a cosine distance; rounding never leads outside."""
+    """The cosine similarity of a cosine distance; rounding never leads outside −1 to 1."""
     return min(1.0, max(-1.0, 1.0 - distance))
 
 
@@ -277,7 +277,7 @@ def _number(value: JsonValue) -> float | None:
         return None
     try:
         number = float(value)
-    except OverflowError:  # JSON's whole numbers have no end
+    except OverflowError:  # JSON's whole numbers have no limit
         return None
     return number if math.isfinite(number) else None
 

@@ -1,4 +1,4 @@
-"""The production encoder: any open_clip model behind the `Encoder` port."""
+"""The production encoder: adapts any open_clip model to the `Encoder` port."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -14,7 +14,7 @@ from pixtide.encoders.open_clip.text import encode_text
 from pixtide.encoders.port import EIGHT_BIT, Crop, Pixels, Vectors
 from pixtide.schemas.errors import QueryCode, RequestError, UsageError
 
-#: No text of more characters per token than this fits; such a text is not even tokenised, since
+#: No text with more characters per token than this fits. Such a text is not even tokenised, since
 #: the time of byte pair encoding grows with the square of a word's length.
 _LONGEST_TOKEN = 16
 #: Tokens that open_clip's "clips" mode adds around a text: begin, end, class.
@@ -54,11 +54,11 @@ class OpenClipEncoder:
         Args:
             model: `ViT-B-32::laion2b_s34b_b79k` (architecture::tag),
                 `hf-hub:organisation/name@revision`, or `local-dir:/folder`.
-            device: `auto` (CUDA where there is one), `cuda` or `cpu`.
-            precision: `auto` takes bf16 where the device computes with it; `int8` is of pictures
-                on a CPU, and vectors of its own.
+            device: `auto` (CUDA if there is one), `cuda` or `cpu`.
+            precision: `auto` uses bf16 if the device computes with it. `int8` is for pictures on a
+                CPU; its vectors are not comparable with others.
             batch_size: the most pictures or texts that run at once.
-            compiled: have torch compile the picture tower, on a CUDA device.
+            compiled: compile the picture tower with torch, on a CUDA device.
 
         Raises:
             UsageError: the model can't be loaded, or not on this device in this precision.
@@ -76,7 +76,10 @@ class OpenClipEncoder:
         return self._device.torch_device.type
 
     def warm_up(self) -> None:
-        """Run both towers once, on a GPU with a full batch: its size decides which kernels run."""
+        """Run both towers once.
+
+        On a GPU with a full batch, since its size decides which kernels run.
+        """
         rows = self._device.batch_size if self._device.torch_device.type == "cuda" else 1
         self.encode_pictures(np.zeros((rows, self.crop.size, self.crop.size, 3), np.uint8))
         self.encode_texts(["a photo"])
@@ -85,7 +88,7 @@ class OpenClipEncoder:
         """Encode uint8 RGB of shape (n, size, size, 3) to (n, dimension).
 
         Raises:
-            ValueError: for another shape or type.
+            ValueError: the shape or type is wrong.
             TransientError: the device is out of memory even for one picture.
             FatalError: the device is lost.
         """
@@ -98,7 +101,7 @@ class OpenClipEncoder:
         return self._device.encode(len(pixels), self.dimension, forward)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Encode texts to (n, dimension); what is longer than the context length is cut off.
+        """Encode texts to (n, dimension); texts longer than the context length are cut off.
 
         Raises:
             TransientError: the device is out of memory even for one text.
@@ -126,16 +129,16 @@ class OpenClipEncoder:
 def compile_full_batches(
     tower: Callable[[torch.Tensor], torch.Tensor], device: Device
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Have torch compile a picture tower for batches of one size, since each size takes a minute.
+    """Compile a picture tower with torch for one batch size, since each size takes a minute.
 
-    A batch of more than half of it is filled up; a smaller one runs as it is, uncompiled.
+    A batch of more than half that size is padded to it; a smaller one runs uncompiled.
     """
-    # MultiheadAttention's own fast path is one opaque step, which would be left as it is
+    # MultiheadAttention's own fast path is one opaque step, which torch would not compile
     torch.backends.mha.set_fastpath_enabled(False)
     compiled = torch.compile(tower, dynamic=False)
 
     def forward(planes: torch.Tensor) -> torch.Tensor:
-        missing = device.batch_size - len(planes)  # another thread may have made it smaller
+        missing = device.batch_size - len(planes)  # another thread may have shrunk it
         if missing < 0 or missing >= len(planes):
             return tower(planes)
         full = torch.cat([planes, planes[:missing]]) if missing else planes
@@ -145,7 +148,7 @@ def compile_full_batches(
 
 
 def crop_of(preprocess: Any) -> Crop:
-    """How open_clip's own evaluation transform would cut a picture.
+    """How open_clip's own evaluation transform would crop a picture.
 
     Raises:
         UsageError: the model's input is not square.
@@ -158,14 +161,14 @@ def crop_of(preprocess: Any) -> Crop:
         size=size,
         resize=size,
         mode=preprocess.resize_mode,
-        # open_clip reads "random", a training setting, as bicubic too
+        # open_clip also treats "random", a training setting, as bicubic
         interpolation="bilinear" if preprocess.interpolation == "bilinear" else "bicubic",
         fill=preprocess.fill_color,
     )
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
-    """How many tokens an open_clip tokenizer makes of a text, its markers included, uncut."""
+    """How many tokens an open_clip tokenizer makes of a whole text, including its markers."""
     if isinstance(tokenizer, open_clip.SimpleTokenizer):
         return len(tokenizer.encode(text)) + 2
     clean = tokenizer.clean_fn(text)

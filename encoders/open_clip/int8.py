@@ -1,7 +1,7 @@
 """An open_clip picture tower in 8-bit numbers, on a CPU, run by OpenVINO.
 
-Weights are quantised once, each row of a matrix with a scale of its own; what they are multiplied
-with is quantised as it comes, in groups, so that no pictures are needed to calibrate. Attention,
+Weights are quantised once, with one scale for each row of a matrix. What they are multiplied with
+is quantised at run time, in groups, so no pictures are needed for calibration. Attention,
 normalisation and the patches' convolution stay in float32.
 """
 
@@ -14,18 +14,18 @@ import torch
 
 from pixtide.schemas.errors import UsageError
 
-#: So many numbers share a scale when they are quantised as they come.
+#: How many numbers share a scale when they are quantised at run time.
 _GROUP = 128
 
 
 def eight_bit_pictures(network: Any, size: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Compile the picture tower of a network in float32; takes seconds.
+    """Compile the picture tower of a float32 network; takes seconds.
 
     Args:
         size: the pictures' side in pixels.
 
     Returns:
-        what encodes float32 (n, 3, size, size) to float32 (n, dimension), not normalised.
+        A function: float32 (n, 3, size, size) to float32 (n, dimension), not normalised.
 
     Raises:
         UsageError: OpenVINO isn't installed, or can't convert this network.
@@ -35,11 +35,11 @@ def eight_bit_pictures(network: Any, size: int) -> Callable[[torch.Tensor], torc
     except ImportError as error:
         raise UsageError("int8 needs OpenVINO: pip install 'pixtide[int8]'") from error
     fast = torch.backends.mha.get_fastpath_enabled()
-    # the fast path is one operation that OpenVINO doesn't know
+    # OpenVINO doesn't support the fast path, which is one operation
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            # OpenVINO has torch trace the network, which torch calls deprecated
+            # OpenVINO makes torch trace the network, which torch calls deprecated
             warnings.simplefilter("ignore")
             model = openvino.convert_model(
                 _Pictures(network),
@@ -64,7 +64,7 @@ def eight_bit_pictures(network: Any, size: int) -> Callable[[torch.Tensor], torc
     )
 
     def encode(planes: torch.Tensor) -> torch.Tensor:
-        # an infer request isn't for several threads; a new one costs microseconds
+        # an infer request isn't thread-safe; a new one costs microseconds
         found = compiled.create_infer_request().infer([planes.numpy()], share_inputs=True)
         return torch.from_numpy(np.array(found[0]))
 
@@ -82,7 +82,7 @@ class _Pictures(torch.nn.Module):
 
 
 def _quantise(model: Any) -> None:
-    """Replace the constant matrices that a model multiplies by: int8, and a scale a row."""
+    """Replace the model's constant factor matrices by int8 and one scale per row."""
     from openvino import opset13 as ops
 
     for node in model.get_ordered_ops():

@@ -1,4 +1,4 @@
-"""Finds an open_clip model's files, pins them, loads them, and names what was loaded.
+"""Finds an open_clip model's files, pins their version, loads them, and computes the fingerprint.
 
 Sources: `architecture::tag`, `hf-hub:org/name@revision` and `local-dir:/folder`.
 """
@@ -23,8 +23,8 @@ from pixtide.encoders.pictures.pixels import PREPROCESSING
 from pixtide.schemas.errors import UsageError
 
 _CONFIG = "open_clip_config.json"
-#: In open_clip 3.3.0's own order of preference; the hub's open_clip repositories have the first
-#: or the third.
+#: In open_clip 3.3.0's own order of preference. The hub's open_clip repositories have the first or
+#: the third.
 _WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -47,7 +47,7 @@ _TOKENIZER = (
     "vocab.json",
     "vocab.txt",
 )
-#: What reading a model's files raises; each means that the files or their name are wrong.
+#: The exceptions of reading a model's files; each means that the files or their name are wrong.
 _LOAD_ERRORS = (
     AssertionError,
     AttributeError,
@@ -66,7 +66,7 @@ _LOAD_ERRORS = (
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """An open_clip model in evaluation mode on its device, and what belongs to it."""
+    """An open_clip model in evaluation mode on its device, and its parts."""
 
     network: Any
     tokenizer: Any
@@ -77,7 +77,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class _Files:
-    """One model, resolved: what open_clip is told, and what the fingerprint is made of."""
+    """The resolved files of one model: for open_clip, and for the fingerprint."""
 
     name: str
     config: dict[str, Any]
@@ -87,10 +87,10 @@ class _Files:
 
 
 def load_model(model: str, device: Device) -> LoadedModel:
-    """Resolve `model`, fetch what is missing from the hub, and load it.
+    """Resolve `model`, download missing files from the hub, and load it.
 
     Raises:
-        UsageError: the name is wrong, or the files can't be had or read.
+        UsageError: the name is wrong, or the files can't be downloaded or read.
     """
     try:
         files = _resolve(model)
@@ -143,14 +143,14 @@ def _by_tag(architecture: str, tag: str) -> _Files:
         raise UsageError(
             f"open_clip knows no weights {tag!r} of {architecture}; it knows {', '.join(known)}"
         )
-    # the activation that the weights were trained with rules; open_clip would only warn
+    # use the activation that the weights were trained with; open_clip would only warn
     quick_gelu = bool(trained.get("quick_gelu"))
     config.pop("quick_gelu", None)
     if quick_gelu:
         config["quick_gelu"] = True
     weights = open_clip.download_pretrained(trained)
     options = {
-        # the file that is hashed is the file that is loaded
+        # load exactly the file that is hashed
         "pretrained": weights,
         "quick_gelu": quick_gelu,
         "force_preprocess_cfg": trained,
@@ -167,7 +167,7 @@ def _in_folder(folder: Path) -> _Files:
 
 
 def _snapshot(repository: str, revision: str) -> Path:
-    """The folder with the files of one commit; the hub is asked only for what is missing."""
+    """The folder with the files of one commit; asks the hub only for missing files."""
 
     def fetch(names: tuple[str, ...], *, offline: bool = False) -> Path:
         return Path(
@@ -180,7 +180,7 @@ def _snapshot(repository: str, revision: str) -> Path:
         folder = fetch((), offline=True)
     except FileNotFoundError:
         folder = Path()
-    # the weights come last, so where they are the rest is too
+    # the weights are downloaded last, so if they exist, the rest does, too
     if any((folder / name).is_file() for name in _WEIGHTS):
         return folder
     folder = fetch((_CONFIG, *_TOKENIZER))
@@ -193,9 +193,9 @@ def _snapshot(repository: str, revision: str) -> Path:
 
 
 def _fingerprint(files: _Files, tokenizer: Any, preprocess: dict[str, Any]) -> str:
-    """16 hex digits that stand for weights, configuration, tokenizer and preprocessing.
+    """16 hex digits for weights, configuration, tokenizer and preprocessing.
 
-    Neither the precision nor a path of this machine enters.
+    They don't depend on the precision or on paths of this machine.
     """
     with files.weights.open("rb") as weights:
         digest = hashlib.file_digest(weights, "sha256").hexdigest()

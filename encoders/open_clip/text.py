@@ -1,8 +1,8 @@
 """open_clip's text tower without the padding.
 
-Texts are padded to the context length, 77 tokens for most models, of which a search uses ten. Where
-attention only looks back and the vector is read at the end of the text, what follows changes
-nothing, so that it need not be computed.
+Texts are padded to the context length, 77 tokens for most models, while a search uses about ten. If
+attention looks only back, and the vector is read at the end of the text, then the padding changes
+nothing and needn't be computed.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ def encode_text(network: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def ends_where_it_is_read(network: Any) -> bool:
-    """Whether padding can't change a text's vector, by how the network is built."""
+    """Whether padding can't change a text's vector, because of how the network is built."""
     return (
         type(network) is open_clip.CLIP
         and network.text_pool_type == "argmax"

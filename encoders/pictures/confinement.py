@@ -1,7 +1,7 @@
-"""What a process gives up before it touches a stranger's bytes. Linux only, and for good.
+"""What a process gives up for good before it reads untrusted bytes. Linux only.
 
-Several fences, since not every kernel has each: limits of resources, no privileges, no files and
-no network by Landlock (5.13 and newer), and a short list of system calls by seccomp.
+It has several fences, since not every kernel has each of them: resource limits, no privileges, no
+files and no network by Landlock (5.13 and newer), and a short list of system calls by seccomp.
 """
 
 import ctypes
@@ -17,29 +17,29 @@ from pixtide.encoders.pictures.seccomp import filter_system_calls, prctl
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _CAPABILITY_VERSION = 0x20080522
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446
-#: By the version of Landlock that brought them: rights to files.
+#: File rights, by the Landlock version that introduced them.
 _FILE_RIGHTS = {1: 0x1FFF, 2: 0x2000, 3: 0x4000, 5: 0x8000}
 _TCP_SINCE, _TCP = 4, 0x3
-_SCOPES_SINCE, _SCOPES = 6, 0x3  # abstract sockets and signals beyond this process
+_SCOPES_SINCE, _SCOPES = 6, 0x3  # abstract sockets, and signals to other processes
 
 
 class Fence(IntFlag):
-    """What holds a process in, beside its limits, which every kernel has."""
+    """What confines a process, besides its limits, which every kernel has."""
 
     SECCOMP = 1
     LANDLOCK = 2
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process when the thread that started it ends."""
+    """Make the kernel end this process when the thread that started it ends."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def confine(memory: int) -> Fence:
-    """Give up all but computing within `memory` further bytes and talking over open pipes.
+    """Give up everything except computing within `memory` further bytes and using open pipes.
 
     Returns:
-        Which fences this kernel has.
+        The fences that this kernel has.
     """
     _be_the_first_to_go()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -56,7 +56,7 @@ def confine(memory: int) -> Fence:
 
 
 def _be_the_first_to_go() -> None:
-    """Where the machine's memory ends, the kernel shall end this process and no other."""
+    """When the machine runs out of memory, make the kernel end this process first."""
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:
@@ -68,7 +68,7 @@ def _limit(memory: int) -> None:
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 0),  # what is open stays so, and nothing else can be opened
+        (resource.RLIMIT_NOFILE, 0),  # open files stay open, and nothing else can be opened
         (resource.RLIMIT_MEMLOCK, 0),
     ):
         _, hard = resource.getrlimit(which)
@@ -85,9 +85,9 @@ def _drop_privileges() -> None:
 
 
 def _forbid_files_and_network() -> bool:
-    """Landlock with every right handled and none granted; False where the kernel has none."""
+    """Handle every Landlock right and grant none; False if the kernel has no Landlock."""
     if platform.machine() not in ("x86_64", "aarch64"):
-        return False  # the numbers of the calls are known there
+        return False  # the numbers of these calls are known only there
     version = _call(_LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
         return False

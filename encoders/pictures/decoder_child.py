@@ -1,7 +1,7 @@
-"""A decoder's life: get ready, give up what it won't need, and decode what comes.
+"""The decoder process: get ready, give up what it won't need, and decode what comes.
 
-All that decoding loads late is loaded before, by decoding one small picture of each kind: a
-confined process can open no file, and a module is one.
+Everything that decoding loads lazily is loaded first, by decoding one small picture of each kind: a
+confined process can't open files, and so can't import modules.
 """
 
 import contextlib
@@ -34,16 +34,16 @@ from pixtide.encoders.port import Crop
 from pixtide.schemas.errors import PoisonError, ReasonCode
 
 _LIMITS_BYTES = 40
-#: Copies of a file that its reader may make.
+#: How many copies of a file its reader may make.
 _COPIES = 4
 _ROOM = 32 * 2**20
 
 
 def main(descriptor: int) -> NoReturn:
-    """Serve the pool at the other end of that socket until it closes it.
+    """Serve the pool at the other end of that socket until the pool closes it.
 
-    Signals are the parent's to heed. A terminal or a service manager may send them to all
-    processes of a worker at once, and what is being decoded then is not to blame.
+    Only the parent handles signals. A terminal or a service manager may send them to all processes
+    of a worker at once, and the picture that is being decoded then is not to blame.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -64,7 +64,7 @@ def main(descriptor: int) -> NoReturn:
 
 
 def converse(pipe: Pipe, job: Job, limits: Limits) -> None:
-    """One picture, from its header to its pixels, with the pool's leave in between."""
+    """Decode one picture, from its header to its pixels, with the pool's permission in between."""
     try:
         with costs_one_picture():
             image = identify(job.data, limits)
@@ -84,7 +84,7 @@ def converse(pipe: Pipe, job: Job, limits: Limits) -> None:
 
 @contextlib.contextmanager
 def costs_one_picture() -> Iterator[None]:
-    """Whatever goes wrong inside is a verdict on the picture, and this process lives on."""
+    """Turn any error inside into a verdict on the picture; this process lives on."""
     try:
         yield
     except PoisonError:
@@ -98,8 +98,8 @@ def costs_one_picture() -> Iterator[None]:
 
 
 def warm_up() -> None:
-    """Load every reader, conversion and text encoding that a picture may ask for."""
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the pool decodes pictures side by side
+    """Load every reader, conversion and text encoding that a picture may need."""
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the pool decodes pictures in parallel
     Image.init()
     for name in ("ascii", "latin_1", "utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_32"):
         importlib.import_module(f"encodings.{name}")

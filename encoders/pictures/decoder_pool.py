@@ -1,15 +1,15 @@
-"""A few processes that decode pictures, so that what one does to its decoder costs one picture.
+"""A few processes that decode pictures: one that crashes its decoder costs only itself.
 
-A decoder converses with one caller at a time over its own pipe, in frames of a fixed layout:
+A decoder serves one caller at a time over its own pipe, in frames of a fixed layout:
 
 1. the caller sends the bytes; the decoder identifies them and answers how much memory they take
 2. the caller reserves that much, which bounds the memory of all decoders together
 3. the caller says to go on; the decoder decodes and answers the result
 
-A decoder that takes too long or talks nonsense is killed, and one that died is noticed by its
-pipe; the next caller starts another in its place. Decoders are programs of their own with an
-empty environment, and have given up files, network and all else before a picture comes: see
-`confinement`. What they answer is checked in `decoder_wire`.
+A decoder that takes too long or sends invalid frames is killed. One that died is noticed by its
+pipe. The next caller starts another in its place. Decoders are separate programs with an empty
+environment. They have given up files, network and everything else before a picture comes: see
+`confinement`. `decoder_wire` checks their answers.
 """
 
 import atexit
@@ -40,24 +40,24 @@ class DecoderPool:
     Args:
         workers: child processes.
         timeout_s: seconds that a child may work on one picture; waiting is not counted.
-        limits: what a picture may ask for. All children together may take the memory of the
-            most demanding picture.
+        limits: what a picture may need. All children together may take the memory of the most
+            demanding picture.
     """
 
     def __init__(self, workers: int, timeout_s: float, limits: Limits) -> None:
         self._timeout_s = timeout_s
         self._limits = limits
         self._memory = Reserve(limits.max_memory)
-        # the kernel ends a child with the thread that started it, so that is one that stays
+        # the kernel ends a child when the thread that started it ends, so use a thread that stays
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="decoder-starter")
         self._children = [DecoderProcess(limits, self._starter) for _ in range(workers)]
         self._idle: SimpleQueue[DecoderProcess | None] = SimpleQueue()
 
     def start(self) -> None:
-        """Start the children and wait until each is ready. Call it before any Kafka client.
+        """Start the children and wait until each is ready. Call it before making Kafka clients.
 
         Raises:
-            TransientError: the system starts no process now.
+            TransientError: the system can't start a process now.
             FatalError: a child ends as it starts.
         """
         atexit.register(self.close)
@@ -77,16 +77,16 @@ class DecoderPool:
             )
 
     def decode(self, data: bytes, crop: Crop, timeout_s: float | None = None) -> Picture:
-        """Decode one picture and cut it for a model; blocks until a child is free and done.
+        """Decode one picture and crop it for a model; blocks until a child is free and done.
 
         Args:
             data: the file.
-            crop: how to cut it.
-            timeout_s: seconds that the caller has for all of it, waiting included.
+            crop: how to crop it.
+            timeout_s: seconds that the caller has in total, including waiting.
 
         Raises:
             PoisonError: the codes of `images.decode`, DECODE_TIMEOUT or DECODER_CRASHED.
-            TransientError: a child that died can't be replaced now, or `timeout_s` are over.
+            TransientError: a child that died can't be replaced now, or `timeout_s` is over.
             FatalError: the pool is closed.
         """
         job = Job(data, crop)

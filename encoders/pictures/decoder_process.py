@@ -1,4 +1,4 @@
-"""A decoder as its pool sees it: started, asked, and killed where it misbehaves."""
+"""A decoder process as its pool uses it: start, ask, and kill it if it misbehaves."""
 
 import contextlib
 import math
@@ -22,16 +22,16 @@ from pixtide.schemas.errors import FatalError, PoisonError, ReasonCode, Transien
 
 T = TypeVar("T")
 
-#: The module whose `main` is a decoder.
+#: The module whose `main` runs in a decoder.
 PROGRAM = "pixtide.encoders.pictures.decoder_child"
-#: Longest wait for a decoder to be up, in seconds; it takes one, on a crowded machine several.
+#: The longest start of a decoder, in seconds; usually one, several on a busy machine.
 _START_S = 60.0
 _BOOT = (
     "import importlib, sys; program, pipe, *sys.path[:] = sys.argv[1:];"
     "importlib.import_module(program).main(int(pipe))"
 )
-#: All that a decoder has of an environment: where a loader finds libraries, and that none of
-#: them starts threads or sets memory aside for such.
+#: The variables that a decoder keeps from the environment, so that the loader finds libraries. The
+#: others are fixed: no library may start threads or reserve memory for them.
 _KEPT = ("LD_LIBRARY_PATH",)
 _GIVEN = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -45,12 +45,12 @@ class Deadline:
 
     @property
     def left(self) -> float | None:
-        """Seconds left, 0 or more; None where there is no limit."""
+        """Seconds left, 0 or more; None if there is no limit."""
         return None if self._timeout_s is None else max(0.0, self._until - time.monotonic())
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left."""
+        """Whether no time is left."""
         return time.monotonic() >= self._until
 
     @property
@@ -59,12 +59,12 @@ class Deadline:
         return TransientError(f"no decoder was free and done within {self._timeout_s or 0:.3g} s")
 
     def until(self, seconds: float) -> float:
-        """The monotonic time in that many seconds, or when the caller's time is over."""
+        """The monotonic time after that many seconds, or the caller's deadline if earlier."""
         return min(time.monotonic() + seconds, self._until)
 
 
 class DecoderProcess:
-    """One process and the caller's end of its pipe; one caller at a time, but for `retire`."""
+    """One process and the caller's end of its pipe; one caller at a time, except for `retire`."""
 
     _process: "subprocess.Popen[bytes]"
     _pipe: Pipe
@@ -78,14 +78,14 @@ class DecoderProcess:
 
     @property
     def pid(self) -> int:
-        """Its number; 0 before the first start."""
+        """Its process id; 0 before the first start."""
         return self._process.pid if hasattr(self, "_process") else 0
 
     def start(self) -> None:
         """Start it, in an environment of its own.
 
         Raises:
-            TransientError: the system starts no process now.
+            TransientError: the system can't start a process now.
             FatalError: the pool is closed.
         """
         ours, theirs = socket.socketpair()
@@ -105,15 +105,15 @@ class DecoderProcess:
             ).result()
         except OSError as error:
             raise TransientError(f"no decoder process can be started: {error}") from error
-        except RuntimeError as error:  # the starter is gone
+        except RuntimeError as error:  # the starter thread is gone
             raise FatalError("the decoder pool is closed") from error
         finally:
             theirs.close()
-        with contextlib.suppress(OSError):  # of one that has ended already: noticed below
+        with contextlib.suppress(OSError):  # it has ended already: noticed below
             self._pipe.send(Tag.LIMITS, wire.pack_limits(self._limits))
 
     def await_ready(self, patience: Deadline) -> None:
-        """Return once the process can be asked; start another where it has died.
+        """Return once the process can be asked; start another one if it has died.
 
         Raises:
             TransientError: none can be started now, or the caller's time is over.
@@ -121,7 +121,7 @@ class DecoderProcess:
         """
         if self.retired:
             raise FatalError("the decoder pool is closed")
-        # one that speaks unasked would answer for the next picture
+        # one that sends unasked would answer for the next picture
         if self._process.poll() is not None or (self._ready and not self._pipe.quiet):
             self.kill()
             self._pipe.close()
@@ -149,7 +149,7 @@ class DecoderProcess:
         timeout_s: float,
         patience: Deadline,
     ) -> T:
-        """Converse over one picture. A conversation that breaks off takes the process with it."""
+        """Have one picture decoded. An interrupted conversation also ends the process."""
         finished = False
         try:
             began = time.monotonic()
@@ -194,7 +194,7 @@ class DecoderProcess:
             self._process.wait()
 
     def retire(self) -> None:
-        """Kill for good, from any thread. The pipe stays open: a caller may be reading it."""
+        """Kill it for good, from any thread. The pipe stays open: a caller may be reading it."""
         self.retired = True
         self.kill()
 
@@ -214,7 +214,7 @@ class DecoderProcess:
         return self._pipe.receive(due, until)
 
     def _allow_processor(self, seconds: float) -> None:
-        """Let the kernel end it after so much of a processor, should nobody be there to do so."""
+        """Let the kernel end it after so much CPU time, in case nobody else does."""
         with contextlib.suppress(OSError, IndexError, ValueError):
             ticks = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()[11:13]
             used = sum(map(int, ticks)) // os.sysconf("SC_CLK_TCK")

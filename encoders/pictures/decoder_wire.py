@@ -1,12 +1,12 @@
-"""What a pool and a decoder say to each other: frames of a fixed layout, one pipe a decoder.
+"""The protocol of a pool and a decoder: frames of a fixed layout, one pipe for each decoder.
 
-A frame is a tag of one byte, the length of its body in four, and the body; numbers are
-little-endian. A decoder may have been taken over by the picture that it read. So its frames are
-checked before anything is made of them: a tag that isn't due, a length beyond its bound, a
-number out of range or a text that is none is a `GarbledError`, and nothing is ever unpickled.
+A frame is a tag of one byte, the length of its body in four bytes, and the body. Numbers are
+little-endian. The picture that a decoder read may have taken it over. So its frames are checked
+before they are used: a tag that isn't due, a length beyond its limit, a number out of range or an
+invalid text is a `GarbledError`. Nothing is ever unpickled.
 
 1. pool to decoder, once: LIMITS
-2. decoder to pool, once: READY, with the fences that hold it
+2. decoder to pool, once: READY, with the fences that confine it
 3. pool to decoder: JOB, and the file's bytes
 4. decoder to pool: COST, the bytes of memory that it takes; or POISON
 5. pool to decoder: GO
@@ -36,7 +36,7 @@ _COST = struct.Struct("<Q")
 _PICTURE = struct.Struct("<IIB")
 _MODES: tuple[Literal["shortest", "squash", "longest"], ...] = ("shortest", "squash", "longest")
 _INTERPOLATIONS: tuple[Literal["bicubic", "bilinear"], ...] = ("bicubic", "bilinear")
-#: What a decoder may say of a picture; the place of a code in here is its number.
+#: The codes that a decoder may send; a code's index in here is its number.
 _CODES = (
     ReasonCode.EMPTY_IMAGE,
     ReasonCode.TOO_LARGE,
@@ -54,11 +54,11 @@ _U64 = 2**64 - 1
 
 
 class GarbledError(Exception):
-    """The other side said what it may not."""
+    """The other side sent something invalid."""
 
 
 class Tag(IntEnum):
-    """What a frame is."""
+    """The type of a frame."""
 
     LIMITS = 0
     READY = 1
@@ -72,7 +72,7 @@ class Tag(IntEnum):
 
 @dataclass(frozen=True)
 class Job:
-    """One picture: cut for a model, or made small where `crop` is None."""
+    """One picture: cropped for a model, or a thumbnail if `crop` is None."""
 
     data: bytes
     crop: Crop | None
@@ -94,7 +94,7 @@ class Pipe:
         self._timeout_s: float | None = None
 
     def send(self, tag: Tag, *parts: bytes, until: float | None = None) -> None:
-        """Raises OSError, also where it takes longer than to that monotonic time."""
+        """Raises OSError, also if it isn't done by that monotonic time."""
         for part in (_FRAME.pack(tag, sum(map(len, parts))), *parts):
             self._wait(_left(until))
             self._end.sendall(part)
@@ -102,11 +102,11 @@ class Pipe:
     def receive(
         self, most: Mapping[Tag, int], until: float | None = None
     ) -> tuple[Tag, memoryview]:
-        """A frame whose tag is among these, and its body, which has at most so many bytes.
+        """A frame with one of these tags, and its body, which has at most that many bytes.
 
         Raises:
             GarbledError: it is another frame, or longer.
-            OSError: the other side is gone; a TimeoutError, it isn't there in time.
+            OSError: the other side is gone; TimeoutError if no frame comes in time.
         """
         number, length = _FRAME.unpack(self._exactly(_FRAME.size, until))
         if number not in most or length > most[Tag(number)]:
@@ -115,7 +115,7 @@ class Pipe:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing waits to be read, and the other side is there."""
+        """Whether nothing waits to be read, and the other side is still connected."""
         self._wait(0)
         try:
             self._end.recv(1, socket.MSG_PEEK)
@@ -126,7 +126,7 @@ class Pipe:
         return False
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._end.close()
 
     def _exactly(self, count: int, until: float | None) -> memoryview:
@@ -141,14 +141,17 @@ class Pipe:
         return body
 
     def _wait(self, timeout_s: float | None) -> None:
-        """Set how long the next call may take, unless it is so: a decoder can't set it any more."""
+        """Set the timeout of the next call, unless it is set already.
+
+        A confined decoder can't change it any more.
+        """
         if timeout_s != self._timeout_s:
             self._end.settimeout(timeout_s)
             self._timeout_s = timeout_s
 
 
 def _left(until: float | None) -> float | None:
-    """Seconds from now; at least some, since none would mean not to wait at all."""
+    """Seconds from now; always more than 0, which would mean not to wait at all."""
     return None if until is None else max(1e-3, until - time.monotonic())
 
 
@@ -161,7 +164,7 @@ def pack_limits(limits: Limits) -> bytes:
 
 
 def limits_of(body: memoryview) -> Limits:
-    """From the body of LIMITS."""
+    """Parse the body of LIMITS."""
     return Limits(*_LIMITS.unpack(body))
 
 
@@ -181,7 +184,7 @@ def pack_job(job: Job) -> tuple[bytes, bytes]:
 
 
 def job_of(body: memoryview) -> Job:
-    """From the body of JOB."""
+    """Parse the body of JOB."""
     for_model, size, resize, mode, interpolation, fill, length = _JOB.unpack_from(body)
     data = bytes(body[_JOB.size :])
     if len(data) != length:
@@ -205,7 +208,7 @@ def pack_fences(fences: Fence) -> bytes:
 
 
 def fences_of(body: memoryview) -> Fence:
-    """From the body of READY. Raises GarbledError."""
+    """Parse the body of READY. Raises GarbledError."""
     if len(body) != 1 or body[0] > Fence.SECCOMP | Fence.LANDLOCK:
         raise GarbledError("no fences")
     return Fence(body[0])
@@ -217,7 +220,7 @@ def pack_cost(memory: int) -> bytes:
 
 
 def cost_of(body: memoryview, limits: Limits) -> int:
-    """From the body of COST. Raises GarbledError."""
+    """Parse the body of COST. Raises GarbledError."""
     if len(body) == _COST.size:
         cost = int(_COST.unpack(body)[0])
         if cost <= limits.max_memory:
@@ -232,7 +235,7 @@ def pack_picture(picture: Picture) -> bytes:
 
 
 def picture_of(body: memoryview, job: Job, limits: Limits) -> Picture:
-    """From the body of PICTURE. Raises GarbledError."""
+    """Parse the body of PICTURE. Raises GarbledError."""
     if job.crop is None or len(body) != job.most_bytes:
         raise GarbledError("a picture of another size")
     width, height, number = _PICTURE.unpack_from(body)
@@ -245,7 +248,7 @@ def picture_of(body: memoryview, job: Job, limits: Limits) -> Picture:
 
 
 def thumbnail_of(body: memoryview) -> bytes:
-    """From the body of THUMBNAIL. Raises GarbledError."""
+    """Parse the body of THUMBNAIL. Raises GarbledError."""
     data = bytes(body)
     if not data.startswith(_JPEG):
         raise GarbledError("a thumbnail that is no JPEG")
@@ -259,7 +262,7 @@ def pack_poison(error: PoisonError) -> bytes:
 
 
 def poison_of(body: memoryview) -> PoisonError:
-    """From the body of POISON; what can't be shown of its message is replaced.
+    """Parse the body of POISON; replaces what can't be shown in its message.
 
     Raises:
         GarbledError: there is no such code, or the message is no text.
@@ -274,12 +277,12 @@ def poison_of(body: memoryview) -> PoisonError:
     return PoisonError(_CODES[body[0]], shown)
 
 
-#: What may come before a decoder works on pictures, and what may be said of a picture.
+#: The frames that may come before a decoder works on pictures, and those about a picture.
 STARTING = {Tag.READY: 1}
 COSTING = {Tag.COST: _COST.size, Tag.POISON: 1 + _MAX_MESSAGE_BYTES}
 
 
 def finishing(job: Job) -> dict[Tag, int]:
-    """What may end a job."""
+    """The frames that may end a job."""
     done = Tag.THUMBNAIL if job.crop is None else Tag.PICTURE
     return {done: job.most_bytes, Tag.POISON: 1 + _MAX_MESSAGE_BYTES}

@@ -1,8 +1,8 @@
-"""How much memory a picture takes to decode, told from its header.
+"""How much memory a picture takes to decode, according to its header.
 
-By what Pillow 13 and its libraries were seen to take: a picture as read, then as RGB, and what
-a format's own decoder holds besides. What lies in a picture's body can't be told from its header:
-that is up to the limit of memory that each decoder has.
+Based on measurements of Pillow 13 and its libraries: a picture as read, then as RGB, and what a
+format's own decoder holds besides. The header says nothing about the picture's body; each decoder's
+memory limit covers that.
 """
 
 from collections.abc import Iterable
@@ -12,27 +12,27 @@ from PIL import Image
 from pixtide.encoders.pictures.pixels import BAND_PIXELS
 from pixtide.schemas.errors import PoisonError, ReasonCode
 
-#: Bytes a pixel: the picture as RGB, and once more, turned.
+#: Bytes per pixel: the picture as RGB, and a rotated copy.
 _SHOWN = 8
-#: Bytes a pixel of the band that is being converted.
+#: Bytes per pixel of the band that is being converted.
 _CONVERTED = 16
-#: Bytes a pixel while these are read, without and with transparency: 12 bits a channel, 4:4:4.
+#: Bytes per pixel while reading, without and with transparency: 12 bits a channel, 4:4:4.
 _READ = {"WEBP": (17, 18), "AVIF": (14, 20), "HEIF": (12, 20)}
 _ONE_BYTE = ("1", "L", "P")
-#: How often a JPEG may come back to its pixels, as times the pixels that one may have.
+#: How often a JPEG may return to its pixels, as a multiple of the most pixels allowed.
 _MOST_SCANS = 32
 _SCALES = (8, 4, 2, 1)
 _BITS, _SAMPLES, _ROWS, _PLANES, _TILE_WIDTH, _TILE_HEIGHT = 258, 277, 278, 284, 322, 323
 
 
 def footprint(image: Image.Image, data: bytes, most_pixels: int, side: int) -> int:
-    """Bytes of memory that decoding takes at the most, beside those of the file.
+    """The most bytes of memory that decoding takes, besides those of the file.
 
     Args:
-        image: identified, not yet loaded.
+        image: identified, not loaded yet.
         data: the file.
-        most_pixels: what a picture may have.
-        side: pixels a side of which a JPEG is decoded to no less.
+        most_pixels: the most pixels that a picture may have.
+        side: a JPEG is decoded to at least this many pixels a side.
 
     Raises:
         PoisonError: PIXEL_LIMIT for a JPEG of very many scans, TRUNCATED_IMAGE for a TIFF whose
@@ -50,7 +50,7 @@ def footprint(image: Image.Image, data: bytes, most_pixels: int, side: int) -> i
 
 
 def webp_canvas(data: bytes) -> tuple[int, int] | None:
-    """The size of a WebP's canvas, which is allocated before anybody asks; None where unclear."""
+    """The size of a WebP's canvas, which is allocated immediately; None if unclear."""
     kind, head = data[12:16], data[20:30]
     if kind == b"VP8X" and len(head) == 10:
         return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
@@ -64,7 +64,7 @@ def _of_one(image: Image.Image) -> int:
 
 
 def _jpeg(image: Image.Image, data: bytes, most_pixels: int, side: int) -> int:
-    """Its reader holds all coefficients, two bytes each, where there is more than one scan."""
+    """If there is more than one scan, its reader holds all coefficients, two bytes each."""
     pixels = image.width * image.height
     scans = _scans(image, data)
     if scans * pixels > _MOST_SCANS * most_pixels:
@@ -76,9 +76,9 @@ def _jpeg(image: Image.Image, data: bytes, most_pixels: int, side: int) -> int:
 
 
 def _scans(image: Image.Image, data: bytes) -> int:
-    """Scans of a JPEG, and of pictures behind it; not those of a thumbnail in its notes.
+    """Scans of a JPEG, and of pictures after it; not those of a thumbnail in its metadata.
 
-    Where the first has all components and is not progressive, there is no other.
+    If the first scan has all components and is not progressive, there is no other.
     """
     place = 2
     while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
@@ -94,7 +94,7 @@ def _scans(image: Image.Image, data: bytes) -> int:
 
 
 def _tiff_piece(image: Image.Image) -> int:
-    """Bytes of what a TIFF is read by: a tile, or a strip, or the whole where tags say nothing."""
+    """Bytes of the unit in which a TIFF is read: a tile, a strip, or the whole by default."""
     width = _tag(image, _TILE_WIDTH, 0)
     height = _tag(image, _TILE_HEIGHT, 0)
     if not (width and height):

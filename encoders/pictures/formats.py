@@ -1,7 +1,7 @@
-"""Which picture formats are read, told from a file's first bytes and never from its name.
+"""Which picture formats are read, detected from a file's first bytes and never from its name.
 
-Signatures: JPEG (ITU T.81), PNG (RFC 2083), GIF89a, WebP container, BMP (BITMAPFILEHEADER),
-TIFF 6.0 and BigTIFF, ISO 23008-12 (HEIF) and AV1 Image File Format brands.
+Signatures: JPEG (ITU T.81), PNG (RFC 2083), GIF89a, WebP container, BMP (BITMAPFILEHEADER), TIFF
+6.0 and BigTIFF, ISO 23008-12 (HEIF) and AV1 Image File Format brands.
 """
 
 import re
@@ -31,10 +31,10 @@ _ALLOWED = (
     _Format("PNG", "image/png", "png", _signature(rb"\x89PNG\r\n\x1a\n")),
     _Format("WEBP", "image/webp", "webp", _signature(rb"RIFF.{4}WEBP")),
     _Format("GIF", "image/gif", "gif", _signature(rb"GIF8[79]a")),
-    # "BM" alone would claim prose, so the size of the header that follows is read too
+    # "BM" alone would also match prose, so the size of the header that follows is checked, too
     _Format("BMP", "image/bmp", "bmp", _signature(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0")),
     _Format("TIFF", "image/tiff", "tif", _signature(rb"II[\x2a\x2b]\0|MM\0[\x2a\x2b]")),
-    # the brand stands first, or among the compatible brands of a generic image file
+    # the brand comes first, or is among the compatible brands of a generic image file
     _Format(
         "AVIF",
         "image/avif",
@@ -46,11 +46,11 @@ _ALLOWED = (
     ),
 )
 
-#: What is read, as Pillow spells it.
+#: The formats that are read, in Pillow's spelling.
 NAMES = tuple(known.name for known in _ALLOWED)
 
-#: Known, and refused: documents, programs in disguise, and what needs a decoder we don't run.
-#: What Pillow can recognise beyond these is refused too, see `refused_format`.
+#: Known but refused: documents, programs in disguise, and formats that need a decoder we don't run.
+#: Other formats that Pillow can recognise are refused, too, see `refused_format`.
 _REFUSED = {
     "PDF": _signature(rb"%PDF-"),
     "EPS": _signature(rb"%!PS|\xc5\xd0\xd3\xc6"),
@@ -66,7 +66,7 @@ _REFUSED = {
 
 
 def format_of(data: bytes) -> str | None:
-    """The allowed format's name as Pillow spells it ("JPEG", "HEIF" …), or None."""
+    """The allowed format's name in Pillow's spelling ("JPEG", "HEIF" …), or None."""
     found = _allowed(data)
     return found.name if found else None
 
@@ -86,7 +86,7 @@ def extension_of(kind: str) -> str:
 
 
 def refused_format(data: bytes) -> str | None:
-    """The name of the format of `data` where it is known but not allowed, else None."""
+    """The name of the format of `data` if it is known but not allowed, else None."""
     head = data[:_SNIFFED_BYTES]
     for name, signature in _REFUSED.items():
         if signature.match(head):
@@ -104,7 +104,7 @@ def _allowed(data: bytes) -> _Format | None:
 
 
 def _accepts(accept: Callable[[bytes], bool | str], prefix: bytes) -> bool:
-    """Ask a Pillow plugin about a signature; only its look at 16 bytes runs, not its reader."""
+    """Ask a Pillow plugin about a signature; runs only its check of 16 bytes, not its reader."""
     try:
         return accept(prefix) is True
     except (IndexError, struct.error):  # the prefix is shorter than the plugin expects

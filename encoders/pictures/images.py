@@ -1,9 +1,10 @@
-"""Untrusted bytes to the pixels that a model sees, in two steps: `identify`, then `render`.
+"""Turns untrusted bytes into the pixels that a model sees, in two steps: `identify` and `render`.
 
-`identify` trusts nothing but the header: format, dimensions and metadata are checked before a
-pixel is decoded. `render` decodes the first frame, makes RGB as displayed, and cuts.
+`identify` uses only the header: it checks format, dimensions and metadata before any pixel is
+decoded. `render` decodes the first frame, makes RGB as displayed, and crops.
 
-Free of torch. Decoders are C code fed with strangers' data: run this in `decoding.DecoderPool`.
+No torch in here. Decoders are C code that gets other people's data: run this in
+`decoder_pool.DecoderPool`.
 """
 
 import io
@@ -42,7 +43,7 @@ __all__ = [
     "thumbnail",
 ]
 
-# Only the main picture is of use, and the pool is what decodes pictures side by side.
+# Only the main picture is needed, and the pool does the parallel decoding.
 register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 MiB = 2**20
@@ -57,11 +58,11 @@ _TRANSPOSED = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_ITS_SIDE = range(5, 9)
-#: A JPEG is decoded to no less than so many times what is needed of each side. At 2, vectors are
-#: within a cosine of 0.995 of those of the whole picture; at 1 they are not.
+#: A JPEG is decoded to at least this many times the size that is needed. At 2, vectors are within a
+#: cosine of 0.995 of those of the whole picture; at 1 they are not.
 _AMPLE = 2
 _NO_MEMORY = "decoding takes more memory than a picture may"
-#: What Pillow's readers raise over data that is damaged or ends early.
+#: The errors of Pillow's readers for data that is damaged or ends early.
 _DAMAGED = (
     ArithmeticError,
     AttributeError,
@@ -79,10 +80,10 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may ask for. Pixels and sides are as the header states them.
+    """The limits of a picture. Pixels and sides are as in the header.
 
-    `max_aspect` bounds long side / short side: a line of pixels would become a huge picture
-    when its short side is resized to a model's input. `max_data_bytes` is of the file.
+    `max_aspect` bounds long side / short side: a line of pixels would become a huge picture when
+    its short side is resized to a model's input. `max_data_bytes` is for the file.
     """
 
     max_pixels: int = 89_000_000
@@ -93,16 +94,16 @@ class Limits:
 
     @property
     def max_memory(self) -> int:
-        """Bytes that a picture may take while it is decoded, beside those of its file."""
+        """The most bytes that a picture may take while it is decoded, besides those of its file."""
         return 8 * self.max_pixels + 32 * MiB
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture: uint8 RGB pixels of shape (size, size, 3), cut for one model.
+    """A decoded picture: uint8 RGB pixels of shape (size, size, 3), cropped for one model.
 
-    `width` and `height` are those of the whole picture as displayed, its EXIF rotation
-    applied. `format` is Pillow's name: "JPEG", "PNG", "HEIF" …
+    `width` and `height` are those of the whole picture as displayed, after its EXIF rotation.
+    `format` is Pillow's name: "JPEG", "PNG", "HEIF" …
     """
 
     pixels: Pixels
@@ -119,7 +120,7 @@ class Picture:
 
 
 def decode(data: bytes, crop: Crop, limits: Limits) -> Picture:
-    """Decode one picture and cut it for a model.
+    """Decode one picture and crop it for a model.
 
     Raises:
         PoisonError: EMPTY_IMAGE, TOO_LARGE, TRUNCATED_IMAGE, UNIDENTIFIED_FORMAT,
@@ -163,10 +164,10 @@ def identify(data: bytes, limits: Limits) -> Image.Image:
 
 
 def memory_of(image: Image.Image, data: bytes, limits: Limits, side: int) -> int:
-    """Bytes that decoding an identified picture takes, beside those of its file.
+    """The bytes that decoding an identified picture takes, besides those of its file.
 
     Raises:
-        PoisonError: PIXEL_LIMIT where that is more than it may take; TRUNCATED_IMAGE.
+        PoisonError: PIXEL_LIMIT if that is more than allowed; TRUNCATED_IMAGE.
     """
     with _verdicts():
         memory = footprint(image, data, limits.max_pixels, _AMPLE * side)
@@ -180,13 +181,13 @@ def memory_of(image: Image.Image, data: bytes, limits: Limits, side: int) -> int
 
 
 def render(image: Image.Image, crop: Crop, limits: Limits) -> Picture:
-    """Decode an identified picture: its first frame, as displayed, cut for a model.
+    """Decode an identified picture: its first frame, as displayed, cropped for a model.
 
     Raises:
-        PoisonError: TRUNCATED_IMAGE, PIXEL_LIMIT, METADATA_LIMIT, or FORMAT_NOT_ALLOWED for
-            pixels of a kind that has no pinned conversion.
+        PoisonError: TRUNCATED_IMAGE, PIXEL_LIMIT, METADATA_LIMIT, or FORMAT_NOT_ALLOWED for pixels
+            of a kind that has no pinned conversion.
     """
-    # a JPEG with further pictures behind it (a phone's depth map, say) is a JPEG all the same
+    # a JPEG with further pictures after it (a phone's depth map, say) is still a JPEG
     kind = "JPEG" if image.format == "MPO" else image.format or ""
     whole = image.size
     _spare(image, crop.resize)
@@ -211,7 +212,7 @@ def thumbnail(image: Image.Image, side: int, limits: Limits) -> bytes:
     small = io.BytesIO()
     with _verdicts():
         shown.thumbnail((side, side))
-        plain = shown.copy()  # of no file: a thumbnail has pixels, and nothing else of the picture
+        plain = shown.copy()  # without metadata: a thumbnail has only pixels
         plain.info.clear()
         plain.save(small, "JPEG", quality=80)
     return small.getvalue()
@@ -219,12 +220,12 @@ def thumbnail(image: Image.Image, side: int, limits: Limits) -> bytes:
 
 @contextmanager
 def _verdicts(too_much: ReasonCode = ReasonCode.PIXEL_LIMIT) -> Iterator[None]:
-    """Run Pillow's readers: its errors become ours, and its warnings about side notes are mute.
+    """Run Pillow's readers: turns their errors into ours, and ignores warnings about metadata.
 
-    `too_much` is the code of what takes more memory than there is.
+    `too_much` is the code for a picture that needs more memory than there is.
 
-    The filters are process-wide while inside. They name Pillow alone, so that threads that
-    overlap can leave behind nothing worse than a mute remark.
+    The warning filters are process-wide while inside. They only affect Pillow, so overlapping
+    threads can at worst leave a warning ignored.
     """
     try:
         with warnings.catch_warnings():
@@ -235,12 +236,12 @@ def _verdicts(too_much: ReasonCode = ReasonCode.PIXEL_LIMIT) -> Iterator[None]:
         raise PoisonError(ReasonCode.PIXEL_LIMIT, str(error)) from error
     except UnidentifiedImageError as error:
         raise PoisonError(ReasonCode.TRUNCATED_IMAGE, "the header is damaged or cut off") from error
-    except PermissionError:  # of a confined process: a reader that wants more than bytes
+    except PermissionError:  # in a confined process: a reader that wants more than bytes
         raise
     except MemoryError as error:
         raise PoisonError(too_much, _NO_MEMORY) from error
     except _DAMAGED as error:
-        if "memory" in str(error).lower():  # as the readers in C tell it
+        if "memory" in str(error).lower():  # as the readers in C report it
             raise PoisonError(too_much, _NO_MEMORY) from error
         if "MAX_TEXT_" in str(error):
             raise PoisonError(ReasonCode.METADATA_LIMIT, str(error)) from error
@@ -275,7 +276,7 @@ def _check_metadata(image: Image.Image, limits: Limits) -> None:
 
 
 def _length(note: object) -> int:
-    """Bytes or characters of a note, and of notes in it."""
+    """Bytes or characters of a metadata note, including nested notes."""
     if isinstance(note, bytes | str):
         return len(note)
     if isinstance(note, dict):
@@ -284,16 +285,16 @@ def _length(note: object) -> int:
 
 
 def _spare(image: Image.Image, side: int) -> None:
-    """Have a JPEG decoded to a half, a quarter or an eighth of its sides, where that is ample.
+    """Decode a JPEG to a half, a quarter or an eighth of its sides, if that is large enough.
 
-    The inverse cosine transform gives the smaller picture itself, in a fraction of the time.
-    Pillow's other readers don't heed this.
+    The inverse cosine transform gives the smaller picture directly, in a fraction of the time.
+    Pillow's other readers ignore this.
     """
     image.draft(None, (_AMPLE * side, _AMPLE * side))
 
 
 def _displayed(image: Image.Image, limits: Limits) -> Image.Image:
-    """Decode the first frame to RGB, the way up that a viewer shows it."""
+    """Decode the first frame to RGB, rotated as a viewer shows it."""
     with _verdicts():
         image.load()
     _check_size(image.size, limits)  # some readers learn the true size only now
@@ -305,18 +306,18 @@ def _displayed(image: Image.Image, limits: Limits) -> Image.Image:
             ReasonCode.FORMAT_NOT_ALLOWED, f"pixels of mode {image.mode} have no conversion"
         ) from error
     if rgb is not image:
-        image.close()  # its pixels have had their use
+        image.close()  # its pixels are not needed any more
     return rgb if turn is None else rgb.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation still to be applied; 1, upright, where the EXIF can't be read.
+    """The EXIF orientation still to be applied; 1 (upright) if the EXIF can't be read.
 
-    Asked after loading: the TIFF and HEIF readers have turned the picture by then, and say so.
+    Called after loading: by then the TIFF and HEIF readers have rotated the picture, and report so.
     """
     try:
         with _verdicts(ReasonCode.METADATA_LIMIT):
             found = image.getexif().get(_ORIENTATION_TAG, 1)
-    except PoisonError:  # a broken side note doesn't make the picture worthless
+    except PoisonError:  # broken metadata doesn't make the picture worthless
         return 1
     return found if isinstance(found, int) else 1

@@ -1,6 +1,6 @@
 """The pinned conversions: a decoded picture of any mode to RGB, and RGB to a model's square.
 
-Vectors depend on every line here: change what comes out, and change `PREPROCESSING` with it.
+Vectors depend on every line here. If you change the output, change `PREPROCESSING`, too.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from PIL import Image
 
 from pixtide.encoders.port import Crop
 
-#: The version of what is done to pixels; part of every model's fingerprint.
+#: The version of the pixel processing; part of every model's fingerprint.
 PREPROCESSING = "pixels-v2"
 
 #: Pixels that are converted at once.
@@ -20,9 +20,9 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 
 
 def rgb_of(image: Image.Image) -> Image.Image:
-    """Convert to mode RGB; transparent pixels are shown on white, colour profiles are ignored.
+    """Convert to mode RGB; transparent pixels become white, colour profiles are ignored.
 
-    In bands, so that what is between the two modes takes little memory.
+    Works in bands, so that the intermediate steps take little memory.
 
     Raises:
         ValueError: for a mode that Pillow can't convert.
@@ -46,7 +46,7 @@ def _band(
 ) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         image = _grey(image, stretch)
-        transparent = False  # greys of 16 bits and more have lost what else they had
+        transparent = False  # greys of 16 bits and more have lost their alpha
     if not transparent:
         return image.convert("RGB")
     see_through = image.convert("RGBA")
@@ -82,11 +82,11 @@ def _values(image: Image.Image) -> NDArray[np.floating[Any]]:
 
 
 def cut(image: Image.Image, crop: Crop) -> Image.Image:
-    """Resize and cut RGB as open_clip 3.3.0's `image_transform(is_train=False)` does.
+    """Resize and crop RGB as open_clip 3.3.0's `image_transform(is_train=False)` does.
 
-    The roundings are its and torchvision's: the long side is cut off to whole pixels, centres
-    round half to even, and padding puts the odd pixel right and below. What is cut off is not
-    computed; what stays may be rounded the other way.
+    Rounding follows open_clip and torchvision: the long side is truncated to whole pixels, centres
+    round half to even, and padding puts the odd pixel right and below. Pixels that are cropped away
+    are not computed, so the remaining ones may be rounded the other way.
     """
     width, height = image.size
     if crop.mode == "squash":

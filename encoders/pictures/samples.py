@@ -1,4 +1,4 @@
-"""A small picture of each kind that is read, to load all that reading takes."""
+"""A small picture of each kind that is read, to load everything that reading needs."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ _HEIC = (
     "AAAAAQABBYECAwWEAAAAOm1kYXQAAAAuKAGvBBIWKiT5XfCcnYR46A1525i8yenAxZDDL8VCoAHZVs9IoMB/OAaA"
     "usx3vA=="
 )
-#: Formats, modes and how they are written: each takes another reader or conversion.
+#: Formats, modes and how they are written: each uses another reader or conversion.
 _WRITTEN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("JPEG", "RGB", {"exif": True}),
     ("JPEG", "CMYK", {"progressive": True}),
@@ -43,7 +43,7 @@ _WRITTEN: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def pictures() -> Iterator[bytes]:
-    """Files of 16 × 16 pixels. These two are kept, since writing them takes threads and time."""
+    """Files of 16 × 16 pixels. The first two are stored: writing them takes threads and time."""
     yield base64.b64decode(_AVIF)
     yield base64.b64decode(_HEIC)
     exif = Image.Exif()

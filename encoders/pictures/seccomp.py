@@ -1,7 +1,8 @@
-"""The system calls that a decoder may make, as a filter that the kernel holds it to.
+"""The system calls that a decoder may make, as a filter that the kernel enforces.
 
-A list of what is allowed, since what is harmful can't be listed. Beyond it a call fails with
-EPERM. No library is needed: the filter is classic BPF of two dozen bytes a rule (seccomp(2)).
+It is a list of allowed calls, since a list of harmful ones can't be complete. Any other call fails
+with EPERM. No library is needed: the filter is classic BPF, some two dozen bytes a rule
+(seccomp(2)).
 """
 
 import ctypes
@@ -16,9 +17,9 @@ _NUMBER, _ARCH, _FIRST, _THIRD = 0, 4, 16, 32
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
 _CLONE_THREAD = 0x00010000
 
-#: By machine: the number of its architecture (linux/audit.h), and the column below.
+#: For each machine: the number of its architecture (linux/audit.h), and the column below.
 _MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-#: What computing, memory, threads and one pipe take. The numbers are of x86-64 and of aarch64.
+#: What computing, memory, threads and one pipe need. The numbers are those of x86-64 and aarch64.
 _ALLOWED = {
     "recvfrom": (45, 207),
     "sendto": (44, 206),
@@ -64,7 +65,7 @@ class _Program(ctypes.Structure):
 
 
 def filter_system_calls() -> bool:
-    """Hold this thread, and those that it starts, to the list; False where that can't be.
+    """Apply the list to this thread and those that it starts; False if that isn't possible.
 
     The process must have given up new privileges before.
     """
@@ -89,11 +90,12 @@ def _filter(architecture: int, column: int) -> bytes:
     code += _step(_LOAD, _NUMBER)
     for numbers in _ALLOWED.values():
         code += _when(numbers[column], allow)
-    # threads, yes; processes, no. The newer call hides its flags from filters: libc tries the old
+    # Allow threads but no processes. The newer call hides its flags from filters: libc then tries
+    # the old one.
     code += _when(_CLONE3[column], _step(_RETURN, _ERRNO | errno.ENOSYS))
     is_thread = _step(_LOAD, _FIRST) + _step(_ANY_BIT, _CLONE_THREAD, 0, 1)
     code += _when(_CLONE[column], is_thread + allow + refuse)
-    # limits may be asked for, which starting a thread does, and not set: no new limit is given
+    # Limits may be read, which starting a thread does, but not set: no new limit may be passed
     asks = _step(_LOAD, _THIRD) + _step(_EQUAL, 0, 0, 3)
     asks += _step(_LOAD, _THIRD + 4) + _step(_EQUAL, 0, 0, 1)
     code += _when(_PRLIMIT[column], asks + allow + refuse)

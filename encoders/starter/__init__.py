@@ -1,4 +1,4 @@
-"""The model that comes by `pip install`: good enough to try pixtide without any model hub."""
+"""The model that `pip install` includes: good enough to try pixtide without any model hub."""
 
 from pixtide.encoders.starter.encoder import StarterEncoder
 

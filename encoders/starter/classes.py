@@ -1,4 +1,4 @@
-"""What `train.py` made of the starter model: the part that the repository carries."""
+"""The trained part of the starter model, made by `train.py`: the repository contains it."""
 
 import hashlib
 import io
@@ -10,7 +10,7 @@ import numpy as np
 from pixtide.encoders.port import Vectors
 from pixtide.schemas.errors import UsageError
 
-#: Of classes.npy; part of the fingerprint, as is the other.
+#: The digest of classes.npy; part of the fingerprint, as is the other one.
 SHA256 = "1115380c7c79f7882181421152f7d61a92d4773754825e94c8a700359a19ebe1"
 FILE = Path(__file__).with_name("classes.npy")
 CONCEPTS_SHA256 = "8f5d4903eac2b8c6be5413f7af792ee0f73a160eafd27544bf906860485d5a94"
@@ -19,10 +19,10 @@ CONCEPTS_FILE = Path(__file__).with_name("concepts.npz")
 
 @dataclass(frozen=True)
 class Concepts:
-    """What emoji show, as further classes, each 1280 features of a picture to a score.
+    """What emoji show, as further classes; each gives a score for the 1280 features of a picture.
 
     float32 of shape `head` (1280, n), `bias` (n,), and `vectors` (n, 384) in the sentence encoder's
-    space, the mean of all taken off, and as long as they weigh.
+    space. Their common mean is subtracted, and their length is their weight.
     """
 
     head: Vectors
@@ -31,10 +31,10 @@ class Concepts:
 
 
 def class_matrix(file: Path = FILE, sha256: str = SHA256) -> Vectors:
-    """The vectors of the ImageNet-1k classes in the sentence encoder's space, float32 (1000, 384).
+    """Vectors of the ImageNet-1k classes in the sentence encoder's space, float32 (1000, 384).
 
     Raises:
-        UsageError: the file is missing, or another one.
+        UsageError: the file is missing, or is another one.
     """
     stored = np.load(_checked(file, sha256), allow_pickle=False)
     matrix: Vectors = stored.astype(np.float32)

@@ -1,7 +1,8 @@
 """Trains the starter model's concepts: what emoji show, as further classes of its classifier.
 
-A linear classifier of the features that EfficientNet-Lite0 has of drawings, by least squares with
-ridge. As it is solved and not descended, it has no epochs and no seed but that of the drawings.
+It is a linear classifier by ridge regression, on the features that EfficientNet-Lite0 computes of
+drawings. It is solved directly, so it has no epochs, and no random seed except that of the
+drawings.
 """
 
 from pathlib import Path
@@ -17,18 +18,18 @@ from pixtide.encoders.starter.classes import Concepts
 from pixtide.encoders.starter.towers import ConceptMixer, load_classifier, looks
 
 _RIDGE = 1.0
-#: How sharply the likeliest concept stands out.
+#: How much the likeliest concept stands out.
 _SHARPNESS = 80.0
-#: The length of a concept's vector beside that of the ImageNet classes', which is 1.
+#: The length of a concept's vector, relative to the ImageNet classes', which is 1.
 _SHARE = 0.2
 _HELD_OUT = 10
 _BLOCK = 100
 
 
 def features(folder: Path, known: list[emoji.Concept], seed: int, work: Path) -> Vectors:
-    """Of every view of every concept: its place in `known`, then 1280 features, (n, 1281).
+    """For every view of every concept: its index in `known`, then 1280 features, (n, 1281).
 
-    A hundred concepts at a time are kept in the work folder, and not looked at again.
+    A hundred concepts at a time are stored in the work folder, and not computed again.
     """
     device = Device.pick("cpu", "fp32", _BLOCK)
     normalised = Normalisation(device, encoder.MEAN, encoder.STD)
@@ -54,7 +55,7 @@ def features(folder: Path, known: list[emoji.Concept], seed: int, work: Path) ->
 
 
 def fitted(rows: Vectors, vectors: Vectors) -> Concepts:
-    """The concepts, from what `features` gave and the concepts' unit vectors (n, 384)."""
+    """The concepts, from the result of `features` and the concepts' unit vectors (n, 384)."""
     shown, seen = rows[:, 0].astype(int), looks(torch.from_numpy(rows[:, 1:])).numpy()
     middle = seen.mean(0)
     wanted = np.eye(len(vectors), dtype=np.float32)[shown]
@@ -66,9 +67,9 @@ def fitted(rows: Vectors, vectors: Vectors) -> Concepts:
 
 
 def found_held_out(rows: Vectors, vectors: Vectors, names: Vectors) -> tuple[float, float]:
-    """Of views of held-out concepts: whose name is nearest, and among the ten nearest names.
+    """For held-out concepts' views: how often their name is nearest, and among the ten nearest.
 
-    Every tenth concept is held out, and the names (n, 384) of those alone are chosen from.
+    Every tenth concept is held out; only the names (n, 384) of those are candidates.
     """
     held_out = np.arange(len(vectors)) % _HELD_OUT == 0
     is_held_out = held_out[rows[:, 0].astype(int)]

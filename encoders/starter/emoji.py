@@ -1,7 +1,7 @@
-"""Emoji of three sets as pictures to train on, and what each shows, for training.
+"""Emoji of three sets as training pictures, with what each shows.
 
-FOLDER holds four packages of npm, unpacked: `emojibase-data` says what an emoji shows, in the words
-of Unicode's CLDR; the others hold drawings of it. DATA.md says how they get there.
+FOLDER holds four unpacked npm packages: `emojibase-data` says what an emoji shows, in the words of
+Unicode's CLDR; the others contain drawings of it. DATA.md says how to get them.
 """
 
 import json
@@ -16,8 +16,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from pixtide.encoders.port import Pixels
 
-#: emojibase's groups of what can be photographed: animals and nature, food and drink, travel and
-#: places, activities, objects.
+#: emojibase's groups of things that can be photographed: animals and nature, food and drink, travel
+#: and places, activities, objects.
 _GROUPS = frozenset({3, 4, 5, 6, 7})
 _SETS = (
     ("lobehub-fluent-emoji-3d/package/assets", "webp"),
@@ -25,14 +25,14 @@ _SETS = (
     ("emoji-datasource-twitter/package/img/twitter/64", "png"),
 )
 _KEYWORDS = 6
-#: Of each drawing: as it is, and so often turned, coloured and placed otherwise.
+#: Views of each drawing: unchanged, and so many with other rotation, colours and position.
 _VIEWS = 4
 _SIDE = 224
 
 
 @dataclass(frozen=True)
 class Concept:
-    """What an emoji shows: its name, more words for it, and its code points as files have them."""
+    """What an emoji shows: its name, more words for it, and its code points as in file names."""
 
     name: str
     keywords: tuple[str, ...]
@@ -55,7 +55,7 @@ def concepts(folder: Path) -> list[Concept]:
 
 
 def views(folder: Path, concept: Concept, seed: int) -> Iterator[Pixels]:
-    """Pictures (224, 224, 3) of a concept, of each set that draws it."""
+    """Pictures (224, 224, 3) of a concept, from each set that has it."""
     chance = random.Random(f"{seed} {concept.code}")  # noqa: S311 - no secret
     for place, kind in _SETS:
         names = (concept.code, concept.code.replace("-fe0f", ""), f"{concept.code}-fe0f")
@@ -94,7 +94,7 @@ def _placed(
     ground: tuple[int, int, int],
     aside: tuple[int, int],
 ) -> NDArray[np.uint8]:
-    """A drawing so large on a ground, so far from its middle."""
+    """A drawing of that size on a background, at that distance from the centre."""
     scale = _SIDE * size / max(drawing.size)
     width, height = round(drawing.width * scale), round(drawing.height * scale * stretch)
     scaled = drawing.resize((max(1, width), max(1, height)), Image.Resampling.BICUBIC)

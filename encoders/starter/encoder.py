@@ -2,13 +2,13 @@
 
 ConSE (Norouzi et al. 2013, "Zero-Shot Learning by Convex Combination of Semantic Embeddings",
 arXiv:1312.5650): a picture's vector is the mean of the class names' vectors, weighted by the
-classifier's probabilities. Here over all 1000 classes, at a temperature, and with most of the
-mean class vector taken off, which all pictures share and which would rank no picture. The whole
-picture is looked at, squashed into the square: what a centre crop cuts off is missed more than
-the right proportions.
+classifier's probabilities. Here the mean is over all 1000 classes, at a temperature. Most of the
+mean class vector is subtracted: all pictures share it, so it would rank no picture. The whole
+picture is squashed into the square, since losing what a centre crop cuts off is worse than wrong
+proportions.
 
-What ImageNet has no class for may still look like something drawn: concepts of emoji are further
-classes, told by the same network's features, and add their share to the mean.
+Things that ImageNet has no class for may still look like a drawing. So emoji concepts are further
+classes. They are detected from the same network's features, and add their share to the mean.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from pixtide.schemas.errors import QueryCode, RequestError, UsageError
 _VERSION = "conse-v3"
 _TEMPERATURE = 1.4
 _COMMON_SHARE = 0.7
-#: What the classifier takes is (x / 255 - mean) / std.
+#: The classifier's input is (x / 255 - mean) / std.
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 _CLASSIFIER = (
@@ -55,7 +55,7 @@ _TOKENIZER = (
     "model/tokenizer.json",
     "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 )
-#: No text of more characters per token than this fits; such a text is not even tokenised.
+#: No text with more characters per token than this fits; such a text is not even tokenised.
 _LONGEST_TOKEN = 16
 
 
@@ -94,14 +94,14 @@ class StarterEncoder:
         """Load both networks from their installed packages; nothing is downloaded.
 
         Raises:
-            UsageError: a package is missing or not the one this was made with, or the device
-                can't be had.
+            UsageError: a package is missing or has other files than those used here, or the device
+                isn't available.
         """
         if precision == "int8":
             raise UsageError("int8 is of open_clip models; choose another precision")
         texts = Device.pick(device, precision, batch_size)
-        # Pictures in bf16 are encoded twice as fast on a CPU, too, but of ten found, every fortieth
-        # is another; with texts in bf16 every three hundredth.
+        # On a CPU, bf16 also doubles the speed for pictures. But then one in forty of the ten best
+        # results changes; with texts in bf16, it is one in three hundred.
         pictures = Device.pick(device, "fp32" if precision == "auto" else precision, batch_size)
         return cls(verified_classifier(), verified_sentences(), pictures, texts)
 
@@ -119,7 +119,7 @@ class StarterEncoder:
         """Encode uint8 RGB of shape (n, 224, 224, 3) to (n, 384).
 
         Raises:
-            ValueError: for another shape or type.
+            ValueError: the shape or type is wrong.
             TransientError: the device is out of memory even for one picture.
             FatalError: the device is lost.
         """
@@ -136,14 +136,14 @@ class StarterEncoder:
         return self._pictures.encode(len(pixels), self.dimension, forward)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Encode texts to (n, 384); of each, the first 256 tokens.
+        """Encode texts to (n, 384), the first 256 tokens of each.
 
         Raises:
             TransientError: the device is out of memory even for one text.
             FatalError: the device is lost.
         """
 
-        # texts alike in length together: a batch is computed at the length of its longest
+        # batches of texts of similar length: a batch is computed at the length of its longest text
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
 
         def forward(batch: slice) -> torch.Tensor:

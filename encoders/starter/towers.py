@@ -1,10 +1,10 @@
 """The starter's two networks, in plain torch.
 
-timm and transformers have both, and are what the tests compare these with; importing the two
-takes several seconds in each process, and two small networks for inference need none of it.
+timm and transformers have both networks, and the tests compare these with them. But importing the
+two takes several seconds in each process, and two small networks for inference don't need them.
 
-Sources: EfficientNet-Lite0 as timm's `efficientnet_lite0` (Tan and Le 2019, arXiv:1905.11946;
-the Lite variants have no squeeze-and-excitation, and ReLU6), and BERT (Devlin et al. 2018,
+Sources: EfficientNet-Lite0 as timm's `efficientnet_lite0` (Tan and Le 2019, arXiv:1905.11946; the
+Lite variants have no squeeze-and-excitation, and ReLU6), and BERT (Devlin et al. 2018,
 arXiv:1810.04805) in the shape of all-MiniLM-L6-v2, with mean pooling.
 """
 
@@ -32,14 +32,15 @@ _STAGES = (
 )
 _STEM, _HEAD, _CLASSES = 32, 1280, 1000
 _HEADS, _LAYERS, _EPSILON = 12, 6, 1e-12
-#: all-MiniLM-L6-v2's `max_seq_length`, its two markers included.
+#: all-MiniLM-L6-v2's `max_seq_length`, including its two markers.
 CONTEXT_LENGTH = 256
 
 
 def load_classifier(weights: Path) -> nn.Sequential:
     """EfficientNet-Lite0: float (n, 3, 224, 224) to the logits (n, 1000) of ImageNet-1k.
 
-    All but its last layer give the features (n, 1280), 0 or more, that the logits are made of.
+    All layers but the last give the features (n, 1280), 0 or more, from which the logits are
+    computed.
 
     Raises:
         ValueError: the weights don't fit, tensor by tensor in their order.
@@ -114,28 +115,28 @@ class _Block(nn.Module):
 
 
 def looks(features: Tensor) -> Tensor:
-    """The classifier's features (n, 1280) as concepts are told by: their roots, as unit rows."""
+    """The classifier's features (n, 1280) as concepts need them: square roots, as unit rows."""
     return functional.normalize(features.clamp(min=0).sqrt(), dim=-1)
 
 
 class ConceptMixer:
-    """Features (n, 1280) to the mean (n, 384) of the concepts' vectors, as likely as they are."""
+    """Features (n, 1280) to the mean (n, 384) of the concepts' vectors, weighted by probability."""
 
     def __init__(self, concepts: Concepts, device: torch.device) -> None:
         arrays = (concepts.head, concepts.bias, concepts.vectors)
         self._head, self._bias, self._vectors = (torch.from_numpy(a).to(device) for a in arrays)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Give the mean, of float32 features."""
+        """The mean for float32 features."""
         return (looks(features) @ self._head + self._bias).softmax(-1) @ self._vectors
 
 
 class SentenceEncoder:
     """all-MiniLM-L6-v2: texts to the mean (n, 384) of their tokens' states, not normalised.
 
-    `dtype` is that of the matrix products, which are nearly all of the work; what they give is
-    added up and normalised in float32. With bf16 products vectors keep a cosine of 0.9999 to
-    those with float32, and come twice as fast where the processor multiplies bf16.
+    `dtype` is that of the matrix products, which are nearly all of the work; their results are
+    added up and normalised in float32. With bf16 products, vectors keep a cosine of 0.9999 to those
+    with float32, and take half the time if the CPU multiplies bf16 natively.
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -155,11 +156,11 @@ class SentenceEncoder:
         self._counter.no_padding()
 
     def count_tokens(self, text: str) -> int:
-        """The tokens of a text, its two markers included."""
+        """The number of tokens of a text, including its two markers."""
         return len(self._counter.encode(text).ids)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Encode texts; of each, the first 256 tokens."""
+        """Encode texts, the first 256 tokens of each."""
         encodings = self._tokenizer.encode_batch(list(texts))
         ids = torch.tensor([encoding.ids for encoding in encodings], device=self._device)
         mask = torch.tensor([encoding.attention_mask for encoding in encodings], dtype=torch.bool)
@@ -185,7 +186,7 @@ class _Embeddings:
 
 
 class _Layer:
-    """Attention and the network behind it, each added to what it was given, and normalised."""
+    """Attention and a feed-forward network, each added to its input and normalised."""
 
     def __init__(self, stored: dict[str, Tensor], name: str, dtype: torch.dtype) -> None:
         attention = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
@@ -207,7 +208,7 @@ class _Layer:
 
 
 class _Linear:
-    """A product in `dtype` of any float states; several of one input are one."""
+    """A matrix product in `dtype` for float states; several with the same input are combined."""
 
     def __init__(self, stored: dict[str, Tensor], names: Sequence[str], dtype: torch.dtype) -> None:
         self._weight, self._bias = (

@@ -1,21 +1,22 @@
-"""Makes `classes.npy` and `concepts.npz`, what is trained of the starter model. Run it as
+"""Makes `classes.npy` and `concepts.npz`, the trained part of the starter model. Run it as
 
     python -m pixtide.encoders.starter.train --wordnet FOLDER --emoji FOLDER
 
 1. describe   each ImageNet class by three sentences: its names, its names with WordNet's gloss,
-              and what it is a kind of; its vector is their mean
-2. read       nouns of WordNet that can be photographed, each word in the sense it mostly has
-3. train      a linear map of the classes' vectors, so that a word is as near to a class as
-              WordNet says that the two are alike; a tenth of the nouns is held out
-4. write      the classes' vectors, half mapped and half as they were, and the loss as a picture
-5. draw       what emoji show, fit a classifier to EfficientNet's features of the drawings, and
-              write that with the concepts' vectors
+              and its kinds; the class's vector is their mean
+2. read       WordNet's nouns for things that can be photographed; each word in its most common
+              sense
+3. train      a linear map of the classes' vectors, so that a word is as near to a class as they
+              are similar in WordNet; a tenth of the nouns is held out
+4. write      the classes' vectors, as the mean of mapped and unmapped, and the loss as a picture
+5. draw       views of what emoji show, fit a classifier to EfficientNet's features of them, and
+              write it with the concepts' vectors
 
 The folders hold WordNet 3.0's `data.noun` and `index.noun`, and packages of emoji; DATA.md says
-where they come from. Sentence vectors and features are kept in the work folder, so a run that was
-stopped goes on after the last of these steps that it had done. Everything random is seeded; another
-machine's arithmetic still differs in the last bits, so that vectors come out alike (cosine above
-0.999), and not the same bytes.
+where to get them. Sentence vectors and features are stored in the work folder, so a run that was
+stopped continues after the last of these steps that it had done. Everything random is seeded.
+Another machine's arithmetic still differs in the last bits, so vectors come out similar (cosine
+above 0.999), but not byte for byte the same.
 """
 
 import hashlib
@@ -48,9 +49,9 @@ _WORDS_OF_A_NOUN = 2
 _HELD_OUT = 0.1
 _EPOCHS = 6
 _BATCH = 256
-#: How sharply alike classes stand out among the others that a word should be near to.
+#: How much similar classes stand out among the others that a word should be near to.
 _TEMPERATURE = 0.05
-#: What keeps the map close to leaving everything as it was.
+#: Weight decay; keeps the map close to the identity.
 _DECAY = 1e-2
 _MAPPED_SHARE = 0.5
 _SHOWN = 512
@@ -58,7 +59,7 @@ _SHOWN = 512
 
 @dataclass(frozen=True)
 class Lesson:
-    """Word vectors (n, 384) and how alike each is to each class (n, 1000), as shares of 1."""
+    """Word vectors (n, 384) and their similarity to each class (n, 1000), as shares of 1."""
 
     words: torch.Tensor
     shares: torch.Tensor
@@ -66,7 +67,7 @@ class Lesson:
 
 @dataclass
 class Losses:
-    """Cross entropies in nats: of each training step, and held out after each epoch."""
+    """Cross entropies in nats: for each training step, and on held-out nouns after each epoch."""
 
     steps: list[float]
     held_out: list[float]
@@ -128,7 +129,7 @@ def _placed(known: WordNet, number: str) -> str:
 
 
 def _lessons(known: WordNet, work: Path) -> tuple[Lesson, Lesson]:
-    """What is trained on, and what is held out."""
+    """The training lesson, and the held-out lesson."""
     pairs = sorted(
         (noun.number, word)
         for noun in known.nouns.values()
@@ -153,7 +154,7 @@ def _class_numbers() -> list[str]:
 def _trained(
     training: Lesson, held_out: Lesson, classes: torch.Tensor
 ) -> tuple[torch.Tensor, Losses]:
-    """The classes' vectors mapped, and how the loss went."""
+    """The classes' vectors after mapping, and the course of the loss."""
     directions = functional.normalize(classes)
     directions = directions - directions.mean(0)
     change = torch.zeros((384, 384), requires_grad=True)  # what the map adds to the identity
@@ -191,7 +192,7 @@ def _rescaled(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def _sentences(texts: Sequence[str], kept: Path) -> torch.Tensor:
-    """Unit vectors (n, 384), from the work folder where they were made of the same texts."""
+    """Unit vectors (n, 384), from the work folder if they were made of the same texts."""
     key = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
     kept = kept.with_stem(f"{kept.stem}-{key}")
     if kept.exists():
@@ -216,7 +217,7 @@ def _read(encode: SentenceEncoder, texts: Sequence[str], batch: slice) -> torch.
 
 
 def _curve(losses: Losses) -> str:
-    """The losses as a picture: a line of the steps, a dot for each look at what is held out."""
+    """The losses as a picture: a line for the steps, a dot for each held-out check."""
     width, height, margin = 600, 300, 40
     low = min(*losses.steps, *losses.held_out) - 0.05
     high = max(*losses.steps, *losses.held_out) + 0.05

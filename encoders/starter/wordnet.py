@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-#: Lexicographer files of what can be photographed: animals, artefacts, food, plants.
+#: Lexicographer files of things that can be photographed: animals, artefacts, food, plants.
 VISIBLE = frozenset({5, 6, 13, 20})
-#: Kinds that say nothing of how a thing looks; a chain of kinds ends before them.
+#: Kinds that say nothing about how a thing looks; a chain of kinds ends before them.
 _TOO_GENERAL = frozenset({"artifact", "causal agent", "entity", "living thing", "matter", "object",
                           "organism", "physical entity", "whole"})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Noun:
-    """One sense of a noun: its words, and the numbers of the kinds that it is of."""
+    """One sense of a noun: its words, and the numbers of its kinds."""
 
     number: str
     field: int
@@ -42,11 +42,11 @@ class WordNet:
         self._first = dict(_first_senses(folder / "index.noun"))
 
     def is_first_sense(self, noun: Noun, word: str) -> bool:
-        """Whether that is what the word mostly means."""
+        """Whether that is the most common sense of the word."""
         return self._first.get(word.lower()) == noun.number
 
     def kinds(self, number: str) -> list[str]:
-        """What a noun is, nearest first: tench, then cyprinid, …, fish, …, animal."""
+        """The kinds of a noun, nearest first: tench, then cyprinid, …, fish, …, animal."""
         names = []
         while kinds := self.nouns[number].kinds:
             number = kinds[0]
@@ -57,7 +57,7 @@ class WordNet:
         return names
 
     def above(self, number: str) -> set[str]:
-        """The noun and all that it is a kind of, by whatever way."""
+        """The noun and all its kinds, on any path."""
         found, waiting = {number}, [number]
         while waiting:
             for kind in self.nouns[waiting.pop()].kinds:
@@ -68,15 +68,15 @@ class WordNet:
 
     @cached_property
     def information(self) -> dict[str, float]:
-        """-log of the share of the nouns that are of this kind: 0 for `entity`, most for a leaf."""
+        """-log of the share of nouns that are of this kind: 0 for `entity`, highest for a leaf."""
         below = Counter(kind for number in self.nouns for kind in self.above(number))
         return {number: math.log(len(self.nouns) / count) for number, count in below.items()}
 
     def likeness(self, numbers: Sequence[str], classes: Sequence[str]) -> NDArray[np.float32]:
-        """How alike nouns and classes are, 0 to 1, of shape (numbers, classes).
+        """Similarity of nouns and classes, 0 to 1, of shape (numbers, classes).
 
-        Lin 1998, "An Information-Theoretic Definition of Similarity": twice the information of
-        the narrowest kind that both are of, over the sum of theirs.
+        Lin 1998, "An Information-Theoretic Definition of Similarity": twice the information of the
+        narrowest common kind, over the sum of the information of both.
         """
         kinds = sorted({kind for number in classes for kind in self.above(number)})
         place = {kind: column for column, kind in enumerate(kinds)}

@@ -1,10 +1,10 @@
-"""From search requests to replies, from one snapshot of the index; no Kafka in here.
+"""Turns search requests into replies, from one snapshot of the index; no Kafka in here.
 
 1. check   each request's cursor and filters against the generation
-2. encode  the distinct texts, all at once; look up the pictures that are named
-3. search  by vectors and by words, with all requests side by side
-4. rank    what was found: fuse, cut, collapse, sort
-5. reply   with a page of it, or a typed error, to each request its own
+2. encode  the distinct texts, all at once; look up the pictures that requests name
+3. search  by vectors and by words, for all requests together
+4. rank    the results: fuse, cut, collapse, sort
+5. reply   to each request with its page of results, or with a typed error
 """
 
 import contextlib
@@ -45,19 +45,20 @@ logger = logging.getLogger(__name__)
 Q = TypeVar("Q")
 H = TypeVar("H")
 
-#: Of a reply's results, as JSON: a topic takes about a MiB, and a client of Kafka sends a MB.
+#: The most bytes of a reply's results as JSON: a topic accepts about a MiB, a Kafka client sends a
+#: MB.
 _MOST_BYTES = 900_000
-#: So many results always fit, where each is as short as events are.
+#: So many results always fit, if each is within the limits of events.
 _FEW = 40
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one batch of requests is served from, as a whole.
+    """What one batch of requests is served from.
 
     Raises:
-        FatalError: the encoder isn't the one that the collection's vectors come from.
+        FatalError: the encoder isn't the one that made the collection's vectors.
     """
 
     generation: Generation
@@ -76,7 +77,7 @@ class Snapshot:
 
 @dataclass
 class _Asked:
-    """A request on its way, and what is known for it so far; one with an error has arrived."""
+    """A request in progress, and what is known for it so far; one with an error is finished."""
 
     request: SearchRequest
     offset: int = 0
@@ -89,9 +90,9 @@ class _Asked:
 
     @property
     def depth(self) -> int:
-        """How many nearest rows its page needs: one more than it shows, to know if that is all.
+        """How many nearest rows its page needs: one more than it shows, to know if there are more.
 
-        What reorders or leaves out rows is done over the whole window, so that pages fit.
+        Whatever reorders or drops rows works on the whole window, so that pages are consistent.
         """
         request = self.request
         if request.mode == "hybrid" or request.sort == "newest" or request.collapse_above:
@@ -112,8 +113,8 @@ def answer(
 ) -> list[SearchReply]:
     """One reply for each request, in order; a request that fails fails alone.
 
-    The requests are as `pixtide.schemas.queries.checked` gives them; equal ones are answered once.
-    An unwell index or device gives replies with INDEX_UNAVAILABLE or OVERLOADED.
+    The requests are as `pixtide.schemas.queries.checked` returns them; equal ones are answered
+    once. If the index or the device has a problem, replies have INDEX_UNAVAILABLE or OVERLOADED.
 
     Raises:
         UsageError: the collection is gone; take a new snapshot and ask again.
@@ -207,7 +208,7 @@ def _queries(batch: Sequence[_Asked]) -> list[Query]:
 def _ask(
     queries: Sequence[Q], ask: Callable[[Sequence[Q]], list[list[H]]]
 ) -> Sequence[list[H] | RequestError]:
-    """All together; where the index won't have that, one by one to find out which."""
+    """Ask for all together; if the index refuses that, one by one to find out which is wrong."""
     if not queries:
         return []
     try:
@@ -227,7 +228,7 @@ def _unavailable(error: TransientError) -> RequestError:
 
 
 def _cutoff(asked: _Asked, background: Background) -> float | None:
-    """The least similarity of results, where there is one."""
+    """The lowest similarity that results may have, if there is a limit."""
     request = asked.request
     if request.min_similarity is not None:
         return request.min_similarity
@@ -270,12 +271,12 @@ def _reply(asked: _Asked, generation: Generation, took_ms: dict[str, float]) -> 
 
 
 def _is_short(request: SearchRequest) -> bool:
-    """Whether each of its results is bounded by what an event may say of its picture."""
+    """Whether each of its results is limited by what an event may say about its picture."""
     return not request.with_vectors and request.collapse_above is None
 
 
 def _fitting(page: Sequence[SearchResult]) -> Sequence[SearchResult]:
-    """Of a page so many that a reply topic takes them: the next cursor leads to the others."""
+    """As many results of a page as a reply topic accepts; the next cursor leads to the others."""
     left = _MOST_BYTES
     for number, result in enumerate(page):
         left -= len(result.to_json()) + 1

@@ -1,4 +1,4 @@
-"""Where the next page of a search begins: opaque to clients, and good for one search only."""
+"""Where the next page of a search begins: opaque to clients, and valid for one search only."""
 
 import base64
 import binascii
@@ -32,8 +32,8 @@ def offset_of(request: SearchRequest, generation: Generation) -> int:
     """The rank, from 0, at which the page that a request asks for begins.
 
     Raises:
-        RequestError: INVALID_CURSOR where it is none of ours or another search's,
-            CURSOR_EXPIRED where another generation has become live.
+        RequestError: INVALID_CURSOR if it is not ours or from another search, CURSOR_EXPIRED if
+            another generation has become live.
     """
     if request.cursor is None:
         return 0
@@ -59,6 +59,6 @@ def _name(generation: Generation) -> str:
 
 
 def _digest(request: SearchRequest) -> str:
-    """Names a search whatever the page and its length."""
+    """Identifies a search, whatever its page and page size."""
     same = request.model_copy(update={"cursor": None, "limit": 1})
     return hashlib.sha256(same.to_json()).hexdigest()[:16]

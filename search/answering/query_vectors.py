@@ -1,4 +1,4 @@
-"""What a request means, as the one direction in the model's space that is searched in."""
+"""The meaning of a request, as one direction in the model's space to search in."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +13,11 @@ from pixtide.search.port import Vector, VectorIndex
 
 logger = logging.getLogger(__name__)
 
-#: What searchers are told of an index that does not answer; its addresses are for the log.
+#: What searchers see when an index does not answer; its addresses go only to the log.
 INDEX_UNWELL = "the index does not answer now"
 
 Vectors = NDArray[np.float32]
-#: What an image id, a text or a picture came to: its vector, or why there is none.
+#: The result for each image id, text or picture: its vector, or why there is none.
 Found = Mapping[str, Vector | RequestError]
 
 #: A sum of unit vectors shorter than this is rounding, not a direction.
@@ -25,14 +25,14 @@ _NO_LENGTH = 1e-4
 
 
 class TextEncoder(Protocol):
-    """The half of an encoder that queries need."""
+    """The part of an encoder that queries need."""
 
     @property
     def fingerprint(self) -> str:
-        """Names weights, tokenizer and preprocessing; equal means vectors may be compared."""
+        """Identifies weights, tokenizer and preprocessing; compare vectors only if it is equal."""
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Encode n texts to (n, dimension), each row of unit length or NaN throughout.
+        """Encode n texts to (n, dimension), each row of unit length or all NaN.
 
         Raises:
             TransientError: the device is busy or out of memory.
@@ -103,7 +103,7 @@ def direction_of(
     """The weighted sum of what the request names, of unit length; float32 (dimension,).
 
     Raises:
-        RequestError: a part of it has no vector, or they cancel out.
+        RequestError: a part of it has no vector, or they cancel each other out.
     """
     parts = [(1.0, _got(texts[request.text]))] if request.text else []
     for term in request.terms:

@@ -1,4 +1,4 @@
-"""From the hits of a search to the results in their order: fuse, cut, collapse, sort."""
+"""From the hits of a search to ordered results: fuse, cut, collapse, sort."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,13 +8,13 @@ import numpy as np
 from pixtide.schemas.queries import Score, SearchRequest
 from pixtide.search.port import Hit, StoredImage, Vector, WordHit
 
-#: Reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009, found 60 to serve well.
+#: Reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009, found that 60 works well.
 _RRF = 60
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A row in its place among the results, and what each ranking said of it."""
+    """A row at its rank among the results, with what each ranking says about it."""
 
     row: StoredImage
     similarity: float
@@ -26,7 +26,7 @@ class Ranked:
 
     @property
     def score(self) -> Score:
-        """That, as a reply says it."""
+        """The scores, as a reply contains them."""
         return Score(
             meaning_rank=self.meaning_rank,
             keyword_rank=self.keyword_rank,
@@ -45,11 +45,11 @@ def rank(
     """The rows in the order of the request, cut and collapsed as it asks.
 
     Args:
-        direction: what the query means; float32 of unit length.
-        hits: by meaning, best first. Those of a request that collapses have vectors.
+        direction: the meaning of the query; float32 of unit length.
+        hits: by meaning, best first. For a request that collapses, they have vectors.
         worded: by words, best first, with vectors.
-        cutoff: the least similarity, if any; rows found by their words needn't reach the
-            automatic one.
+        cutoff: the lowest similarity, if any; rows found by their words needn't reach the automatic
+            one.
     """
     ranked = _fused(request, direction, hits, worded)
     excluded = {term.image_id for term in request.terms}
@@ -71,7 +71,7 @@ def rank(
 def _fused(
     request: SearchRequest, direction: Vector, hits: Sequence[Hit], worded: Sequence[WordHit]
 ) -> list[Ranked]:
-    """Both rankings in one; equal scores in the order of ids, so that pages fit together."""
+    """Both rankings combined; equal scores are ordered by id, so that pages are consistent."""
     nearest = sorted(hits, key=lambda hit: (-hit.similarity, hit.row.image_id))
     by_words = sorted(worded, key=lambda hit: (-hit.score, hit.row.image_id))
     found = {
@@ -101,7 +101,7 @@ def _similarity(row: StoredImage, direction: Vector) -> float:
 
 
 def _collapsed(ranked: Sequence[Ranked], above: float) -> list[Ranked]:
-    """The best of each group of pictures that are as good as equal, naming the others."""
+    """The best of each group of nearly equal pictures, with the ids of the others."""
     kept: list[Ranked] = []
     place_of: dict[str, int] = {}
     vectors = np.zeros((len(ranked), _dimension(ranked)), np.float32)

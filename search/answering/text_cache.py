@@ -1,4 +1,4 @@
-"""Remembers the vectors of texts, for most searches have been made before."""
+"""Caches the vectors of texts, since most searches have been made before."""
 
 import sys
 import threading
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from pixtide.search.answering.query_vectors import TextEncoder
 from pixtide.search.port import Vector
 
-#: At 512 dimensions and a few words each 20,000 texts.
+#: Enough for 20,000 texts of a few words at 512 dimensions.
 MOST_BYTES = 48 * 1024 * 1024
-#: What an entry takes besides its text and its vector's numbers.
+#: Bytes of an entry besides its text and its vector's numbers.
 _EACH = 256
 
 
 class CachedTexts:
-    """A `TextEncoder` in front of another: each text is encoded once, whoever asks at once.
+    """A `TextEncoder` in front of another: each text is encoded once, whoever asks.
 
-    Safe to share between threads. Those of one moment wait for each other, so that the second
-    finds what the first has had encoded.
+    Safe to share between threads. Calls at the same time wait for each other, so that the second
+    one finds what the first one has encoded.
     """
 
     def __init__(self, encoder: TextEncoder, max_bytes: int = MOST_BYTES) -> None:
@@ -32,16 +32,16 @@ class CachedTexts:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """How many texts are remembered."""
+        """How many texts are cached."""
         return len(self._vectors)
 
     @property
     def fingerprint(self) -> str:
-        """That of the encoder."""
+        """The encoder's fingerprint."""
         return self._encoder.fingerprint
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode n texts to (n, dimension), raising what the encoder raises."""
+        """Encode n texts to (n, dimension); raises what the encoder raises."""
         with self._lock:
             known = {text: self._vectors[text] for text in texts if text in self._vectors}
             new = [text for text in dict.fromkeys(texts) if text not in known]
@@ -51,7 +51,7 @@ class CachedTexts:
                 if text in self._vectors:
                     self._vectors.move_to_end(text)
                 elif np.isfinite(vector).all():
-                    # a copy: a row of a batch would keep all of it in memory
+                    # a copy: a row of a batch would keep the whole batch in memory
                     self._vectors[text] = np.array(vector)
                     self._bytes += _size_of(text, vector)
             while self._bytes > self._max_bytes:

@@ -6,7 +6,7 @@
     locks/<collection>.readers/ who reads it for long
     live                        the name of the live generation
 
-What is replaced is replaced by an atomic rename, so that no reader sees half of it.
+Files are replaced by an atomic rename, so that no reader sees half of one.
 """
 
 import contextlib
@@ -33,16 +33,16 @@ from pixtide.search.port import CollectionGoneError
 from pixtide.search.rows import WORDS
 
 _LOCK_TIMEOUT_S = 30
-#: Bytes of LanceDB's caches, in which what earlier versions of a table had stays, too. By itself
-#: it takes up to 6 GiB and 1 GiB; the index of a million vectors of 384 dimensions has 0.4.
+#: Bytes of LanceDB's caches, which also keep data of earlier versions of a table. The defaults are
+#: up to 6 GiB and 1 GiB; the index of a million vectors of 384 dimensions takes 0.4.
 _INDEX_CACHE, _METADATA_CACHE = 512 * 2**20, 64 * 2**20
 
 
 class LanceCatalog:
     """The `GenerationCatalog` in a folder of this machine.
 
-    Any number of processes may use it at once. Every method raises TransientError where the
-    disk fails or is full.
+    Any number of processes may use it at once. Every method raises TransientError if the disk fails
+    or is full.
     """
 
     def __init__(self, *, folder: Path):
@@ -53,7 +53,8 @@ class LanceCatalog:
         """Create the table, then its record; safe to repeat after a crash in between.
 
         Raises:
-            UsageError: the name or the collection is taken, or the collection can't be named so.
+            UsageError: the name or the collection is taken, or the collection's name is not
+                allowed.
         """
         if not re.fullmatch(COLLECTION, generation.collection):
             raise UsageError(f"{generation.collection!r} can't name a table")
@@ -71,7 +72,7 @@ class LanceCatalog:
     def get(self, name: str) -> Generation | None:
         """The record of that generation."""
         if not re.fullmatch(NAME, name):
-            return None  # and no path either
+            return None  # and it is no path either
         data = self._read(self._record(name))
         return None if data is None else _parsed(data)
 
@@ -91,7 +92,7 @@ class LanceCatalog:
         return sorted(records, key=lambda generation: generation.created_at)
 
     def change(self, name: str, change: Callable[[Generation], Generation]) -> Generation:
-        """Replace the record of that name by what `change` makes of it, under the lock.
+        """Replace the record with that name by the result of `change`, under the lock.
 
         Raises:
             UsageError: there is no such generation.
@@ -136,7 +137,7 @@ class LanceCatalog:
         """The table of that generation.
 
         Raises:
-            CollectionGoneError: the record or the table is gone.
+            CollectionGoneError: the record or the table is missing.
             FatalError: it holds vectors of another fingerprint.
         """
         recorded, table = self.get(generation.name), self._table(generation.collection)
@@ -154,19 +155,19 @@ class LanceCatalog:
         )
 
     def read_only(self) -> Sequence[str]:
-        """Nothing: a full disk refuses writes for as long as it is full."""
+        """Nothing: a full disk refuses writes only as long as it is full."""
         return []
 
     def make_writable(self) -> Sequence[str]:
-        """Nothing needs it."""
+        """Nothing needs this."""
         return []
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder."""
         self._database = None
 
     def _create_table(self, generation: Generation) -> None:
-        """Create an empty table; one without a record is what a crashed `create` left."""
+        """Create an empty table; one without a record is left over from a crashed `create`."""
         name, database = generation.collection, self._connected()
         if (left := self._table(name)) is not None:
             if attempt(left.count_rows, name):
@@ -177,7 +178,7 @@ class LanceCatalog:
     def _table(self, name: str) -> Table | None:
         try:
             return attempt(lambda: self._connected().open_table(name), name)
-        except ValueError:  # LanceDB's word for "there is no such table"
+        except ValueError:  # LanceDB's error for a missing table
             return None
 
     def _connected(self) -> DBConnection:
@@ -226,7 +227,7 @@ class LanceCatalog:
             raise TransientError(f"{file}: {error}") from error
 
     def _replace(self, file: Path, data: bytes) -> None:
-        """Whole or not at all, and still there after a power cut."""
+        """Write a whole file or nothing; it survives a power cut."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as new:
@@ -244,7 +245,7 @@ class LanceCatalog:
 
 
 def _create(database: DBConnection, name: str, generation: Generation) -> None:
-    """An empty table with an index of words, which compactions keep current."""
+    """An empty table with an index of words, which compactions keep up to date."""
     table = database.create_table(name, schema=table_schema(generation))
     words = FTS(stem=False, remove_stop_words=False)  # captions may be in any language
     table.create_index(WORDS, config=words)

@@ -1,7 +1,7 @@
 """LanceDB as the index: one table per generation, in a folder, with no server.
 
-Any number of processes read. Writers of one table take its file lock around "read the
-versions, merge the rows", because LanceDB's own concurrent merges may duplicate a key.
+Any number of processes read. Writers of a table hold its file lock while they read the versions and
+merge the rows, because LanceDB's own concurrent merges may duplicate a key.
 """
 
 import contextlib
@@ -51,18 +51,18 @@ from pixtide.search.rows import (
 T = TypeVar("T")
 
 _LOCK_TIMEOUT_S = 30
-#: Ids or rows in one statement: bounds its size and what is held in memory.
+#: Ids or rows in one statement: bounds its size and its memory.
 _CHUNK = 1000
-#: Rows read for each content that is looked for: with more copies of one, another may be missed.
+#: Rows read for each content that is looked up: if one has more copies, another may be missed.
 _COPIES = 4
 _MIN_FRAGMENTS = 24
 #: Rows looked at together for a sample.
 _SAMPLED = 1024
-#: Partitions looked into. There, twice as many rows as asked for are found by their 8-bit numbers
-#: and then compared exactly: of 100,000 rows in 1,000 clusters and 316 partitions, 99.9 % of the
-#: true ten nearest are found. LanceDB's own refining reads the vectors at twice the cost.
+#: Partitions to search. In them, twice as many rows as asked for are found by their 8-bit numbers
+#: and then compared exactly. With 100,000 rows in 1,000 clusters and 316 partitions, this finds
+#: 99.9 % of the true ten nearest. LanceDB's own refining reads the vectors at twice the cost.
 _PROBES, _REFINED = 40, 2
-#: Beyond this rank, and where filters leave few rows, the index would miss too many.
+#: Beyond this rank, and if filters leave few rows, the index would miss too many.
 _INDEX_DEPTH = 100
 _COLUMNS = list(FIELDS)
 
@@ -72,10 +72,10 @@ _log = logging.getLogger(__name__)
 class LanceIndex:
     """The `VectorIndex` over one LanceDB table. Safe to share between threads.
 
-    Search is exact, every live vector that meets the filters being compared, but for the 100
-    nearest among 10,000 rows and more without filters, which an index finds; similarities are
-    exact always. Every method raises TransientError where the disk fails or is full, and
-    CollectionGoneError where the table is gone.
+    Search is exact: every live vector that meets the filters is compared. The exception is a search
+    without filters for at most the 100 nearest of 10,000 rows or more, for which an index finds the
+    rows. Similarities are always exact. Every method raises TransientError if the disk fails or is
+    full, and CollectionGoneError if the table is gone.
     """
 
     def __init__(self, *, table: Table, generation: Generation, lock_file: Path):
@@ -87,11 +87,11 @@ class LanceIndex:
         self._indexing = Indexing(table, self._lock, self._readers)
 
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
-        """The rows of these ids that exist, with vectors."""
+        """The existing rows of these ids, with vectors."""
         return self._rows(image_ids, [*_COLUMNS, "vector"])
 
     def with_content(self, digests: Collection[str]) -> dict[str, StoredImage]:
-        """By sha256, a live row of that content, with its vector."""
+        """For each sha256 that is found, a live row with that content, with its vector."""
         wanted = list(filter(is_text, digests))
         where = f"sha256 IN ({literals(wanted)}) AND state = {literals([RowState.LIVE])}"
 
@@ -103,11 +103,11 @@ class LanceIndex:
         return {record["sha256"]: _row(record) for record in self._ask(fetch)} if wanted else {}
 
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
-        """Write what `may_replace` allows: of each 1,000 rows the changed, then the new, at once.
+        """Write what `may_replace` allows, 1,000 rows at a time: first changed rows, then new ones.
 
         Raises:
             ValueError: an id occurs twice.
-            TransientError: also where the write lock isn't free in 30 s.
+            TransientError: also if the write lock isn't free within 30 s.
         """
 
         def write(fit: Sequence[StoredImage]) -> list[Written]:
@@ -120,7 +120,7 @@ class LanceIndex:
         return write_each(rows, self._generation.dimension, write)
 
     def remove(self, rows: Mapping[str, Version]) -> None:
-        """Remove the rows of these ids that still stand at these versions."""
+        """Remove the rows of these ids that still have these versions."""
         wanted = [one for one in rows.items() if may_stand(*one)]
         for start in range(0, len(wanted), _CHUNK):
             each = [_at_version(*one) for one in wanted[start : start + _CHUNK]]
@@ -128,7 +128,7 @@ class LanceIndex:
                 self._ask(_remover(self._table, " OR ".join(each)))
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
-        """Queries with the same filters and limit are answered by one call of LanceDB.
+        """Answer queries with the same filters and limit by one call of LanceDB.
 
         Raises:
             ValueError: a query's vector or attribute filter is wrong.
@@ -145,7 +145,7 @@ class LanceIndex:
         return hits
 
     def search_words(self, queries: Sequence[WordQuery]) -> list[list[WordHit]]:
-        """One call of LanceDB for each query.
+        """Answer each query by one call of LanceDB.
 
         Raises:
             ValueError: an attribute filter is wrong.
@@ -156,10 +156,10 @@ class LanceIndex:
         ]
 
     def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
-        """Every row as of the start, whose files stay until the last one is read."""
+        """Every row as of the start; the files stay until the last row is read."""
         columns = _COLUMNS + ["vector"] * with_vectors
         with self._readers.reading() as go_on:
-            with self._alone():  # whoever removes files now hasn't heard of this reader
+            with self._alone():  # whoever removes files now doesn't know this reader
                 batches = self._ask(lambda: self._table.search().select(columns).to_batches())
             while (batch := self._ask(lambda: next(batches, None))) is not None:
                 for record in batch.to_pylist():
@@ -167,7 +167,7 @@ class LanceIndex:
                 go_on()
 
     def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
-        """Of rows at random places of the table, those that are live, until there are enough."""
+        """Look at rows at random places of the table until enough live ones are found."""
         rows = self._ask(self._table.count_rows)
         places: list[int] = random.permutation(rows).tolist()
         some: list[int] = []
@@ -182,7 +182,7 @@ class LanceIndex:
             taken = self._ask(fetch)
             live = taken.filter(pa.compute.equal(taken["state"], RowState.LIVE))["vector"]
             vectors = _stacked(live, self._generation.dimension)
-            # they come in the table's order, whatever that of the places
+            # they come in the table's order, not in that of the random places
             found.append(vectors[random.permutation(len(vectors))[:wanted]])
             wanted -= len(found[-1])
             if not wanted:
@@ -190,11 +190,11 @@ class LanceIndex:
         return np.concatenate([_stacked(None, self._generation.dimension), *found])
 
     def count(self) -> dict[RowState, int]:
-        """How many rows there are of each state."""
+        """How many rows there are in each state."""
         return {state: self._ask(_counter(self._table, state)) for state in RowState}
 
     def tidy(self) -> None:
-        """Merge small fragments, and put into the vectors' index what isn't in it."""
+        """Merge small fragments, and add missing vectors to the vectors' index."""
         with self._alone():
             self._tidy()
 
@@ -235,29 +235,29 @@ class LanceIndex:
         return rows
 
     def _write(self, rows: Sequence[StoredImage]) -> list[Written]:
-        """Under the lock; a row that LanceDB won't take fails alone."""
+        """Write under the lock; a row that LanceDB refuses fails alone."""
         try:
             return self._write_all(rows)
-        except (ValueError, TypeError, OverflowError) as error:  # what Arrow raises, too
+        except (ValueError, TypeError, OverflowError) as error:  # Arrow raises these, too
             if len(rows) == 1:
                 return [Written(applied=False, error=f"LanceDB: {error}")]
             return [written for row in rows for written in self._write([row])]
 
     def _write_all(self, rows: Sequence[StoredImage]) -> list[Written]:
-        """Under the lock: nobody else writes between this read and this merge."""
+        """Write under the lock: nobody else writes between this read and this merge."""
         stored = self._rows([row.image_id for row in rows], _COLUMNS)
         written = [
             Written(may_replace(row, stored.get(row.image_id)), stored.get(row.image_id))
             for row in rows
         ]
         newer = [row for row, outcome in zip(rows, written, strict=True) if outcome.applied]
-        # "null" keeps the missing vectors of rows that aren't live; the others were checked.
+        # "null" stands for the missing vectors of rows that aren't live; the others were checked.
         if changed := [row for row in newer if row.image_id in stored]:
             merge = self._table.merge_insert("image_id").when_matched_update_all()
             data = to_arrow(changed, self._generation)
             self._ask(lambda: merge.execute(data, on_bad_vectors="null"))
         if new := [row for row in newer if row.image_id not in stored]:
-            # to merge these would compare them with the ids of all rows once more
+            # a merge would compare them with the ids of all rows once more
             added = to_arrow(new, self._generation)
             self._ask(lambda: self._table.add(added, on_bad_vectors="null"))
         if newer:
@@ -267,13 +267,13 @@ class LanceIndex:
     def _nearest(
         self, vectors: NDArray[np.float32], filters: Filters, limit: int, with_vectors: bool
     ) -> Iterator[tuple[int, dict[str, Any], float]]:
-        """For n queries: a query's number, a record and its similarity; each's nearest first."""
+        """For n queries: a query's number, a record and its similarity; nearest first for each."""
         where = condition(filters, self._generation)
         indexed = where is None and limit <= _INDEX_DEPTH
         columns = [*_COLUMNS, "_distance"] + ["vector"] * (indexed or with_vectors)
 
         def fetch() -> pa.Table:
-            # Of a single query LanceDB gives no query_index, so it may as well be asked plainly.
+            # For a single query LanceDB returns no query_index anyway, so pass it plainly.
             wanted = vectors if len(vectors) > 1 else vectors[0]
             search: Any = self._table.search(wanted, vector_column_name="vector")
             search = search.distance_type("cosine").select(columns)
@@ -293,7 +293,7 @@ class LanceIndex:
 
     def _worded(self, query: WordQuery) -> list[dict[str, Any]]:
         def fetch() -> list[dict[str, Any]]:
-            match_any: Any = MatchQuery  # whose stub forgets its defaults
+            match_any: Any = MatchQuery  # its stub lacks the defaults
             search: Any = self._table.search(match_any(query.words, WORDS))
             if where := condition(query.filters, self._generation):
                 search = search.where(where, prefilter=True)
@@ -304,10 +304,10 @@ class LanceIndex:
         return self._ask(fetch)
 
     def _tidy(self) -> None:
-        """Merge the small fragments that small writes leave, when there are too many.
+        """Merge the small fragments that small writes leave, if there are too many.
 
-        A write pays for each fragment and a compaction for each row: by what either was
-        measured to cost, about the square root of rows / 20 fragments are cheapest.
+        A write pays for each fragment and a compaction for each row. With the measured costs of
+        both, about the square root of rows / 20 fragments are cheapest.
         """
         try:
             stats: Any = self._table.stats()
@@ -343,7 +343,7 @@ def _counter(table: Table, state: RowState) -> Callable[[], int]:
 
 
 def _at_version(image_id: str, version: Version) -> str:
-    """The condition that a row of this id stands at this version."""
+    """The SQL condition that a row of this id has this version."""
     parts = " AND ".join(f"{part} = {value}" for part, value in version._asdict().items())
     return f"(image_id = {literals([image_id])} AND {parts})"
 

@@ -1,8 +1,8 @@
-"""Who reads a LanceDB table for long: meanwhile the files of its version stay.
+"""Long-running readers of a LanceDB table: while they read, the files of their version stay.
 
-A scan reads the table as of its start. What is written meanwhile replaces files, and those that
-nobody needs are removed soon after; so a scan leaves a file in a folder, which says that it is
-under way, and touches it with all that it reads. One that has died is forgotten in time.
+A scan reads the table as of its start. Later writes replace files, and unused files are removed
+soon after. So a scan creates a file in a folder, which says that it is running, and touches it with
+every read. The file of a reader that has died expires.
 """
 
 import contextlib
@@ -12,25 +12,25 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
-#: How long files stay by themselves, for whoever reads for a moment.
+#: How long files stay anyway, for short reads.
 KEEP_OLD_FILES = timedelta(seconds=30)
-#: While there are readers: for good, as far as a table is concerned.
+#: While there are readers: practically for ever.
 _KEEP_ALL = timedelta(days=36_500)
-#: One that has read nothing for so long has died, or has been left alone.
+#: A reader that has read nothing for this long has died, or was abandoned.
 _FORGOTTEN_S = 600.0
 
 
 class Readers:
-    """Those of one table, of any process. `folder` holds one file for each."""
+    """The readers of one table, in any process. `folder` holds one file for each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Callable[[], None]]:
-        """Be one of them, and say by each call that it goes on.
+        """Register as a reader; each call of the result says that reading goes on.
 
-        Where the file can't be written, as on a disk for reading alone, nobody is held up.
+        If the file can't be written, as on a read-only disk, reading goes on without it.
         """
         mine = self._folder / uuid.uuid4().hex
 
@@ -47,7 +47,7 @@ class Readers:
                 mine.unlink(missing_ok=True)
 
     def keep(self) -> timedelta:
-        """How old the files must be that may be removed now."""
+        """The least age of files that may be removed now."""
         try:
             others = list(self._folder.iterdir())
         except OSError:

@@ -1,4 +1,4 @@
-"""What a generation's LanceDB table looks like, and how LanceDB is asked and understood."""
+"""The schema of a generation's LanceDB table, and how to call LanceDB and read its errors."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ _ARROW: Mapping[FieldType, pa.DataType] = {
 
 
 def table_schema(generation: Generation) -> pa.Schema:
-    """A record's fields, and `vector`, which is null where the row isn't live."""
+    """A record's fields, and `vector`, which is null if the row isn't live."""
     declared = {attribute_field(n): kind for n, kind in generation.attributes.items()}
     kinds: Mapping[str, FieldType] = {**FIELDS, WORDS: "text", **declared}
     vector = pa.field("vector", pa.list_(pa.float32(), generation.dimension))
@@ -42,10 +42,10 @@ def to_arrow(rows: Sequence[StoredImage], generation: Generation) -> pa.Table:
 
 
 def nearest_exactly(found: pa.Table, vectors: NDArray[np.float32], limit: int) -> pa.Table:
-    """Of what an index of rounded vectors found, the nearest by the vectors themselves.
+    """The nearest rows by exact vectors, among those that an index of rounded vectors found.
 
-    `vectors`, of shape (queries, dimension), are what was asked for; `found` has the columns
-    `vector`, `_distance` and, for more than one query, `query_index`. The distances are replaced.
+    `vectors`, of shape (queries, dimension), are the queries. `found` has the columns `vector`,
+    `_distance` and, for more than one query, `query_index`. The distances are replaced.
     """
     several = "query_index" in found.column_names
     numbers = found["query_index"].to_numpy() if several else np.zeros(len(found), np.int64)
@@ -59,7 +59,7 @@ def nearest_exactly(found: pa.Table, vectors: NDArray[np.float32], limit: int) -
 
 
 def attempt(ask: Callable[[], T], what: str) -> T:
-    """Run a call of LanceDB, which raises RuntimeError whatever goes wrong below it.
+    """Make a call of LanceDB, which raises RuntimeError for every error below it.
 
     Raises:
         CollectionGoneError: the table is gone.
@@ -86,9 +86,9 @@ _SQL: Mapping[Operator, str] = {
 
 
 def condition(filters: Filters, generation: Generation) -> str | None:
-    """The filters as a SQL condition, or None where there are none.
+    """The filters as a SQL condition, or None if there are none.
 
-    That a row is live needs no condition: the others have neither vector nor words.
+    No condition for live rows is needed: other rows have neither vector nor words.
 
     Raises:
         ValueError: an attribute filter is wrong.
@@ -105,11 +105,11 @@ def literals(values: Collection[Value]) -> str:
 
 
 def _literal(value: Value) -> str:
-    """A value that can't end its literal, whatever is in it.
+    """A literal that its value can't end early, whatever it contains.
 
-    In a text of DataFusion's SQL the quote alone means something, and two of them mean one; a
-    backslash is a character like any other. LanceDB's own `lit` takes `\\'` for an escaped
-    quote, which it isn't, and gives times as rounded numbers.
+    In a text of DataFusion's SQL only the quote is special, and two quotes mean one; a backslash is
+    an ordinary character. LanceDB's own `lit` uses `\\'` for an escaped quote, which is wrong, and
+    rounds times.
     """
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -1,4 +1,4 @@
-"""Keeps the index of a LanceDB table's vectors up to date with what is written to it."""
+"""Keeps the vector index of a LanceDB table up to date with its writes."""
 
 import logging
 import math
@@ -11,29 +11,30 @@ from lancedb.table import Table
 
 from pixtide.search.lancedb.readers import Readers
 
-#: With fewer rows, comparing with every vector is as quick.
+#: With fewer rows, comparing with every vector is as fast.
 _INDEX_FROM = 10_000
 #: Rows that aren't in the index are compared one by one, file by file: 960 new rows in 60 files
-#: make a search among 100,000 eight times as slow. While the writing goes on, so large a share is
-#: left so.
+#: make a search among 100,000 eight times as slow. During continuous writing, this share of rows
+#: may stay out of the index.
 _SHARE_LEFT = 0.02
-#: It waits for a pause of the writing, but no longer than this after the first write.
+#: Indexing waits for a pause in the writing, but at most this long after the first write.
 _PAUSE_S, _AT_LATEST_S = 1.0, 60.0
-#: Of the time, so much may go into indexing: where few pictures come, each would bring it on.
+#: Indexing may take this share of the time; otherwise a few pictures now and then would each start
+#: it.
 _SHARE_OF_TIME = 0.05
-#: Enough to place the partitions' centres: with the defaults it takes four times as long, and
-#: no more of the nearest are found.
+#: Enough to place the partitions' centres: with the defaults it takes four times as long, and finds
+#: no more of the nearest.
 _SAMPLED_OF_EACH, _ITERATIONS = 32, 10
 
 _log = logging.getLogger(__name__)
 
 
 class Indexing:
-    """Indexes the vectors in a thread of its own, in the pauses of the writing.
+    """Indexes the vectors in its own thread, in pauses of the writing.
 
-    To index all rows anew takes 3 s for 100,000, as long as to add a few to the index, and
-    leaves one index to search rather than many. `lock` is the table's write lock. The thread
-    begins with the first write to a table that is large enough, and ends with the process.
+    Indexing all rows again takes 3 s for 100,000, as long as adding a few to the index, and leaves
+    one index to search rather than many. `lock` is the table's write lock. The thread starts with
+    the first write to a large enough table, and ends with the process.
     """
 
     def __init__(self, table: Table, lock: FileLock, readers: Readers) -> None:
@@ -45,7 +46,7 @@ class Indexing:
         self._thread: threading.Thread | None = None
 
     def wrote(self, rows: int) -> None:
-        """Something was written to the table, which has so many rows now."""
+        """Note a write to the table, which has so many rows now."""
         if rows < _INDEX_FROM:
             return
         self._wrote.set()
@@ -78,7 +79,7 @@ class Indexing:
         left = (known[0].num_unindexed_rows or 0) if known else rows
         if not left or (left <= rows * _SHARE_LEFT and not paused):
             return
-        self._table.optimize(cleanup_older_than=self._readers.keep())  # the words' index too
+        self._table.optimize(cleanup_older_than=self._readers.keep())  # also the index of words
         partitions = IvfSq(
             distance_type="cosine",
             num_partitions=math.isqrt(rows),

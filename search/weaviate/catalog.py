@@ -1,8 +1,8 @@
-"""The generations in Weaviate: their collections, their records, and the alias that is live.
+"""The generations in Weaviate: their collections, their records, and the alias of the live one.
 
 A generation's collection is named `<namespace><collection>`, the collection of records
 `<namespace>PixtideGenerations` and the alias `<namespace>Images`, each with a capital first. The
-alias `<namespace>PixtideTurn` is there while somebody changes one of these.
+alias `<namespace>PixtideTurn` exists while somebody changes one of these.
 """
 
 import contextlib
@@ -36,19 +36,19 @@ _log = logging.getLogger(__name__)
 
 
 class WeaviateCatalog:
-    """The `GenerationCatalog` in a Weaviate of 1.34 or newer. Safe to share between threads.
+    """The `GenerationCatalog` in Weaviate 1.34 or newer. Safe to share between threads.
 
-    Every method raises TransientError while Weaviate is away, and UsageError where it is too
-    old or refuses the key. Nothing is connected before the first call.
+    Every method raises TransientError while Weaviate is away, and UsageError if it is too old or
+    refuses the key. It connects at the first call.
 
     Args:
-        http_url: `http://host:port`, or `https://…` for TLS, which then holds for gRPC too; or
+        http_url: `http://host:port`, or `https://…` for TLS, which then also applies to gRPC; or
             several of `http://…` with commas, nodes of one cluster.
-        grpc_port: where gRPC is served; one for all nodes, or one for each.
+        grpc_port: the gRPC port; one for all nodes, or one for each.
         namespace: prefixes every name, so that several stacks may share one server.
         timeout_s: how long one request may take.
-        grpc_host: where gRPC is served; the host of `http_url` by default.
-        ca_file: PEM of who may vouch for an https server.
+        grpc_host: the gRPC host; the host of `http_url` by default.
+        ca_file: the CA bundle (PEM) for an https server.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class WeaviateCatalog:
         """Create the collection, then its record; safe to repeat after a crash in between.
 
         Raises:
-            UsageError: the name or the collection is taken, or the collection can't be named so.
+            UsageError: the name or the collection is taken, or the collection's name is not
+                allowed.
         """
         if not re.fullmatch(COLLECTION, generation.collection):
             raise UsageError(f"{generation.collection!r} can't name a collection")
@@ -110,12 +111,12 @@ class WeaviateCatalog:
         return generation
 
     def _recorded(self, name: str) -> Generation | None:
-        """The same where the collection of records is known to be there."""
+        """The record, when the collection of records is known to exist."""
         found = self._connection.fetch_objects(self._records, [object_id(name)])
         return _parsed(str(found[0]["properties"]["record"])) if found else None
 
     def list(self) -> list[Generation]:
-        """All records, oldest first; of replicas, one is asked, which may lack one for a moment."""
+        """All records, oldest first. Asks one replica, which may lack a new record for a moment."""
         records = self._connection.call_ready(self._listed)
         return sorted(records, key=lambda generation: generation.created_at)
 
@@ -129,13 +130,13 @@ class WeaviateCatalog:
         return [_parsed(str(found.properties["record"])) for found in page.objects]
 
     def change(self, name: str, change: Callable[[Generation], Generation]) -> Generation:
-        """Replace the record of that name by what `change` makes of it, when it is our turn.
+        """Replace the record with that name by the result of `change`, during our turn.
 
-        What is ready is full enough to train `pq` on.
+        A generation that is ready has enough rows to train `pq` on.
 
         Raises:
             UsageError: there is no such generation.
-            TransientError: also where it isn't our turn for long.
+            TransientError: also if we don't get our turn for long.
         """
         self._known(name)
         with self._alone():
@@ -150,7 +151,7 @@ class WeaviateCatalog:
         """The generation that the alias points to.
 
         Raises:
-            TransientError: the alias points to what no record of any node knows.
+            TransientError: the alias points to a collection that has no record on any node.
         """
 
         def fetch(client: WeaviateClient) -> str | None:
@@ -160,7 +161,7 @@ class WeaviateCatalog:
             for generation in self._listed(client):
                 if self._named(generation.collection) == alias.collection:
                     return generation.name
-            # a node that came back without its disk knows it again soon; others know it now
+            # a node that came back without its disk learns it again soon; other nodes know it now
             raise CollectionGoneError(
                 f"{self._alias} points to {alias.collection}, which no record knows"
             )
@@ -169,7 +170,7 @@ class WeaviateCatalog:
             name = self._connection.call_ready(fetch)
         except CollectionGoneError as error:
             raise TransientError(str(error)) from error
-        return self._recorded(name) if name else None  # replicas agree; what was listed may be old
+        return self._recorded(name) if name else None  # replicas agree; the list may be outdated
 
     def promote(self, name: str) -> None:
         """Point the alias at that generation by one atomic update.
@@ -209,7 +210,7 @@ class WeaviateCatalog:
         """The collection of that generation.
 
         Raises:
-            CollectionGoneError: the record or the collection is gone.
+            CollectionGoneError: the record or the collection is missing.
             FatalError: it holds vectors of another fingerprint.
         """
         name = self._named(generation.collection)
@@ -224,15 +225,15 @@ class WeaviateCatalog:
         return WeaviateIndex(connection=self._connection, name=name, generation=generation)
 
     def read_only(self) -> Sequence[str]:
-        """Shards as `Collection/shard` that Weaviate has closed to writes.
+        """Shards, as `Collection/shard`, that Weaviate has closed to writes.
 
-        It does so at 90 % of its disk, or of its memory where that is set, and never opens them
-        again by itself.
+        It closes them at 90 % of its disk, or of its memory if that is set, and never opens them
+        again automatically.
         """
         return [f"{name}/{shard}" for name, shard in self._closed_shards()]
 
     def make_writable(self) -> Sequence[str]:
-        """Open them; Weaviate (1.35) looks at its disk again only once it is restarted."""
+        """Open them; Weaviate (1.35) checks its disk again only after a restart."""
         closed = self._closed_shards()
         for name, shard in closed:
             self._connection.call(_opener(name, shard))
@@ -253,16 +254,16 @@ class WeaviateCatalog:
         return self._connection.call_ready(ask)
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         self._connection.close()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Change records, the alias or collections while nobody else does.
 
-        Weaviate compares and sets nothing, but an alias is created once only, whoever asks which
-        node: who has created this one has the turn, and then removes it. One that is there for
-        too long is that of a process that has died.
+        Weaviate has no compare-and-set. But an alias can be created only once, whichever node is
+        asked. So whoever creates this alias has the turn, and then removes it. An alias that exists
+        for too long belongs to a process that has died.
         """
         self._take_turn()
         try:
@@ -274,7 +275,7 @@ class WeaviateCatalog:
                 _log.warning("%s stays for now: %s", self._turn, error)
 
     def _take_turn(self) -> None:
-        # so that of two that wait one is the first
+        # a random part, so that one of two waiting processes is first
         waits_s = _TURN_S * random.uniform(1, 1.5)  # noqa: S311
         over = time.monotonic() + waits_s
         while not self._is_our_turn():
@@ -297,7 +298,7 @@ class WeaviateCatalog:
         return True
 
     def _named(self, name: str) -> str:
-        """A name in this namespace; Weaviate wants the first letter to be a capital."""
+        """A name in this namespace; Weaviate requires a capital first letter."""
         whole = self._namespace + name
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,229}", whole):
             raise UsageError(f"{whole!r} can't name a collection of Weaviate's")
@@ -311,7 +312,7 @@ class WeaviateCatalog:
             return
         try:
             self._connection.call(lambda client: create_records(client, self._records, replication))
-        except UsageError:  # somebody else was quicker
+        except UsageError:  # somebody else was faster
             if not self._exists(self._records):
                 raise
 
@@ -333,7 +334,7 @@ def _opener(name: str, shard: str) -> Callable[[WeaviateClient], object]:
 
 
 def _create_empty(client: WeaviateClient, name: str, generation: Generation) -> None:
-    """Create the collection; an empty one without a record is what a crashed `create` left."""
+    """Create the collection; an empty one without a record is left over from a crashed `create`."""
     if client.collections.exists(name):
         found = client.collections.use(name).with_consistency_level(ConsistencyLevel.ONE)
         if found.query.fetch_objects(limit=1).objects:

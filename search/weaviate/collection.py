@@ -1,4 +1,4 @@
-"""What a generation's Weaviate collection looks like, and filters in Weaviate's words."""
+"""The schema of a generation's Weaviate collection, and filters for Weaviate."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from pixtide.search.generations import Compression, Generation
 from pixtide.search.port import RowState, StoredImage
 from pixtide.search.rows import FIELDS, WORDS, FieldType, attribute_field, from_record
 
-#: Read by scans and replies only: no index pays for them.
+#: Fields that only scans and replies read: they need no index.
 _NOT_INDEXED = {"epoch", "partition", "offset", "uri", "attributes_json", "caption", WORDS}
 _RANGES = {"width", "height", "bytes", "uploaded_at"}
 
@@ -63,8 +63,8 @@ def create_collection(client: WeaviateClient, name: str, generation: Generation)
         vector_config=Configure.Vectors.self_provided(
             vector_index_config=Configure.VectorIndex.hnsw(
                 distance_metric=VectorDistances.COSINE,
-                # Candidates looked at: of 10,000 random vectors 99.5 % of the true ten nearest
-                # were found, 94 % with the default of 100, at hardly any cost in time.
+                # Candidates to look at. Of 10,000 random vectors this found 99.5 % of the true ten
+                # nearest, the default of 100 found 94 %, at hardly any cost in time.
                 dynamic_ef_min=400,
                 dynamic_ef_max=1000,
                 quantizer=_quantizer(generation.compression),
@@ -75,7 +75,7 @@ def create_collection(client: WeaviateClient, name: str, generation: Generation)
 
 
 def _replication(copies: int) -> Any:
-    """So many nodes keep each row; one that was away hears of what it missed from the others."""
+    """How many nodes keep each row; one that was away gets what it missed from the others."""
     if copies == 1:
         return None
     return Configure.replication(
@@ -86,7 +86,7 @@ def _replication(copies: int) -> Any:
 
 
 def _quantizer(compression: Compression) -> Any:
-    """How the vectors are kept in memory; the whole ones stay on disk, to rank anew by."""
+    """How the vectors are kept in memory; the full ones stay on disk, to rank the results again."""
     quantizers = Configure.VectorIndex.Quantizer
     match compression:
         case "rq8":
@@ -102,8 +102,8 @@ def _quantizer(compression: Compression) -> Any:
 def train(client: WeaviateClient, name: str) -> None:
     """Let Weaviate train product quantization on the collection's vectors; safe to repeat.
 
-    It (1.35) does so when the setting is written, which at the collection's creation is too soon.
-    It goes on after this call, and the collection refuses writes until it is done.
+    Weaviate (1.35) trains when the setting is written, and at the collection's creation that is too
+    early. Training goes on after this call, and the collection refuses writes until it is done.
     """
     index = Reconfigure.VectorIndex.hnsw(quantizer=Reconfigure.VectorIndex.Quantizer.pq())
     vectors = Reconfigure.Vectors.update(vector_index_config=index)
@@ -135,10 +135,10 @@ def create_records(client: WeaviateClient, name: str, replication: int) -> None:
 
 
 def condition(filters: Filters, generation: Generation) -> _Filters | None:
-    """The filters in Weaviate's words, or None where there are none.
+    """The filters for Weaviate, or None if there are none.
 
-    That a row is live needs no condition in an unfiltered search, since the others have neither
-    vector nor words; beside other conditions it keeps them out of the list of candidates.
+    An unfiltered search needs no condition for live rows, since other rows have neither vector nor
+    words. With other conditions, it keeps those rows out of the list of candidates.
 
     Raises:
         ValueError: an attribute filter is wrong.
@@ -174,17 +174,17 @@ def _comparable(value: Any) -> Any:
 
 
 def in_state(state: RowState) -> _Filters:
-    """Rows of that state."""
+    """A filter for rows in that state."""
     return Filter.by_property("state").equal(str(state))
 
 
 def with_any(field: str, values: Collection[str]) -> _Filters:
-    """Rows whose field is one of these values."""
+    """A filter for rows whose field has one of these values."""
     return Filter.by_property(field).contains_any(list(values))
 
 
 def row_of(found: Mapping[str, Any]) -> StoredImage:
-    """The row of an object as the REST interface gives it."""
+    """The row of an object as the REST interface returns it."""
     record = dict(found["properties"])
     if uploaded_at := record.get("uploaded_at"):
         record["uploaded_at"] = datetime.fromisoformat(uploaded_at)
@@ -193,7 +193,7 @@ def row_of(found: Mapping[str, Any]) -> StoredImage:
 
 
 def _property(name: str, kind: FieldType, *, ranges: bool = False) -> Property:
-    """Text is compared whole, but that of caption and tags is searched word by word."""
+    """Text is compared as a whole, but caption and tags are searched word by word."""
     is_text = kind in ("text", "texts")
     may_range = kind in ("integer", "number", "date")
     return Property(

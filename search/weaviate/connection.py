@@ -1,6 +1,6 @@
-"""The connection to Weaviate: opened when first needed, opened anew after it failed.
+"""The connection to Weaviate: opened when first needed, and opened again after a failure.
 
-Every call goes through `Connection.call`, which gives each of the client's errors its verdict.
+Every call goes through `Connection.call`, which turns each of the client's errors into ours.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _SIDE_BY_SIDE = 8
 
 @dataclass
 class _Held:
-    """A client and how many calls are using it; a condemned one is closed after the last."""
+    """A client and how many calls use it; a replaced one is closed after its last call."""
 
     client: WeaviateClient
     http: httpx.Client
@@ -47,11 +47,11 @@ class Connection:
     """A connection that threads share.
 
     Args:
-        http_url: `http://host:port` or `https://…`, which then holds for gRPC too; or several of
+        http_url: `http://host:port` or `https://…`, which then also applies to gRPC; or several of
             the first kind, with commas.
         grpc_ports: one for all of them, or one for each.
-        grpc_host: where gRPC is served; the host of `http_url` by default.
-        ca_file: PEM of who may vouch for an https server; those that come with certifi by default.
+        grpc_host: the gRPC host; the host of `http_url` by default.
+        ca_file: the CA bundle (PEM) for an https server; certifi's by default.
         timeout_s: how long one request may take.
     """
 
@@ -72,16 +72,17 @@ class Connection:
         self._held: _Held | None = None
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="weaviate")
-        # The client logs each refused object whole, vector and all; callers are told instead.
+        # The client logs each refused object completely, with its vector; callers get the error
+        # instead.
         logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)
 
     def call(self, ask: Callable[[WeaviateClient], T]) -> T:
-        """Ask something of Weaviate.
+        """Make a call to Weaviate.
 
         Raises:
-            TransientError: it can't be reached, is too slow, starting or unwell.
+            TransientError: it can't be reached, is too slow, is starting or has a problem.
             UsageError: the collection is gone, the key is refused, or Weaviate is too old.
-            FatalError: the request makes no sense.
+            FatalError: the request is invalid.
         """
         try:
             return self._of_any(ask)
@@ -89,7 +90,7 @@ class Connection:
             return self.call_ready(ask)  # or is it only starting?
 
     def call_ready(self, ask: Callable[[WeaviateClient], T]) -> T:
-        """Ask what exists; a server that is still starting would deny everything."""
+        """Make a call once the server is ready; while starting, it denies that anything exists."""
         with self._borrowed() as held:
             try:
                 require_ready(held.http)
@@ -99,7 +100,7 @@ class Connection:
         return self._of_any(ask)
 
     def side_by_side(self, ask: Callable[[WeaviateClient, S], T], items: Sequence[S]) -> list[T]:
-        """Ask once for each item, at the same time; raises as `call` does."""
+        """Make one call for each item, in parallel; raises as `call` does."""
         if len(items) == 1:
             return [self.call(lambda client: ask(client, items[0]))]
         self.call(lambda _: None)  # connect once, not from every thread
@@ -110,7 +111,7 @@ class Connection:
         return [each.result() for each in calls]
 
     def fetch_objects(self, name: str, uuids: Sequence[UUID]) -> list[dict[str, Any]]:
-        """Those of these objects that exist, read by id one by one, with vectors, as JSON."""
+        """The existing ones of these objects, read by id one by one, with vectors, as JSON."""
         with self._borrowed() as held:
             side_by_side = map if len(uuids) == 1 else self._pool.map
             try:
@@ -123,7 +124,7 @@ class Connection:
         return [found for found in answers if found is not None]
 
     def close(self) -> None:
-        """Let the connection go; the next call opens it anew."""
+        """Close the connection; the next call opens it again."""
         with self._lock:
             held, self._held = self._held, None
             if held is not None:
@@ -131,8 +132,8 @@ class Connection:
                 _close_unused(held)
 
     def _of_any(self, ask: Callable[[WeaviateClient], T]) -> T:
-        """A node that has just come back may not know yet what exists: then others are asked."""
-        for _ in range(2 * (len(self._nodes) - 1)):  # their turns are shared with other threads
+        """Ask other nodes, too: one that has just come back may not know yet what exists."""
+        for _ in range(2 * (len(self._nodes) - 1)):  # the turns are shared with other threads
             with contextlib.suppress(CollectionGoneError):
                 return self._once(ask)
         return self._once(ask)
@@ -143,8 +144,8 @@ class Connection:
                 return ask(held.client)
             except (WeaviateBaseError, httpx.HTTPError, grpc.RpcError) as error:
                 verdict = verdict_of(error)
-                # A client may be closed for good, or hang on a connection that is dead
-                # without knowing; a new one finds out at once.
+                # A client may be closed for good, or may wait on a dead connection without
+                # noticing. A new one notices at once.
                 if isinstance(verdict, TransientError):
                     held.condemned = True
                 raise verdict from error
@@ -153,7 +154,7 @@ class Connection:
     def _borrowed(self) -> Iterator[_Held]:
         with self._lock:
             if self._held is None or self._held.condemned:
-                if self._held is not None:  # it may answer that it is ready, and nothing else
+                if self._held is not None:  # it may answer only that it is ready
                     self._next_node()
                 self._held = self._connect()
             held = self._held
@@ -166,7 +167,7 @@ class Connection:
                 _close_unused(held)
 
     def _connect(self) -> _Held:
-        """To the first node, else to the next one that answers."""
+        """Connect to the first node, else to the next one that answers."""
         for _ in self._nodes[1:]:
             with contextlib.suppress(TransientError):
                 return self._connect_to(self._nodes[0])
@@ -217,11 +218,11 @@ class Connection:
 
 
 def _insert_once(client: WeaviateClient) -> None:
-    """Keep the client from sending a batch again by itself when its connection breaks.
+    """Stop the client from sending a batch again when its connection breaks.
 
-    Weaviate would take the second for what it has already, though it may not have put the
-    vectors into its index yet: what is repeated must differ (see `WeaviateIndex`). There is no
-    setting for it. A failed call waits a second before it says so.
+    Weaviate would treat the second batch as what it already has, though it may not have put the
+    vectors into its index yet: a repeated batch must differ (see `WeaviateIndex`). There is no
+    setting for this. A failed call waits a second before it reports the error.
     """
     connection = client._connection
     insert = connection.grpc_batch_objects

@@ -1,4 +1,4 @@
-"""What the Weaviate client's errors mean: each gets its verdict here."""
+"""What the Weaviate client's errors mean: the verdict for each."""
 
 import re
 
@@ -16,15 +16,15 @@ from pixtide.search.port import CollectionGoneError
 
 
 class TooMuchError(TransientError):
-    """An answer, or a request, has more bytes than one message may have: ask for less."""
+    """An answer or a request is too large for one message: ask for less."""
 
 
 _TOO_MUCH = re.compile(r"message larger than max|larger than the maximum", re.I)
 _GONE = re.compile(
     r"could not find (class|index for class)|not (found|present) in schema|non-existing index", re.I
 )
-#: Weaviate's words for an object that can never be stored as it is. Anything else that befalls
-#: an object (read-only, disk full, shutting down, …) is the server's trouble.
+#: Weaviate's messages for an object that can never be stored as it is. Any other error of an object
+#: (read-only, disk full, shutting down, …) is a problem of the server.
 _AT_FAULT = re.compile(
     r"invalid .*property|no such prop|unknown property|property '.*':"
     r"|vector (dimensions|lengths?)|requires an? (integer|float)|expected property|analyze prop",
@@ -33,11 +33,11 @@ _AT_FAULT = re.compile(
 
 
 def is_objects_fault(text: str) -> bool:
-    """Whether Weaviate refused an object for what it is, as far as its words tell."""
+    """Whether Weaviate refused an object for its content, as far as the message shows."""
     return _AT_FAULT.search(text) is not None
 
 
-#: A node that could not ask another one says so by a 403, of all codes.
+#: A node that could not ask another one reports this by a 403.
 _BETWEEN_NODES = re.compile(
     r"rpc error: code = (Canceled|Unavailable|DeadlineExceeded|Unknown)"
     r"|leader not found|no leader|not the leader|leadership"
@@ -45,7 +45,7 @@ _BETWEEN_NODES = re.compile(
 
 
 def verdict_of(error: Exception) -> PixtideError:
-    """What a failed call means; TransientError where in doubt, since then nothing is lost."""
+    """What a failed call means; TransientError if in doubt, since then nothing is lost."""
     text = f"Weaviate: {error}"
     if _GONE.search(text):
         return CollectionGoneError(text)

@@ -1,9 +1,9 @@
 """Weaviate as the index: one collection per generation.
 
-Weaviate has no compare-and-set, so two workers that write one id at the same moment may leave
-the older row. A group's partition assignment keeps that from happening, and one that stood still
-in mid-write looks again before it sends; should it stand still in the very act of sending,
-`index verify --repair` finds what it left.
+Weaviate has no compare-and-set, so two workers that write one id at the same moment may leave the
+older row. The group's partition assignment prevents that. A worker that was stopped in the middle
+of a write checks again before it sends. If it was stopped exactly while sending, `index verify
+--repair` finds the wrong row.
 """
 
 import time
@@ -38,17 +38,16 @@ from pixtide.search.weaviate.connection import Connection
 from pixtide.search.weaviate.errors import TooMuchError, is_objects_fault
 from pixtide.search.weaviate.queries import READ, Found, Objects, nearest, row_found, worded
 
-#: Objects in one message, and bytes of their texts, which go into it up to twice: gRPC takes
-#: 100 MB.
+#: Objects in one message, and bytes of their texts, which may be in it twice: gRPC accepts 100 MB.
 _CHUNK, _CHUNK_BYTES = 100, 32 * 2**20
 _FEW = 8
-#: Rows read for each content that is looked for: with more copies of one, another may be missed.
+#: Rows read for each content that is looked up: if one has more copies, another may be missed.
 _COPIES = 4
 _COUNTED = 100_000
-#: A sample is so many runs of rows in the order of object ids, and more where few are live.
+#: A sample is so many runs of rows in the order of object ids, and more if few are live.
 _SAMPLE_RUNS, _SAMPLE_RUN, _SAMPLE_ROUNDS = 16, 40, 4
 _MOVED = 16
-#: After so long what stood there before may have been written by somebody else.
+#: After this long, somebody else may have written the row meanwhile.
 _STALE_S = 2.0
 _EITHER_WAY = np.array([-2, 2], np.float32)
 
@@ -59,7 +58,7 @@ class WeaviateIndex:
     """The `VectorIndex` over one Weaviate collection. Safe to share between threads.
 
     Every method raises TransientError while Weaviate is away, slow or read-only, and
-    CollectionGoneError where the collection is gone.
+    CollectionGoneError if the collection is gone.
     """
 
     def __init__(
@@ -78,11 +77,11 @@ class WeaviateIndex:
         self._random = np.random.default_rng()
 
     def get(self, image_ids: Collection[str]) -> dict[str, StoredImage]:
-        """The rows of these ids that exist, with vectors."""
+        """The existing rows of these ids, with vectors."""
         return self._rows(image_ids, with_vectors=True)
 
     def with_content(self, digests: Collection[str]) -> dict[str, StoredImage]:
-        """By sha256, a live row of that content, with its vector."""
+        """For each sha256 that is found, a live row with that content, with its vector."""
         texts = list(filter(is_text, digests))
         if not texts:
             return {}
@@ -101,7 +100,7 @@ class WeaviateIndex:
             rows = map(row_found, self._connection.call(fetch))
         except TooMuchError:
             return {}
-        # it compares texts without the white space around them
+        # Weaviate ignores white space around texts
         return {row.sha256: row for row in rows if row.vector is not None and row.sha256 in texts}
 
     def write(self, rows: Sequence[StoredImage]) -> list[Written]:
@@ -117,10 +116,10 @@ class WeaviateIndex:
         return write_each(rows, self._generation.dimension, write)
 
     def remove(self, rows: Mapping[str, Version]) -> None:
-        """Remove the rows of these ids that still stand at these versions.
+        """Remove the rows of these ids that still have these versions.
 
-        Weaviate can't compare and remove in one step: a row written in between goes too, and is
-        found missing by the next verification.
+        Weaviate can't compare and remove in one step: a row written in between is removed too, and
+        the next verification reports it missing.
         """
         stored = self._rows(rows, with_vectors=False)
         for image_id, version in rows.items():
@@ -128,7 +127,7 @@ class WeaviateIndex:
                 self._connection.call(_remover(self._writable, object_id(image_id)))
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
-        """All queries side by side.
+        """Answer all queries in parallel.
 
         Raises:
             ValueError: a query's vector or attribute filter is wrong.
@@ -140,7 +139,7 @@ class WeaviateIndex:
         )
 
     def search_words(self, queries: Sequence[WordQuery]) -> list[list[WordHit]]:
-        """All queries side by side.
+        """Answer all queries in parallel.
 
         Raises:
             ValueError: an attribute filter is wrong.
@@ -150,7 +149,7 @@ class WeaviateIndex:
         )
 
     def scan(self, *, with_vectors: bool = False) -> Iterator[StoredImage]:
-        """Every row, in the order of object ids, each page as of when it is read."""
+        """Every row, in the order of object ids; each page as of when it is read."""
         after: UUID | None = None
         limit = _CHUNK
 
@@ -175,9 +174,9 @@ class WeaviateIndex:
             limit = _CHUNK
 
     def sample(self, most: int, random: np.random.Generator) -> NDArray[np.float32]:
-        """Rows that follow random object ids, which are hashes and so in an order by chance.
+        """Rows that follow random object ids; these are hashes, so their order is random.
 
-        Where few rows are live, those that came first fill up what is missing.
+        If few rows are live, the first rows of the collection fill the sample.
         """
         if self.count()[RowState.LIVE] <= most:
             return self._stacked(self._first_live(most), most)
@@ -218,10 +217,10 @@ class WeaviateIndex:
         return np.stack(vectors) if vectors else np.empty((0, self._generation.dimension), "f4")
 
     def count(self) -> dict[RowState, int]:
-        """How many rows there are of each state.
+        """How many rows there are in each state.
 
-        Counted row by row up to 100,000; beyond, by Weaviate's inverted index, which after a
-        crash may still list a few rows under a state that they had.
+        Up to 100,000 rows are counted one by one. Beyond, Weaviate's inverted index counts; after a
+        crash it may still list a few rows under an earlier state.
         """
 
         def ask(client: WeaviateClient) -> dict[str, int]:
@@ -236,36 +235,38 @@ class WeaviateIndex:
         return {state: counts.get(state, 0) for state in RowState}
 
     def tidy(self) -> None:
-        """Weaviate does it by itself."""
+        """Nothing: Weaviate does it automatically."""
 
     def data_version(self) -> None:
-        """Weaviate has none."""
+        """None: Weaviate has no such value."""
         return
 
     def _objects(self, client: WeaviateClient) -> Objects:
         """The collection, to query one replica.
 
-        Never more: where Weaviate (1.35) finds two that differ, it overwrites the older one with
-        what the query has read of the newer, without the vector that nobody asked for.
+        Never more than one: if Weaviate (1.35) finds two that differ, it overwrites the older one
+        with what the query has read of the newer one, without the vector if the query didn't ask
+        for it.
         """
         objects: Objects = client.collections.use(self._name)
         return objects.with_consistency_level(ConsistencyLevel.ONE)
 
     def _writable(self, client: WeaviateClient) -> Objects:
-        """The collection; of replicas, most must have a write before it counts as done."""
+        """The collection; most replicas must have a write before it counts as done."""
         objects: Objects = client.collections.use(self._name)
         return objects.with_consistency_level(ConsistencyLevel.QUORUM)
 
     def _rows(self, image_ids: Collection[str], *, with_vectors: bool) -> dict[str, StoredImage]:
         wanted = {object_id(image_id): image_id for image_id in filter(is_text, image_ids)}
         if self._generation.replication > 1:
-            # A query asks one replica, which may have been away; by its id, most are asked.
+            # A query asks one replica, which may have been away; a read by id asks most of them.
             return self._by_id(list(wanted))
         rows = self._look_up(list(wanted), with_vectors=with_vectors)
         missed = [uuid for uuid, image_id in wanted.items() if image_id not in rows]
         if missed and len(missed) <= _FEW:
-            # On its way from an object's id to its place, a query misses what is replaced just
-            # then. Of many ids most are new; of few, one is looked up for its own sake.
+            # A query looks up an object's id and then its place. It misses an object that is
+            # replaced in between. So a few missing ids are read again by id. Of many missing ids,
+            # most are simply new.
             rows |= self._by_id(missed)
         return rows
 
@@ -325,11 +326,11 @@ class WeaviateIndex:
         ]
 
     def _insert_for_good(self, rows: Sequence[StoredImage]) -> dict[str, str]:
-        """Insert, and see to it that what Weaviate confirms survives its crash.
+        """Insert, and make sure that what Weaviate confirms survives a crash of Weaviate.
 
-        At the end of a batch Weaviate (1.35) flushes its logs while the batch's vectors are
-        still on their way into the index, so that a confirmed object might not be found after
-        a crash. An object that comes again as it is changes nothing, but flushes its shard.
+        At the end of a batch Weaviate (1.35) flushes its logs while the batch's vectors are still
+        on their way into the index. So after a crash a confirmed object might not be found. Writing
+        an object again unchanged has no effect except to flush its shard.
         """
         began = self._clock()
         refused = self._insert(rows)
@@ -347,10 +348,10 @@ class WeaviateIndex:
         return refused
 
     def _insert(self, rows: Sequence[StoredImage]) -> dict[str, str]:
-        """Insert or overwrite; the ids of objects that are at fault, and what is wrong.
+        """Insert or overwrite; returns the ids of invalid objects, and what is wrong with each.
 
-        What the client can't put into a message, or Weaviate calls nonsense, is an object's
-        fault too: of several, each is tried alone.
+        An object that the client can't put into a message, or that Weaviate calls invalid, counts
+        as invalid, too: of several, each is tried alone.
         """
         try:
             return self._insert_all(rows)
@@ -374,13 +375,13 @@ class WeaviateIndex:
                 result = self._writable(client).data.insert_many(objects)
             except WeaviateInsertManyAllFailedError as error:
                 return str(error)
-            # Not `has_errors`, which may be false with errors listed.
+            # Not `has_errors`, which may be false when errors are listed.
             return {position: error.message for position, error in result.errors.items()}
 
         errors = self._connection.call(insert)
         if isinstance(errors, str):
             if len(rows) > 1 and is_objects_fault(errors):
-                # All failed, and the client has thrown their texts together: one by one then.
+                # All failed, and the client has merged their messages: try one by one.
                 return {key: text for row in rows for key, text in self._insert([row]).items()}
             errors = {0: errors}
         for text in errors.values():
@@ -390,7 +391,7 @@ class WeaviateIndex:
 
 
 def _messages(rows: Sequence[StoredImage]) -> Iterator[Sequence[StoredImage]]:
-    """The rows in pieces that one message has room for."""
+    """The rows in groups that fit into one message."""
     some: list[StoredImage] = []
     room = _CHUNK_BYTES
     for row in rows:
@@ -415,13 +416,13 @@ def _remover(
 
 
 def _findable(row: StoredImage, random: np.random.Generator) -> StoredImage:
-    """The row, so written that it is in the vector index afterwards.
+    """The row, changed so that it is in the vector index afterwards.
 
-    Weaviate stores an object before it puts the vector into the index, and leaves the index
-    alone when the object comes again with an equal vector: one whose first write was cut off in
-    between, by a crash or a deadline, would never be found. Nor can we ask whether it is there,
-    since a crash may also lose what leads from its id to its place. So no vector is sent twice:
-    some of its numbers are moved by one step of rounding, at random.
+    Weaviate stores an object before it puts the vector into the index. If the object comes again
+    with an equal vector, it leaves the index alone. So if a crash or a deadline interrupts the
+    first write in between, the row would never be found. We can't ask whether it is in the index
+    either, since a crash may also lose the link from its id to its place. So no vector is sent
+    twice: some of its numbers change by one step of rounding, at random.
     """
     if row.vector is None:
         return row

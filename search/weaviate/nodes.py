@@ -1,7 +1,7 @@
-"""Where Weaviate is: at one address, or at several, of the nodes of one cluster.
+"""The address of Weaviate, or the addresses of the nodes of one cluster.
 
-Of several, gRPC spreads the calls over those that it has connections to, and repeats a search on
-another where one has died of it. REST goes to one of them while that answers.
+With several nodes, gRPC spreads the calls over those that it is connected to, and repeats a search
+on another one if a node died during it. REST uses one node as long as that answers.
 """
 
 import json
@@ -16,7 +16,7 @@ from pixtide.schemas.errors import TransientError, UsageError
 
 _SERVICE = "weaviate.v1.Weaviate"
 _READS = [{"service": _SERVICE, "method": method} for method in ("Search", "Aggregate")]
-#: Never of writes: what is repeated must differ (see `WeaviateIndex`).
+#: Never for writes: a repeated write must differ (see `WeaviateIndex`).
 _RETRY = {
     "maxAttempts": 3,
     "initialBackoff": "0.05s",
@@ -28,7 +28,7 @@ _RETRY = {
 
 @dataclass(frozen=True)
 class Node:
-    """One of them; `url` is that of REST."""
+    """One node; `url` is for REST."""
 
     url: str
     scheme: str
@@ -39,10 +39,10 @@ class Node:
 
 
 def nodes_at(urls: str, grpc_host: str | None, grpc_ports: Sequence[int]) -> list[Node]:
-    """The nodes at these URLs, written with commas; one gRPC port for all, or one for each.
+    """The nodes at these URLs, separated by commas; one gRPC port for all, or one for each.
 
     Raises:
-        UsageError: they make no sense.
+        UsageError: they are invalid.
     """
     each = [url.strip().rstrip("/") for url in urls.split(",")]
     ports = list(grpc_ports) * (len(each) if len(grpc_ports) == 1 else 1)
@@ -67,7 +67,7 @@ def _node(url: str, grpc_host: str | None, grpc_port: int) -> Node:
 
 
 class _Spread(ConnectionParams):
-    """Parameters whose gRPC goes to all of these addresses; the client knows of one only."""
+    """Parameters whose gRPC uses all these addresses; the client supports only one."""
 
     target: str
 
@@ -77,10 +77,10 @@ class _Spread(ConnectionParams):
 
 
 def connection_params(node: Node, nodes: Sequence[Node]) -> ConnectionParams:
-    """To use that node by REST, and all by gRPC.
+    """To use that node by REST, and all nodes by gRPC.
 
     Raises:
-        TransientError: none of their names can be looked up.
+        TransientError: no name can be resolved.
     """
     secure = node.scheme == "https"
     params = ConnectionParams.from_params(
@@ -110,10 +110,10 @@ def _addresses(nodes: Sequence[Node]) -> list[str]:
 
 
 def channel_options() -> list[tuple[str, str | int]]:
-    """How gRPC behaves, to one node or to several.
+    """gRPC options, for one node or several.
 
-    Without `waitForReady` the client's own retries sleep for up to a minute while the server is
-    away; with it a call waits for the channel, but no longer than its deadline.
+    Without `waitForReady`, the client's own retries sleep for up to a minute while the server is
+    away. With it, a call waits for the channel, but no longer than its deadline.
     """
     config = {
         "methodConfig": [

@@ -21,9 +21,9 @@ READ = list(FIELDS)
 def nearest(objects: Objects, query: Query, generation: Generation) -> list[Hit]:
     """The live rows nearest to the query's vector, best first.
 
-    Where Weaviate (1.35) finds a row that it can't read, since it is being replaced, it leaves
-    the row out but not its distance: each row after it gets that of the one before. So if fewer
-    come than were asked for, they are asked for again, with their vectors.
+    If Weaviate (1.35) can't read a row because it is being replaced, it leaves out the row but not
+    its distance. Then each row after it gets the distance of the row before. So if fewer rows come
+    than were asked for, they are asked for again, with their vectors.
     """
 
     def ask(*, with_vectors: bool) -> list[Found]:
@@ -39,7 +39,7 @@ def nearest(objects: Objects, query: Query, generation: Generation) -> list[Hit]
     found = ask(with_vectors=query.with_vectors)
     if len(found) < query.limit:
         found = ask(with_vectors=True)
-    hits: dict[str, Hit] = {}  # Weaviate may name an object twice
+    hits: dict[str, Hit] = {}  # Weaviate may return an object twice
     for each in found:
         row, distance = row_found(each), each.metadata.distance
         if row.state is RowState.LIVE and distance is not None:
@@ -72,6 +72,6 @@ def worded(objects: Objects, query: WordQuery, generation: Generation) -> list[W
 
 
 def row_found(found: Found) -> StoredImage:
-    """The row of an object, with its vector where that was asked for and there is one."""
+    """The row of an object, with its vector if that was asked for and exists."""
     values = found.vector.get("default")
     return from_record(found.properties, np.asarray(values, dtype=np.float32) if values else None)

@@ -1,4 +1,4 @@
-"""What is asked of Weaviate over REST, past its client: state, version, and objects by id."""
+"""REST calls that bypass Weaviate's client: state, version, and objects by id."""
 
 from typing import Any
 from uuid import UUID
@@ -22,7 +22,7 @@ def _get(http: httpx.Client, path: str, **headers: str) -> httpx.Response:
         raise TransientError(f"Weaviate at {http.base_url}: {error!r}") from error
     if answer.status_code >= 500:
         raise TransientError(f"Weaviate at {http.base_url}: {path}: {answer.status_code}")
-    if answer.status_code == 403 and "rpc error" in answer.text:  # of one node with another
+    if answer.status_code == 403 and "rpc error" in answer.text:  # between two nodes
         raise TransientError(f"Weaviate at {http.base_url}: {path}: {answer.text}")
     if answer.status_code in (401, 403):
         raise UsageError(f"Weaviate at {http.base_url} refuses the API key")
@@ -37,7 +37,7 @@ def require_ready(http: httpx.Client) -> None:
 def fetch(http: httpx.Client, name: str, uuid: UUID) -> dict[str, Any] | None:
     """The object of that id as JSON, with its vectors, or None. Raises as `call` does.
 
-    Of replicas most are asked, and the newest counts.
+    Asks most of the replicas, and the newest object counts.
     """
     answer = _get(http, f"/v1/objects/{name}/{uuid}?include=vector&consistency_level=QUORUM")
     if answer.status_code == 404:
@@ -49,13 +49,13 @@ def fetch(http: httpx.Client, name: str, uuid: UUID) -> dict[str, Any] | None:
 
 
 def require_collection(http: httpx.Client, name: str) -> None:
-    """Raises TransientError where that node knows of no such collection, and so of no object."""
+    """Raises TransientError if that node doesn't know the collection, and so no object of it."""
     if _get(http, f"/v1/schema/{name}", consistency="false").status_code == 404:
         raise TransientError(f"Weaviate at {http.base_url} knows of no collection {name}")
 
 
 def require_version(http: httpx.Client) -> None:
-    """Raises UsageError where it refuses the API key or is older than 1.34."""
+    """Raises UsageError if the API key is refused or Weaviate is older than 1.34."""
     answer = _get(http, "/v1/meta")
     try:
         version = str(answer.json()["version"])

@@ -1,4 +1,4 @@
-"""Who may vouch for Weaviate: said once, for its client over REST and gRPC and for our own REST."""
+"""The CA bundle for Weaviate: one for its client (REST and gRPC) and for our own REST calls."""
 
 import ssl
 from pathlib import Path
@@ -12,10 +12,10 @@ from pixtide.schemas.errors import UsageError
 
 
 class Trust:
-    """The authorities of a PEM file; without one, those that the libraries bring along."""
+    """The CAs of a PEM file; without one, those that the libraries include."""
 
     def __init__(self, ca_file: Path | None) -> None:
-        """Read the file. Raises UsageError where it can't be read or holds no certificate."""
+        """Read the file. Raises UsageError if it can't be read or holds no certificate."""
         self._context: ssl.SSLContext | None = None
         #: For gRPC.
         self.credentials: Any = None
@@ -33,7 +33,7 @@ class Trust:
         return self._context or True
 
     def have_of(self, client: WeaviateClient) -> None:
-        """Have a client that isn't connected trust them over REST: it has no setting for it."""
+        """Make a client that isn't connected trust them over REST, for which it has no setting."""
         if self._context is None:
             return
         connection = client._connection

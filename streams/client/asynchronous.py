@@ -1,4 +1,4 @@
-"""The search client for asyncio: many searches under way at once, each awaited and cancellable.
+"""The search client for asyncio: many searches at once, each awaited and cancellable.
 
 async with AsyncSearchClient("localhost:9092") as client:
     reply = await client.search(SearchRequest(text="a cat"))
@@ -23,7 +23,7 @@ _WAIT_S = 0.05
 
 
 class AsyncSearchClient:
-    """Asks over Kafka from one event loop; a thread of its own hears the replies."""
+    """Searches over Kafka from one event loop; its own thread receives the replies."""
 
     def __init__(
         self,
@@ -34,19 +34,19 @@ class AsyncSearchClient:
         timeout_s: float = CLIENT_TIMEOUT_S,
         rests: bool = False,
     ) -> None:
-        """Make one; entering it connects.
+        """Create a client; entering it connects.
 
         Args:
-            rests: ask the broker for nothing while no search is under way. The embedded broker
-                answers an empty fetch at once, so that an idle client costs a whole core; the
-                next search then asks for the end of its reply partition first.
+            rests: ask the broker for nothing while no search is running. The embedded broker
+                answers an empty fetch at once, so that an idle client takes a whole core. The first
+                search after a pause asks for the end of its reply partition first.
         """
         self._addresses = Addresses(connection_to(kafka), request_topic, reply_topic)
         self._timeout_s = timeout_s
         self._rests = rests
         self._under_way = 0
         self._awake = threading.Event()
-        self._turn = threading.Lock()  # held while it falls asleep or wakes
+        self._turn = threading.Lock()  # held while it pauses or resumes
         self._waiting: dict[bytes, asyncio.Future[SearchReply]] = {}
         self._unanswered = threading.Event()
         self._closing = threading.Event()
@@ -76,10 +76,10 @@ class AsyncSearchClient:
         await asyncio.to_thread(self._wire.close)
 
     async def search(self, request: SearchRequest) -> SearchReply:
-        """Ask one thing, and again while the error is retryable and the time lasts.
+        """Search, and search again while the error is retryable and there is time left.
 
-        A request that can't be served gets a reply whose `error` is set. Cancelling gives up
-        waiting; the service may still do the search.
+        A request that can't be served gets a reply with its `error` set. Cancelling stops the wait;
+        the service may still do the search.
 
         Raises:
             TransientError: no reply came in time.
@@ -121,12 +121,12 @@ class AsyncSearchClient:
                     self._awake.wait(_WAIT_S)
                 else:
                     self._hear()
-            except Exception:  # of one record or one poll; those that wait hear the next
+            except Exception:  # one record or one poll; others still get theirs
                 logger.exception("the reply topic could not be read")
                 self._closing.wait(_WAIT_S)
 
     def _heed_unanswered(self) -> None:
-        """A search got no reply. Here, since connecting again may take long."""
+        """A search got no reply. Runs in this thread, since connecting again may take long."""
         if self._unanswered.is_set():
             self._unanswered.clear()
             with self._turn:
@@ -136,13 +136,13 @@ class AsyncSearchClient:
 
     def _hear(self) -> None:
         for correlation_id, value in self._wire.heard(_WAIT_S):
-            # else another client's, late or repeated
+            # else it is another client's, late, or a repeated one
             if correlation_id in self._waiting and (reply := reply_of(value)) is not None:
                 self._wire.answered(in_time=True)
                 self._loop.call_soon_threadsafe(self._arrived, correlation_id, reply)
 
     def _rest(self) -> bool:
-        """Fall asleep where nothing is under way; whether we are asleep."""
+        """Pause if no search is running; returns whether it is paused."""
         with self._turn:
             if self._awake.is_set() and not self._under_way:
                 self._wire.rest()

@@ -1,4 +1,4 @@
-"""A request/reply client of the search service.
+"""A blocking client of the search service.
 
 with SearchClient("localhost:9092") as client:
     for result in client.search(SearchRequest(text="a cat")).results or ():
@@ -18,13 +18,13 @@ from pixtide.schemas.topics import REPLIES, REQUESTS
 from pixtide.streams.client.channel import Addresses, Replies, pause_s, reply_of, worth_repeating
 from pixtide.streams.kafka.connection import KafkaConnection, connection_to
 
-#: How many requests `search_many` keeps under way.
+#: How many requests `search_many` keeps in progress.
 WINDOW = 64
 _WAIT_S = 0.02
 
 
 class SearchClient:
-    """Asks over Kafka and waits for the replies. Use one in each thread."""
+    """Searches over Kafka and waits for the replies. Use one client per thread."""
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class SearchClient:
         self.close()
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         self._wire.close()
 
     def search(self, request: SearchRequest) -> SearchReply:
-        """Ask one thing, and again while the error is retryable and the time lasts.
+        """Search, and search again while the error is retryable and there is time left.
 
-        A request that can't be served gets a reply whose `error` is set.
+        A request that can't be served gets a reply with its `error` set.
 
         Raises:
             TransientError: no reply came in time.
@@ -80,7 +80,7 @@ class SearchClient:
     def search_many(
         self, requests: Iterable[SearchRequest], *, window: int = WINDOW
     ) -> Iterator[SearchReply]:
-        """Ask many things once each, some at a time; the replies come in the requests' order.
+        """Make many searches once each, several at a time; replies come in the requests' order.
 
         Raises:
             TransientError: a reply did not come in time.
@@ -107,7 +107,7 @@ class SearchClient:
                     f"no reply within {self._timeout_s:g} s: is a query consumer running?"
                 )
             for heard, value in self._wire.heard(_WAIT_S):
-                # else another client's, late or repeated
+                # else it is another client's, late, or a repeated one
                 if heard in self._waiting and (reply := reply_of(value)) is not None:
                     self._waiting.discard(heard)
                     self._replies[heard] = reply

@@ -1,4 +1,4 @@
-"""The two ends of request/reply over Kafka: requests go out, and replies to them come in."""
+"""Request and reply over Kafka: sends requests and receives their replies."""
 
 import logging
 import random
@@ -32,18 +32,18 @@ from pixtide.streams.process.tracing import NO_SPAN, Span, begin
 
 logger = logging.getLogger(__name__)
 
-#: How many replies are read at once.
+#: How many replies to read at once.
 _MOST = 256
-#: How long a partition's leader may be silent before another partition is tried.
+#: After this much silence from a partition's leader, another partition is tried.
 _LEADER_S = 2.5
 _AGAIN_S = 0.1
-#: Of requests that wait for the broker.
+#: The most bytes of requests that wait for the broker.
 _QUEUE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where requests go, and where replies are wanted."""
+    """Where requests go, and where replies should go."""
 
     connection: KafkaConnection
     request_topic: str = REQUESTS
@@ -52,7 +52,7 @@ class Addresses:
 
 @dataclass(frozen=True)
 class _Ends:
-    """What sends, and what hears in that partition."""
+    """A producer, and a consumer of that reply partition."""
 
     producer: Producer
     consumer: Consumer
@@ -60,9 +60,9 @@ class _Ends:
 
 
 class Replies:
-    """Sends requests and hears the replies, in one reply partition that others may share.
+    """Sends requests and receives replies in one reply partition, which other clients may share.
 
-    Connects again, to another partition perhaps, where no request has been answered for long.
+    Connects again, perhaps to another partition, if no request has been answered for long.
     """
 
     def __init__(self, addresses: Addresses) -> None:
@@ -81,7 +81,7 @@ class Replies:
 
     def _connected(self) -> _Ends:
         connection = self._addresses.connection
-        # a request is worth nothing to anybody when its time is over
+        # nobody wants a request any more after its deadline
         limits = kafka_clients.gives_up(DEFAULT_DEADLINE_MS / 1000, _QUEUE_BYTES)
         producer = kafka_clients.producer(connection, linger_ms=0, **limits)
         consumer = kafka_clients.tail_consumer(connection)
@@ -89,7 +89,7 @@ class Replies:
         return _Ends(producer, consumer, self._listening(consumer, first))
 
     def answered(self, in_time: bool) -> None:
-        """How a request went. It may connect again: to be told by the thread that hears."""
+        """Report how a request went. Call it in the receiving thread: it may connect again."""
         if in_time:
             self._ends.worked()
             return
@@ -99,7 +99,7 @@ class Replies:
             logger.warning("no reply comes, and a new client is not answered either: %s", error)
 
     def listen(self) -> None:
-        """Hear what comes from now on, in a partition whose leader answers.
+        """Receive what comes from now on, in a partition whose leader answers.
 
         Raises TransientError: no broker can be reached.
         """
@@ -107,7 +107,7 @@ class Replies:
         self._ends.now = replace(ends, partition=self._listening(ends.consumer, ends.partition))
 
     def _listening(self, consumer: Consumer, partition: int) -> int:
-        """Which partition it hears in from now on: that one, or the next whose leader answers."""
+        """Start receiving in that partition, or in the next whose leader answers; returns which."""
         deadline = time.monotonic() + kafka_requests.REQUEST_TIMEOUT_S
         topic = self._addresses.reply_topic
         while True:
@@ -121,17 +121,17 @@ class Replies:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_AGAIN_S)
-            partition = (partition + 1) % self._count  # mostly another broker's
+            partition = (partition + 1) % self._count  # mostly on another broker
 
     def rest(self) -> None:
-        """Hear nothing, and ask the broker for nothing, until `listen`."""
+        """Receive nothing, and ask the broker for nothing, until `listen`."""
         self._ends.now.consumer.unassign()
 
     def ask(self, request: SearchRequest, timeout_s: float) -> bytes:
-        """Send a request that expires after so long; the correlation id of its reply.
+        """Send a request that expires after so long; returns the correlation id of its reply.
 
         Raises:
-            TransientError: too many wait for the broker, or it takes none of this size.
+            TransientError: too many requests wait for the broker, or it accepts none of this size.
         """
         ends, correlation_id = self._ends.now, uuid.uuid4().bytes
         now_ms = int(time.time() * 1000)
@@ -161,11 +161,11 @@ class Replies:
         return correlation_id
 
     def heard(self, wait_s: float) -> Iterator[tuple[bytes, bytes]]:
-        """Correlation ids and JSON of what has come in; others' replies are among them."""
+        """Correlation ids and JSON of received replies; includes replies to other clients."""
         ends, connection = self._ends.now, self._addresses.connection
         ends.producer.poll(0)
         heard = taken(ends.consumer, connection, 1, wait_s)
-        if heard:  # waiting for more than one would wait the whole time, whatever has come
+        if heard:  # waiting for more would take the whole time, even if some came
             heard += taken(ends.consumer, connection, _MOST, 0)
         for record in heard:
             if isinstance(record, Told) or record.value is None:
@@ -176,7 +176,7 @@ class Replies:
                 yield correlation_id, record.value
 
     def _give_up_before(self, now_ms: int) -> None:
-        """The spans of those that no reply has come to in time; the oldest were asked first."""
+        """End the spans of requests without a reply in time; the oldest requests come first."""
         for correlation_id, (deadline_ms, span) in list(self._asked.items()):
             if deadline_ms > now_ms:
                 break
@@ -184,20 +184,20 @@ class Replies:
             self._asked.pop(correlation_id, None)
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         self._ends.now.consumer.close()
         for _, span in self._asked.values():
             span.end(error="no reply in time")
 
 
 def pause_s(attempt: int) -> float:
-    """How long to wait before a request is repeated: longer each time, and never in step."""
+    """The pause before a request is repeated: longer each time, with jitter."""
     share: float = random.uniform(0.5, 1)  # noqa: S311  # no secret
     return min(2.0, 0.05 * 1.5**attempt) * share
 
 
 def reply_of(value: bytes) -> SearchReply | None:
-    """The reply, or None for what a stranger has written to the reply topic in its stead."""
+    """The reply, or None if somebody else wrote something else to the reply topic."""
     try:
         return SearchReply.from_json(value)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Dead letters, worked off: listed, looked at, and told apart by what has become of them."""
+"""Dead letters: listed, shown, and with what has happened to each since."""
 
 import contextlib
 import re
@@ -30,13 +30,13 @@ from pixtide.streams.kafka.topic_reader import records_at, records_of
 from pixtide.streams.originals.store import VALUES, ImageStore
 
 _ROWS_AT_ONCE = 500
-#: More than Kafka takes in one record: values in the store came from there.
+#: More than Kafka accepts in one record; values in the store came from there.
 _MOST_BYTES = 2**31
 _SHOWN = 60
 
 
 class LetterState(StrEnum):
-    """What has become of a dead letter."""
+    """What has happened to a dead letter since."""
 
     WAITING = "waiting"
     """Its record is still not indexed; it may be tried again."""
@@ -50,10 +50,10 @@ class LetterState(StrEnum):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One letter without its value. `place` is where it lies: `partition@offset`.
+    """One dead letter without its value. `place` is its position: `partition@offset`.
 
-    `arrived_ms` is when, in epoch milliseconds; `size` is that of its value, in bytes. `code` and
-    the other reasons are empty where some other program wrote it.
+    `arrived_ms` is in epoch milliseconds; `size` is that of its value, in bytes. `code` and the
+    other reasons are empty if some other program wrote it.
     """
 
     place: str
@@ -71,13 +71,13 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which letters are meant: of these codes and these image ids; an empty one means all."""
+    """A selection of dead letters by codes and by image ids; an empty one means all."""
 
     codes: frozenset[str] = frozenset()
     image_ids: frozenset[str] = frozenset()
 
     def takes(self, letter: DeadLetter) -> bool:
-        """Whether that letter is among them."""
+        """Whether that dead letter is selected."""
         return (not self.codes or letter.code in self.codes) and (
             not self.image_ids or letter.image_id in self.image_ids
         )
@@ -88,7 +88,7 @@ EVERY_LETTER = Selection()
 
 @dataclass(frozen=True)
 class CodeGroup:
-    """The letters of one code: how many are in each state, and the latest few that wait."""
+    """The dead letters of one code: how many are in each state, and the latest few that wait."""
 
     code: str
     counts: dict[LetterState, int]
@@ -97,10 +97,10 @@ class CodeGroup:
 
 @dataclass(frozen=True)
 class LetterContent:
-    """A letter with what is in it.
+    """A dead letter with its content.
 
-    `value` is None for a delete, and where it can't be had: then `value_missing` says why.
-    `event` is what the record says, or None where `event_error` says what is wrong with it.
+    `value` is None for a delete, and if it isn't available: then `value_missing` says why. `event`
+    is what the record says, or None if it is invalid: then `event_error` says why.
     """
 
     letter: DeadLetter
@@ -113,7 +113,7 @@ class LetterContent:
 
 
 class DeadLetters:
-    """The letters of one dead-letter topic, beside the generations that they are about."""
+    """The dead letters of one topic, together with the generations that wrote them."""
 
     def __init__(
         self,
@@ -129,13 +129,13 @@ class DeadLetters:
         self._store = store
 
     def close(self) -> None:
-        """Let connections go."""
+        """Close the connections."""
         self._catalog.close()
 
     def letters(self, selection: Selection = EVERY_LETTER) -> list[DeadLetter]:
-        """The letters selected, with their states, in the order of their arrival.
+        """The selected dead letters, with their states, in the order of their arrival.
 
-        Of those that one generation has written about one record, the latest.
+        If one generation has written several about one record, only the latest.
 
         Raises:
             UsageError: there is no such topic.
@@ -151,7 +151,7 @@ class DeadLetters:
         return sorted(self._with_states(latest.values()), key=lambda letter: letter.arrived_ms)
 
     def find(self, which: str) -> LetterContent:
-        """The letter at `partition@offset`, or else the latest of that image id.
+        """The dead letter at `partition@offset`, or else the latest one of that image id.
 
         Raises:
             UsageError: there is none.
@@ -169,7 +169,7 @@ class DeadLetters:
         return self.content_of(found, letter)
 
     def record_at(self, place: str) -> Record:
-        """The record at `partition@offset`; it alone is read.
+        """The record at `partition@offset`; reads only that one.
 
         Raises:
             UsageError: there is none.
@@ -184,9 +184,9 @@ class DeadLetters:
     def content_of(
         self, record: Record, letter: DeadLetter, most_bytes: int = _MOST_BYTES
     ) -> LetterContent:
-        """What is in a letter; its value is fetched back from the image store if it lies there.
+        """The content of a dead letter; a value in the image store is fetched from there.
 
-        One of more than `most_bytes` counts as missing there.
+        One of more than `most_bytes` counts as missing.
 
         Raises:
             TransientError: the store can't be reached.
@@ -208,7 +208,7 @@ class DeadLetters:
         return replace(content, event=event)
 
     def picture_of(self, content: LetterContent, most_bytes: int = _MOST_BYTES) -> bytes | None:
-        """The picture that a letter carries, or that lies in the image store; None elsewhere.
+        """The picture if the dead letter contains it or the image store has it; else None.
 
         Raises:
             PoisonError, TransientError: as `ImageStore.get`.
@@ -226,7 +226,7 @@ class DeadLetters:
         uri = _header(record, VALUE_URI)
         if not uri:
             return record.value
-        # the store's URL may have changed; what is kept under it has not
+        # the store's URL may have changed; the files in it have not
         name = uri.rpartition("/")[2]
         try:
             value = self._store.get_raw(f"{VALUES}/{name}", most_bytes)
@@ -243,7 +243,7 @@ class DeadLetters:
         for name, ours in by_generation.items():
             generation = self._catalog.get(name) if name else None
             index = None
-            with contextlib.suppress(CollectionGoneError):  # retired: its record is there still
+            with contextlib.suppress(CollectionGoneError):  # retired: its record still exists
                 index = self._catalog.open(generation) if generation else None
             if generation is None or index is None:
                 yield from (replace(letter, state=LetterState.ORPHANED) for letter in ours)
@@ -261,7 +261,7 @@ class _ValueMissingError(Exception):
 
 
 def by_code(letters: Sequence[DeadLetter], examples: int = 3) -> list[CodeGroup]:
-    """The letters grouped by code, that with most letters first."""
+    """The dead letters grouped by code; the code with most of them comes first."""
     groups: dict[str, list[DeadLetter]] = {}
     for letter in letters:
         groups.setdefault(letter.code, []).append(letter)
@@ -280,7 +280,7 @@ def by_code(letters: Sequence[DeadLetter], examples: int = 3) -> list[CodeGroup]
 
 
 def state_of(letter: DeadLetter, generation: Generation, row: StoredImage | None) -> LetterState:
-    """What has become of a letter, by the row of its picture in its generation."""
+    """The state of a dead letter, from its picture's row in its generation."""
     source, log = letter.source, generation.log
     if source is None or (source.topic, source.topic_id) != (log.topic, log.topic_id):
         return LetterState.ORPHANED
@@ -298,7 +298,7 @@ def letter_of(record: Record) -> DeadLetter:
     """Read a record of the dead-letter topic; its state isn't known yet."""
     try:
         source = SourceRecord.from_headers(record.headers)
-    except PoisonError:  # some other program's, or one whose headers were cut
+    except PoisonError:  # another program's, or its headers were cut
         source = None
     return DeadLetter(
         place=_place(record),
@@ -315,7 +315,7 @@ def letter_of(record: Record) -> DeadLetter:
 
 
 def _coordinates(place: str) -> tuple[int, int]:
-    """Raises UsageError: no log has such a place."""
+    """Parse `partition@offset`. Raises UsageError if it can't be a position."""
     if not re.fullmatch(r"[0-9]{1,9}@[0-9]{1,18}", place):
         raise UsageError(f"no dead letter at {place[:_SHOWN]}")
     partition, _, offset = place.partition("@")

@@ -1,4 +1,4 @@
-"""Trying dead letters again: planned first, then sent to the retry topic."""
+"""Retries of dead letters: planned first, then sent to the retry topic."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ from pixtide.streams.kafka.records import Record
 from pixtide.streams.kafka.topic_reader import records_of
 
 _DELIVER_S = 30.0
-#: Letters sent before waiting for them: bounds the memory that their values take.
+#: Dead letters sent before waiting for them: bounds the memory for their values.
 _AT_ONCE = 50
 
 
 @dataclass(frozen=True)
 class RetryPlan:
-    """What would be sent: one letter for each record that waits. `left_out` counts the others."""
+    """What to send: one dead letter for each record that waits. `left_out` counts the others."""
 
     letters: tuple[DeadLetter, ...]
     left_out: dict[LetterState, int]
@@ -28,17 +28,17 @@ class RetryPlan:
 
 @dataclass(frozen=True)
 class RetryResult:
-    """What was sent and acknowledged, and what could not be, with the reason."""
+    """What was sent and acknowledged, and what could not be sent, with the reason."""
 
     sent: tuple[DeadLetter, ...]
     refused: tuple[tuple[DeadLetter, str], ...]
 
 
 def plan_retry(letters: Iterable[DeadLetter]) -> RetryPlan:
-    """Which of these letters are worth trying again.
+    """Which of these dead letters are worth trying again.
 
-    Every generation reads each retry, so that of several generations' letters about one record
-    one is enough.
+    Every generation reads each retry. So if several generations wrote dead letters about one
+    record, one retry is enough.
     """
     waiting: dict[object, DeadLetter] = {}
     left_out: Counter[LetterState] = Counter()
@@ -51,7 +51,7 @@ def plan_retry(letters: Iterable[DeadLetter]) -> RetryPlan:
 
 
 class Retrier:
-    """Sends letters to the retry topic, each to the partition of its source."""
+    """Sends dead letters to the retry topic, each to the partition of its source."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class Retrier:
         self._refused: list[tuple[DeadLetter, str]] = []
 
     def send(self, plan: RetryPlan) -> RetryResult:
-        """Send what was planned, and wait until it is acknowledged.
+        """Send the plan, and wait until everything is acknowledged.
 
-        What becomes of each is told on `images.indexed`, under its source.
+        The outcome of each appears on `images.indexed`, under its source.
 
         Raises:
             UsageError: a topic is missing.

@@ -1,8 +1,8 @@
-"""Comparing two generations: the same searches in both, for a person to judge before promoting.
+"""Compares two generations: the same searches in both, to judge before promoting.
 
-Each query is answered from each generation as the query consumer would answer it. Numbers say
-how far the results differ, and how much of what an exact search finds each index has found; only
-eyes say which results are better, so there is a page with the pictures.
+Each query is answered from each generation as the query consumer would answer it. Numbers show how
+much the results differ, and how many of the true results each index has found. Only a person can
+see which results are better, so there is a page with the pictures.
 """
 
 import html
@@ -23,7 +23,7 @@ from pixtide.search.exact import recalls
 from pixtide.search.generations import Generation
 from pixtide.search.port import GenerationCatalog
 
-#: A small JPEG of the original at a URI, or None where it can't be had.
+#: Returns a small JPEG of the original at a URI, or None if it isn't available.
 Thumbnail = Callable[[str], bytes | None]
 
 _STYLE = """
@@ -43,9 +43,9 @@ p { margin: .2rem 0; opacity: .75 }
 class Compared:
     """One query's results in both generations, and how long each took in milliseconds.
 
-    `overlap` is the share of results, 0 to 1, that both have; `rank_change` how many places
-    those have moved on average, None where there are none. `recall` is the share of the pictures
-    truly nearest that each generation's index has found.
+    `overlap` is the share of results, 0 to 1, that both have. `rank_change` is how many places
+    these have moved on average, None if there are none. `recall` is, for each generation, the share
+    of the truly nearest pictures that its index has found.
     """
 
     query: str
@@ -62,7 +62,7 @@ class Compared:
 
     @property
     def rank_change(self) -> float | None:
-        """Places moved on average by the results that both have."""
+        """How many places the results that both have moved on average."""
         ranks = [{r.image_id: n for n, r in enumerate(side)} for side in (self.first, self.second)]
         common = ranks[0].keys() & ranks[1].keys()
         return fmean(abs(ranks[0][i] - ranks[1][i]) for i in common) if common else None
@@ -82,14 +82,14 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All queries compared, `limit` results each."""
+    """The comparison of all queries, `limit` results each."""
 
     names: tuple[str, str]
     limit: int
     compared: tuple[Compared, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The sums, for machines."""
+        """The totals, for machines."""
         changes = [c.rank_change for c in self.compared if c.rank_change is not None]
         return {
             "generations": list(self.names),
@@ -176,9 +176,9 @@ def _request(query: str, limit: int) -> SearchRequest:
 
 
 def page(comparison: Comparison, thumbnail: Thumbnail) -> str:
-    """A page that needs nothing else: for each query both rows of pictures, inlined.
+    """A self-contained page: for each query both rows of pictures, inlined.
 
-    What only one side has is framed.
+    Pictures that only one generation has get a frame.
     """
     sums = comparison.as_json()
     recall = sums[f"recall@{comparison.limit}"]

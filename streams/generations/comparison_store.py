@@ -1,7 +1,7 @@
-"""What the log says beside what the collection holds, in a database on disk.
+"""The log's content and the collection's content side by side, in a database on disk.
 
-A private SQLite file without a name, which is gone when it is closed: comparing a hundred
-million pictures takes disk, not memory.
+It is a private SQLite file without a name, which disappears when it is closed. So comparing a
+hundred million pictures takes disk, not memory.
 """
 
 import json
@@ -18,30 +18,30 @@ from pixtide.streams.originals.store import Stored
 
 
 class Kind(StrEnum):
-    """How a picture's row may differ from what the log says of it."""
+    """How a picture's row may differ from what the log says."""
 
     MISSING = "missing"  # no row
     STALE = "stale"  # the row is of an earlier record
     AHEAD = "ahead"  # the row is of a record that the log doesn't have
-    WRONG_STATE = "wrong_state"  # of the right record, but not what that record asks for
-    WRONG_CONTENT = "wrong_content"  # of the right record, but of another picture than it names
-    EXTRA = "extra"  # a row whose picture the log doesn't know
+    WRONG_STATE = "wrong_state"  # of the right record, but not in the state that it asks for
+    WRONG_CONTENT = "wrong_content"  # of the right record, but not of the picture that it names
+    EXTRA = "extra"  # a row whose picture isn't in the log
     ORIGINAL_MISSING = "original_missing"  # the row is right, but its original is gone
     ORIGINAL_LEFT = "original_left"  # an original that no row and no latest record names
     NOT_FOUND_BY_VECTOR = "not_found_by_vector"  # a right row that a search for it doesn't find
-    NOT_FOUND_BY_WORDS = "not_found_by_words"  # the same, of a search for its caption and tags
+    NOT_FOUND_BY_WORDS = "not_found_by_words"  # the same, in a search for its caption and tags
 
 
-#: What says nothing about the rows.
+#: Kinds that say nothing about the rows.
 OF_THE_STORE = frozenset({Kind.ORIGINAL_MISSING, Kind.ORIGINAL_LEFT})
 
 
 class Expected(NamedTuple):
-    """What the log's latest record of an image id asks for; `sha256` is empty where it is silent.
+    """What the latest record of an image id asks for.
 
-    `uri` is where it says that its picture lies.
+    `sha256` is empty if the record has none. `uri` is where the record says that its picture is.
 
-    Where the picture itself turns out to be bad, a dead-lettered row is right as well.
+    If the picture itself turns out to be bad, a dead-lettered row is right, too.
     """
 
     image_id: str
@@ -53,9 +53,9 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """One picture whose row is not what the log says. Versions are (epoch, partition, offset).
+    """One picture whose row isn't what the log says. Versions are (epoch, partition, offset).
 
-    Of an original that is left, `image_id` is its key in the store.
+    For an original that is left over, `image_id` is its key in the store.
     """
 
     image_id: str
@@ -64,9 +64,9 @@ class Difference:
     found: Version | None
 
 
-#: The words of `Kind` and `RowState`; '' where both sides agree. A deleted row whose key is no
-#: longer in the log has expired: compaction removes a delete only when `delete.retention.ms` has
-#: passed, so nothing can bring that picture back.
+#: The values of `Kind` and `RowState`; '' if both sides agree. A deleted row whose key is no longer
+#: in the log has expired: compaction removes a delete only after `delete.retention.ms`, so nothing
+#: can bring that picture back.
 _SCHEMA = """
 CREATE TABLE log (image_id TEXT PRIMARY KEY, epoch INTEGER, partition INTEGER, offset INTEGER,
     state TEXT, sha256 TEXT, original TEXT) WITHOUT ROWID;
@@ -117,11 +117,11 @@ _SEARCHED = 50
 
 
 class ComparisonStore:
-    """The two sides, compared, and the originals. Not safe to share between threads.
+    """Both sides, compared, and the originals. Not safe to share between threads.
 
     Args:
-        original_of: the key of the original that a URI names; empty where it isn't in our store,
-            or where originals are not looked at.
+        original_of: returns the key of the original that a URI names; empty if it isn't in our
+            store, or if originals are not checked.
     """
 
     def __init__(self, original_of: Callable[[str], str] = lambda _: "") -> None:
@@ -130,11 +130,11 @@ class ComparisonStore:
         self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Let go of the disk."""
+        """Free the disk space."""
         self._database.close()
 
     def note_log(self, records: Iterable[Expected]) -> None:
-        """Add what records of the log ask for; the latest of an id counts."""
+        """Add what records of the log ask for; the latest record of an id counts."""
         self._insert(
             "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (image_id) DO UPDATE SET"
             " epoch = excluded.epoch, partition = excluded.partition, offset = excluded.offset,"
@@ -144,7 +144,7 @@ class ComparisonStore:
         )
 
     def note_rows(self, rows: Iterable[StoredImage]) -> None:
-        """Add rows of the collection; one read again takes the place of what it was."""
+        """Add rows of the collection; a row that is read again replaces the earlier one."""
         self._insert(
             "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -158,11 +158,11 @@ class ComparisonStore:
         )
 
     def forget_rows(self, image_ids: Iterable[str]) -> None:
-        """The collection holds no such rows any more, or they are about to be read again."""
+        """Remove these rows: the collection no longer has them, or they will be read again."""
         self._insert("DELETE FROM rows WHERE image_id = ?", ((each,) for each in image_ids))
 
     def note_originals(self, files: Iterable[Stored], old: datetime) -> None:
-        """Add files of the store; those put before `old` may be left over."""
+        """Add files of the store; those stored before `old` may be left over."""
         self._insert(
             "INSERT OR REPLACE INTO originals VALUES (?, ?, ?)",
             (
@@ -176,12 +176,12 @@ class ComparisonStore:
         )
 
     def note_named(self, uris: Iterable[str]) -> None:
-        """Add where other rows say that their pictures lie."""
+        """Add the picture URIs of other rows."""
         keys = (key for uri in uris if (key := self._named(uri)))
         self._insert("INSERT OR IGNORE INTO named VALUES (?)", ((key,) for key in keys))
 
     def forget_originals(self, keys: Iterable[str]) -> None:
-        """The store holds no such files any more."""
+        """Remove these files: the store no longer has them."""
         self._insert("DELETE FROM originals WHERE key = ?", ((key,) for key in keys))
 
     def originals_of(self, image_ids: Sequence[str]) -> list[str]:
@@ -194,7 +194,7 @@ class ComparisonStore:
         return [key for (key,) in found]
 
     def some_live(self, most: int | None) -> Iterator[list[str]]:
-        """The ids of live rows, some at a time: so many at random, or all."""
+        """The ids of live rows, in chunks: so many at random, or all."""
         cursor = self._database.execute(
             "SELECT image_id FROM rows WHERE state = ?1 ORDER BY iif(?2 < 0, 0, random()) LIMIT ?2",
             [RowState.LIVE, -1 if most is None else most],
@@ -210,11 +210,11 @@ class ComparisonStore:
         )
 
     def forget_unfound(self, image_ids: Iterable[str]) -> None:
-        """Searches find these rows, or are about to be made again."""
+        """Remove these rows: searches find them, or will be made again."""
         self._insert("DELETE FROM unfound WHERE image_id = ?", ((each,) for each in image_ids))
 
     def unfound(self) -> Iterator[list[str]]:
-        """The ids that searches didn't find, some at a time, each once."""
+        """The ids that searches didn't find, in chunks, each once."""
         after = ""
         while some := self._database.execute(
             "SELECT DISTINCT image_id FROM unfound WHERE image_id > ? ORDER BY image_id LIMIT ?",
@@ -224,7 +224,7 @@ class ComparisonStore:
             (after,) = some[-1]
 
     def unfound_rows(self) -> Iterator[Difference]:
-        """What searches didn't find, and still stands as it was searched for."""
+        """The rows that searches didn't find and that haven't changed since."""
         cursor = self._database.execute(
             "SELECT image_id, kind, epoch, partition, offset FROM unfound"
             " JOIN rows USING (image_id, epoch, partition, offset) ORDER BY image_id, kind"
@@ -241,7 +241,7 @@ class ComparisonStore:
         return {Kind(kind): number for kind, number in counted}
 
     def left(self) -> Iterator[tuple[str, datetime]]:
-        """The originals that nothing names, and when they were put."""
+        """The originals that nothing names, and when they were stored."""
         after = ""
         while some := self._database.execute(
             "SELECT key, modified FROM lost WHERE key > ? ORDER BY key LIMIT ?", (after, _BATCH)
@@ -254,7 +254,7 @@ class ComparisonStore:
         return self._count("SELECT count(*) FROM lost")
 
     def follow(self, ends: Mapping[int, int]) -> None:
-        """Believe rows that are ahead of what was read of the log, but not of its `ends`."""
+        """Accept rows newer than what was read of the log, but not newer than its `ends`."""
         self._insert(
             "UPDATE log SET (epoch, offset, state, sha256, original) = (SELECT r.epoch, r.offset,"
             " r.state, '', '' FROM rows AS r WHERE r.image_id = log.image_id) WHERE image_id IN"
@@ -264,17 +264,17 @@ class ComparisonStore:
         )
 
     def doubt_differences(self) -> int:
-        """Doubt every id that differs now, and no other; how many there are."""
+        """Mark exactly the ids that differ now as doubtful; returns how many."""
         self._database.execute("DELETE FROM doubts")
         self._database.execute("INSERT INTO doubts SELECT image_id FROM differing")
         return self._count("SELECT count(*) FROM doubts")
 
     def is_doubted(self, image_id: str) -> bool:
-        """Whether that id is among the doubts."""
+        """Whether that id is doubtful."""
         return bool(self._count("SELECT count(*) FROM doubts WHERE image_id = ?", image_id))
 
     def doubts(self) -> Iterator[list[str]]:
-        """The doubted ids, some at a time."""
+        """The doubtful ids, in chunks."""
         after = ""
         while some := self._database.execute(
             "SELECT image_id FROM doubts WHERE image_id > ? ORDER BY image_id LIMIT ?",
@@ -284,7 +284,7 @@ class ComparisonStore:
             (after,) = some[-1]
 
     def differences(self, kinds: Sequence[Kind] = tuple(Kind)) -> Iterator[Difference]:
-        """The ids whose row isn't what the log says, in order of where their records stand."""
+        """The ids whose row isn't what the log says, in the order of their records' positions."""
         cursor = self._database.execute(
             "SELECT * FROM differing WHERE kind IN (SELECT value FROM json_each(?))"
             " ORDER BY log_partition, log_offset",
@@ -299,7 +299,7 @@ class ComparisonStore:
         return {Kind(kind): number for kind, number in counted}
 
     def expired_deletes(self) -> dict[str, Version]:
-        """Some deleted rows that the log has forgotten; none where none are left."""
+        """Some deleted rows that have expired from the log; empty if there are no more."""
         cursor = self._database.execute(
             "SELECT image_id, epoch, partition, offset FROM compared WHERE kind = 'expired'"
             " LIMIT ?",
@@ -316,15 +316,15 @@ class ComparisonStore:
         return dict(counted.fetchall())
 
     def images(self) -> int:
-        """How many image ids the log knows."""
+        """How many image ids the log has."""
         return self._count("SELECT count(*) FROM log")
 
     def rows(self) -> int:
-        """How many rows the collection holds."""
+        """How many rows the collection has."""
         return self._count("SELECT count(*) FROM rows")
 
     def _named(self, uri: str) -> str:
-        """The key that nobody may call left over: a store may have several URLs."""
+        """A key that is not left over; a store may have several URLs."""
         return self._original_of(uri) or original_key_in(uri)
 
     def _insert(self, statement: str, values: Iterable[Sequence[Any]]) -> None:

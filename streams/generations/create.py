@@ -1,4 +1,4 @@
-"""Creating a generation over today's log."""
+"""Creates a generation over the current log."""
 
 import re
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ def create_generation(
     compression: Compression = "rq8",
     attributes: Mapping[str, AttributeType] | None = None,
 ) -> Generation:
-    """Create an empty generation over today's log; the first one of an index goes live at once.
+    """Create an empty generation over the current log; the first one of an index goes live at once.
 
     The group's position is committed before the record is written, so that no worker of this
-    generation ever has to guess where to begin.
+    generation ever has to guess where to start.
 
     Raises:
         UsageError: the name is taken, the model can't be loaded, or a topic is missing.
@@ -57,7 +57,7 @@ def create_generation(
     beginning = kafka_offsets.beginnings(client, log.topic, range(log.partitions))
     kafka_offsets.commit_beginning(connection, generation.group, log.topic, beginning)
     retries = kafka_topics.retries_of(client, settings.named(topics.RETRY), log)
-    # What was tried again so far, the log holds itself, if it still counts.
+    # Earlier retries are not needed: the log has their records, if these still count.
     so_far = kafka_offsets.ends(client, retries.topic, range(retries.partitions))
     kafka_offsets.commit_beginning(connection, generation.group, retries.topic, so_far)
     catalog.create(generation)

@@ -1,4 +1,4 @@
-"""What a record of the log asks of the index."""
+"""What a record of the log requires of the index."""
 
 from pixtide.schemas.codec import image_id_of
 from pixtide.schemas.errors import PoisonError
@@ -12,7 +12,7 @@ from pixtide.streams.kafka.records import Record
 
 
 def expected_row(record: Record, log: LogIdentity, partitioner: Partitioner) -> Expected | None:
-    """The row that it asks for, read as the ingest path reads it; None where it asks for none."""
+    """The row that it requires, read as the ingest path reads it; None if it requires none."""
     version = Version(log.epoch, record.partition, record.offset)
     try:
         image_id = image_id_of(record.key)

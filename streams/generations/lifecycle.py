@@ -1,7 +1,7 @@
-"""A generation's life after it is built: verified, promoted, rolled back, retired.
+"""A generation's life after it is built: verify, promote, roll back, retire.
 
-Every step is written down with the index before the next is taken, so that each command may be
-run again after a crash in its middle, and goes on from there.
+Every step is recorded with the index before the next one starts. So after a crash each command can
+be run again, and goes on from there.
 """
 
 import time
@@ -33,9 +33,9 @@ class RefusedError(PixtideError):
 
 @dataclass(frozen=True)
 class Checks:
-    """How much a verification looks at, and whether it mends what it finds.
+    """How much a verification checks, and whether it repairs what it finds.
 
-    `searched` is how many rows, taken at random, are searched for by their own vectors and words;
+    `searched` is how many rows, chosen at random, are searched for by their own vectors and words;
     0: none, None: all.
     """
 
@@ -53,7 +53,7 @@ def verify(
     timeout_s: float,
     tell: Tell,
 ) -> Verification:
-    """Verify, repair where asked, and write down whether the generation is ready.
+    """Verify, repair if asked, and record whether the generation is ready.
 
     Raises as `Verifier.run` and `repair` do.
     """
@@ -98,10 +98,10 @@ def promote(
     timeout_s: float,
     tell: Tell,
 ) -> list[str]:
-    """Make a generation live by one atomic step; what was skipped because of `force`.
+    """Make a generation live in one atomic step; returns what was skipped because of `force`.
 
     Raises:
-        RefusedError: it isn't verified, or has not read the log to where it ends now.
+        RefusedError: it isn't verified, or has not read the log to its current end.
     """
     before = catalog.live()
     if generation.is_same(before):
@@ -109,7 +109,7 @@ def promote(
     unmet = _unmet(settings, generation, timeout_s, tell)
     if unmet and not force:
         raise RefusedError(f"not promoted: {'; '.join(unmet)}")
-    before = catalog.live()  # as it is after the wait, which may have taken minutes
+    before = catalog.live()  # after the wait, which may have taken minutes
     if generation.is_same(before):
         return unmet
 
@@ -140,13 +140,13 @@ def _unverified(generation: Generation) -> str:
 
 
 def _unmet(settings: Settings, generation: Generation, timeout_s: float, tell: Tell) -> list[str]:
-    """What a generation lacks to be promoted."""
+    """Why a generation can't be promoted."""
     unmet = [] if generation.state is GenerationState.READY else [_unverified(generation)]
     return unmet + _unread(settings, generation, timeout_s, tell)
 
 
 def _unread(settings: Settings, generation: Generation, timeout_s: float, tell: Tell) -> list[str]:
-    """What its workers have not read of the log as it ends now, after waiting for them."""
+    """What its workers have not read up to the log's current end, after waiting for them."""
     ends = kafka_offsets.ends(
         kafka_clients.admin(settings.kafka_connection()),
         generation.log.topic,
@@ -167,14 +167,14 @@ def rollback(
     timeout_s: float,
     tell: Tell,
 ) -> tuple[Generation, list[str]]:
-    """Make the generation live again that was before; which, and what was skipped by `force`.
+    """Make the previously live generation live again; returns it, and what `force` skipped.
 
-    It has gone on reading the log all the time, so nothing is lost; where its workers are behind,
-    they are waited for, since users would see less than they see now. The one left behind keeps
-    its place, and may be promoted again.
+    It has gone on reading the log all the time, so nothing is lost. If its workers are behind, this
+    waits for them, since users would see less than they see now. The other generation stays, and
+    may be promoted again.
 
     Raises:
-        RefusedError: the other one has not read the log to where it ends now.
+        RefusedError: the previous one has not read the log to its current end.
         UsageError: nothing was live before, or it is retired.
     """
     previous = _before(catalog)
@@ -207,10 +207,10 @@ def retire(
     grace: timedelta,
     timeout_s: float = _LEAVE_S,
 ) -> None:
-    """Take a generation down: its workers stop, its collection and its offsets go.
+    """Take a generation down: its workers stop, its collection and its offsets are deleted.
 
-    The record stays, so that the name is never used again. Safe to repeat, and to be run again
-    after it failed half-way.
+    The record stays, so that the name is never used again. Safe to repeat, also after a failure
+    half-way.
 
     Raises:
         RefusedError: it is live, or was within the grace time, or workers don't leave.

@@ -8,14 +8,14 @@ from pixtide.search.generations import Generation
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.settings import Settings
 
-#: Tells how far a step is: its name, what is done and what there is to do.
+#: Reports the progress of a step: its name, what is done and what there is to do.
 Tell = Callable[[str, int, int], None]
 
 _ASK_AGAIN_S = 0.5
 
 
 class NotReadError(PixtideError):
-    """The workers have not come as far as the log did when it was asked."""
+    """The workers have not read as far as the log's end at the time of the call."""
 
 
 def await_group(
@@ -30,7 +30,7 @@ def await_group(
     """Wait until a generation's workers have committed up to these offsets.
 
     Raises:
-        NotReadError: they got nowhere for `timeout_s`.
+        NotReadError: they made no progress for `timeout_s`.
         TransientError: the broker can't be reached.
     """
     first = left = lag_behind(settings, generation, ends)

@@ -1,12 +1,12 @@
-"""Reindexing: a new generation beside the live one, built from the log by ordinary ingest workers.
+"""Reindexing: builds a new generation beside the live one, from the log, with ordinary workers.
 
-1. begin    create the generation, or find the one that an earlier run began
-2. build    run a worker for it until it has read the log to where it ended when asked
-3. verify   that it holds what the log says
-4. ask      whether to promote it
-5. promote  it
+1. begin    create the generation, or find the one that an earlier run created
+2. build    run a worker for it until it has read the log to where it ended at the start
+3. verify   check that it holds what the log says
+4. ask      ask whether to promote it
+5. promote  promote it
 
-Each step finds done what was done before: a run that broke off is gone on with by another.
+Each step finds what is done already. So a new run continues one that was interrupted.
 """
 
 import contextlib
@@ -43,10 +43,10 @@ class Reindex:
 
 
 def begin(settings: Settings, catalog: GenerationCatalog, wanted: Reindex) -> Generation:
-    """The generation to build: the one that an earlier run began for the same, or a new one.
+    """The generation to build: one that an earlier run created for the same, or a new one.
 
-    It may be live already, where an earlier run came to its end. One whose model's files have
-    changed since is not the same.
+    It may be live already, if an earlier run finished. If the model's files have changed since, it
+    is not the same.
 
     Raises:
         UsageError: the name is taken by another generation; and as `create_generation`.
@@ -83,10 +83,10 @@ def _next_name(taken: set[str]) -> str:
 
 
 def build(settings: Settings, generation: Generation, *, timeout_s: float, tell: Tell) -> None:
-    """Wait until it has read the log to where it ends now.
+    """Wait until it has read the log to its current end.
 
     Raises:
-        NotReadError: nothing moves for `timeout_s`.
+        NotReadError: no progress for `timeout_s`.
         PixtideError: the worker ended.
         TransientError: the broker can't be reached.
     """
@@ -103,7 +103,7 @@ def build(settings: Settings, generation: Generation, *, timeout_s: float, tell:
 def worker_for(
     settings: Settings, generation: Generation, max_rate: float | None
 ) -> Iterator[Callable[[], None]]:
-    """Run an ingest worker for it that gives way to all else, but where the stack has its own.
+    """Run a low-priority ingest worker for it, unless the stack has its own workers.
 
     Gives a callable that raises PixtideError once the worker has ended.
     """

@@ -1,9 +1,9 @@
-"""Searching for rows by what they are: an index that holds a row may still not find it.
+"""Searches for rows by their own content: an index may hold a row and still not find it.
 
-A crash that damages an index's files can leave the rows whole and take them out of what searches
-look into. So a row is searched for by its own vector, and by the words of its caption and tags
-among the rows of its moment and size; each search must find it. Where so many are equal that it may
-stand behind them, nothing is said.
+A crash that damages an index's files can leave the rows intact but remove them from what searches
+use. So each row is searched for by its own vector. It is also searched for by the words of its
+caption and tags, among the rows with its time and size. Each search must find it. If so many rows
+are equal that it may be hidden behind them, nothing is reported.
 """
 
 import re
@@ -15,22 +15,22 @@ from pixtide.search.port import Query, RowState, StoredImage, VectorIndex, WordQ
 from pixtide.streams.generations.comparison_store import ComparisonStore, Difference, Kind
 from pixtide.streams.generations.progress import Tell
 
-#: First how many are asked for, and then, where it isn't among them.
+#: How many results to ask for at first, and again if the row isn't among them.
 _FEW, _MANY = 10, 200
 _SAME = 1 - 1e-5
 _WORDS = 10
-#: Longer ones LanceDB leaves out.
+#: LanceDB leaves out longer ones.
 _LONGEST = 40
 _NEXT = timedelta(microseconds=1)
-#: The years whose times every index compares.
+#: The years whose times every index can compare.
 _FROM, _TO = 1900, 9000
 
 
 class SearchCheck:
-    """Searches for some rows of a generation, or all, and notes in the ledger which aren't found.
+    """Searches for some rows of a generation, or all, and notes those that aren't found.
 
     Args:
-        most: how many rows, taken at random; None: all.
+        most: how many rows, chosen at random; None: all.
     """
 
     def __init__(self, index: VectorIndex, most: int | None) -> None:
@@ -48,13 +48,13 @@ class SearchCheck:
             tell("searching for rows", self.searched, max(total, self.searched))
 
     def rewrite(self, ledger: ComparisonStore) -> None:
-        """Write those that weren't found as if they were new, and search for them again.
+        """Write the rows that weren't found as if they were new, and search for them again.
 
-        An index leaves alone what comes again as it was; so each is removed first.
+        An index ignores a row that is written again unchanged, so each row is removed first.
 
         Raises:
-            TransientError: the index can't be reached. A row that is lacking then is found missing
-                by the next verification.
+            TransientError: the index can't be reached. A row that is missing then is reported by
+                the next verification.
         """
         for ids in ledger.unfound():
             rows = self._live(ids)
@@ -68,7 +68,7 @@ class SearchCheck:
         return [row for row in rows if row.state is RowState.LIVE and row.vector is not None]
 
     def _unfound(self, rows: Sequence[StoredImage]) -> Iterator[Difference]:
-        """Those that aren't found; a row that is replaced meanwhile isn't what was searched for."""
+        """The rows that aren't found; a row that is replaced meanwhile doesn't count."""
         for kind, finds in (
             (Kind.NOT_FOUND_BY_VECTOR, self._by_vector),
             (Kind.NOT_FOUND_BY_WORDS, self._by_words),
@@ -103,13 +103,13 @@ class SearchCheck:
 
 
 def _words(row: StoredImage) -> str:
-    """Some of the words that every index takes for words."""
+    """Some of its words that every index recognises as words."""
     words = re.findall(r"[^\W_]+", " ".join((row.caption, *row.tags)))
     return " ".join([word for word in words if len(word) <= _LONGEST][:_WORDS])
 
 
 def _beside(row: StoredImage) -> Filters:
-    """The rows of that one's moment and size; at the ends of the calendar, of its size."""
+    """Filters for the rows with its time and size; at the ends of the calendar, with its size."""
     moment = row.uploaded_at
     within = moment is not None and _FROM <= moment.year < _TO
     return Filters(

@@ -1,4 +1,4 @@
-"""Where each generation stands: what it holds, how far it has read the log, and how fast."""
+"""The status of each generation: what it holds, how far it has read the log, and how fast."""
 
 import time
 from collections import defaultdict, deque
@@ -31,7 +31,7 @@ _HEADINGS = (
     "retries",
 )
 _MOVING = ("rate", "left", "workers")
-#: What a rate is an average of: workers commit every few seconds.
+#: A rate is the average of this time: workers commit every few seconds.
 _RATE_S = 30.0
 
 
@@ -39,10 +39,10 @@ _RATE_S = 30.0
 class GenerationProgress:
     """One generation at one moment. `done` of `total` events of the log are committed.
 
-    `retry_lag` is how many dead letters sent to be tried again it has yet to try. `rate` is in
-    events a second over the last half minute, `eta_s` in seconds; both are None where there is
-    nothing to say yet. `workers` is None where nobody asked for them. `moved` are the partitions
-    whose positions were moved by hand, past events perhaps, and not verified since.
+    `retry_lag` is how many retries of dead letters it still has to read. `rate` is in events a
+    second over the last half minute, and `eta_s` is in seconds; both are None while they are
+    unknown. `workers` is None if they were not counted. `moved` are the partitions whose positions
+    were moved by hand, perhaps past events, and not verified since.
     """
 
     generation: str
@@ -66,7 +66,7 @@ class GenerationProgress:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until it has read all, if it goes on like this."""
+        """Seconds until it has read everything, at the current rate."""
         if not self.lag:
             return 0.0
         return round(self.lag / self.rate, 1) if self.rate else None
@@ -89,7 +89,7 @@ class Rates:
         self._looks: defaultdict[str, deque[tuple[float, int]]] = defaultdict(deque)
 
     def of(self, name: str, at: float, done: int) -> float | None:
-        """Events a second over the looks of the last half minute; None at the first of them."""
+        """Events a second over the looks of the last half minute; None at the first look."""
         looks = self._looks[name]
         looks.append((at, done))
         while looks[0][0] < at - _RATE_S:
@@ -99,10 +99,10 @@ class Rates:
 
 
 class Watch:
-    """Looks at all generations, and tells their rates from one look to the next.
+    """Looks at all generations, and computes their rates from one look to the next.
 
-    Workers are not to be counted by a process that must go on: librdkafka aborts it where the
-    connection breaks under that question (confluentinc/librdkafka#4605).
+    A process that must not end should not count workers: librdkafka aborts it if the connection
+    breaks during that request (confluentinc/librdkafka#4605).
     """
 
     def __init__(
@@ -150,9 +150,9 @@ class Watch:
         )
 
     def _read(self, generation: Generation, topic: str) -> tuple[int, int, list[int]]:
-        """Of what a topic holds: how many records the generation's group has committed, of all.
+        """For a topic: how many records the generation's group has committed, of how many.
 
-        And in which partitions it was moved.
+        Third, the partitions whose positions were moved by hand.
         """
         numbers = range(generation.log.partitions)
         first = kafka_offsets.beginnings(self._client, topic, numbers)
@@ -166,7 +166,7 @@ class Watch:
 
 
 def warnings(standings: Sequence[GenerationProgress]) -> list[str]:
-    """What else a person should know of them."""
+    """What else a person should know about them."""
     return [
         f"{s.generation}: positions of partitions {list(s.moved)} were moved by hand, or "
         "committed by an older version; if they passed events, those aren't indexed, though the "
@@ -177,7 +177,7 @@ def warnings(standings: Sequence[GenerationProgress]) -> list[str]:
 
 
 def table(standings: Sequence[GenerationProgress]) -> Table:
-    """The standings for a person."""
+    """The status table for a person."""
     return terminal.table(
         [*_HEADINGS, *_MOVING],
         [

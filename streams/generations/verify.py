@@ -1,14 +1,14 @@
 """Verification: does a generation's collection hold what the log says, and nothing else?
 
-1. fold   the log up to its ends as they are now: what the latest record of each id asks for
-2. wait   until the generation's workers have committed that far
-3. scan   the collection, and the store of originals
-4. look   again at what differs, at the log's tail, at the rows and at their originals: a live
-          system moves on
-5. tell   what differs still
+1. fold    read the log up to its current ends: what does the latest record of each id ask for
+2. wait    until the generation's workers have committed that far
+3. scan    read the collection, and the store of originals
+4. look    again at everything that differs: at the end of the log, at the rows and at their
+           originals, since a live system keeps changing
+5. tell    what still differs
 
-Both sides lie in a database on disk (see streams/generations/comparison_store.py), so that memory
-stays bounded.
+Both sides are in a database on disk (see streams/generations/comparison_store.py), so that memory
+stays limited.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ _TELL_EVERY = 500
 class Verification:
     """What was compared, and what differs. `dead_letters` counts rows by their reason's code.
 
-    `searched` is how many rows were searched for. `notes` say what could not be looked at.
+    `searched` is how many rows were searched for. `notes` say what could not be checked.
     """
 
     generation: str
@@ -87,12 +87,12 @@ def _all(_: str) -> bool:
 
 
 class Verifier:
-    """One verification of one generation, and further looks at what it found.
+    """One verification of one generation, and later checks of what it found.
 
     Args:
-        timeout_s: how long the workers may get nowhere before it gives up waiting for them.
-        store: of the originals; None: they are not looked at.
-        finding: searches for rows; None: they are not searched for.
+        timeout_s: give up waiting for the workers after this long without progress.
+        store: the store of originals; None: originals are not checked.
+        finding: searches for rows; None: rows are not searched for.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Verifier:
         self.ledger = ComparisonStore(store.original_of) if store else ComparisonStore()
 
     def close(self) -> None:
-        """Let go of the disk."""
+        """Free the disk space."""
         self.ledger.close()
 
     def run(self) -> Verification:
@@ -129,7 +129,7 @@ class Verifier:
 
         Raises:
             FatalError: the log is not the one that the generation was created on.
-            NotReadError: the workers get nowhere.
+            NotReadError: the workers make no progress.
             TransientError: a server is away.
         """
         log = self._generation.log
@@ -145,12 +145,12 @@ class Verifier:
         return self.look_again()
 
     def look_again(self) -> Verification:
-        """Compare what differed, once more and as often as the log moves on meanwhile."""
+        """Compare what differed again, as often as the log grows meanwhile."""
         for look in range(_LOOKS):
             if not self.ledger.doubt_differences():
                 break
             before = dict(self._read_to)
-            # Only of what is in doubt: of the others the rows were read before this tail.
+            # Only what is in doubt: the other rows were read before this part of the log.
             self._fold_up_to(self._ends(), wanted=self.ledger.is_doubted)
             self._await_workers()
             for ids in self.ledger.doubts():
@@ -160,25 +160,25 @@ class Verifier:
                     self._store.look_again(self.ledger, ids)
             if look and before == self._read_to:
                 break
-        # Of an id that is written all the time, the row may always be ahead of what we have read.
+        # If an id is written all the time, its row may always be newer than what we have read.
         self.ledger.follow(self._ends())
         if self._store:
             self._note = self._store.settle(self.ledger) or self._note
         return self._verification()
 
     def rewrite(self) -> None:
-        """Write the rows anew that searches don't find, and search for them again."""
+        """Write the rows that searches don't find again, and search for them again."""
         if self._finding:
             self._finding.rewrite(self.ledger)
 
     def sweep(self) -> Verification:
-        """Remove the originals that nothing names. To be called where the rows agree."""
+        """Remove the originals that nothing names. Call it only if the rows agree."""
         if self._store:
             self._store.sweep(self.ledger)
         return self._verification()
 
     def expire_values(self) -> None:
-        """Remove the values of dead letters that are kept no longer."""
+        """Remove the values of expired dead letters."""
         kept = self._letters_kept()
         if self._store and kept is not None:
             self._store.expire_values(kept)
@@ -190,7 +190,7 @@ class Verifier:
         kept_ms = usual.retention_ms or -1
         if not embedded:
             name = self._settings.named(topics.DEAD_LETTERS)
-            with contextlib.suppress(KafkaDeniedError):  # then they are kept as usual
+            with contextlib.suppress(KafkaDeniedError):  # then assume the default
                 kept_ms = int(kafka_topics.topic_config(self._client, name)["retention.ms"])
         return timedelta(milliseconds=kept_ms) if kept_ms >= 0 else None
 
@@ -258,7 +258,7 @@ class Verifier:
 
 
 def told(items: Iterable[T], what: str, total: int, tell: Tell) -> Iterator[T]:
-    """Pass items through, telling now and then how many have come."""
+    """Pass items through, and report now and then how many have come."""
     done = 0
     for done, item in enumerate(items, 1):
         if done % _TELL_EVERY == 0:

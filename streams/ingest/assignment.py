@@ -1,11 +1,11 @@
-"""The partitions that a worker owns: taken, paused, committed and let go.
+"""The partitions of a worker: how they are assigned, paused, committed and released.
 
-The main thread never waits for a broker or for a writer here: what may take long is done aside,
-and an answer to the group is put off until it is done.
+The main thread never waits for a broker or for a writer here. Slow calls run in other threads, and
+an answer to the group is delayed until they are done.
 
-Partition n of the retry topic always goes with partition n of the log: the group assigns the
-log's partitions, and each worker reads the retries that belong to its own. So one worker alone
-writes the rows of a key, whether for a new record or for an old one that is tried again.
+Partition n of the retry topic always belongs to the owner of partition n of the log: the group
+assigns the log's partitions, and each worker reads the retries for its own. So only one worker
+writes the rows of a key, both for new records and for retries of old ones.
 """
 
 import contextlib
@@ -37,20 +37,21 @@ from pixtide.streams.kafka.unreadable_batch import is_unreadable, offset_after, 
 
 logger = logging.getLogger(__name__)
 
-#: How often it is asked who leads partitions that have reached their end without a record.
+#: How often to ask who leads the partitions that reached their end without a record.
 _EPOCHS_EVERY_S = 30.0
-#: How long the end of a worker waits for each: a call under way, a writer, the broker's goodbye.
+#: How long a stopping worker waits for each of these: a running call, a writer, the broker's
+#: goodbye.
 _LEAVE_S = 10.0
-#: How long partitions that are let go wait for their last commit; what it misses is read again.
+#: How long released partitions wait for their last commit; what it misses is read again.
 _COMMIT_S = 10.0
 _NOWHERE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
 class Assignment:
-    """One consumer's part of its group's partitions, for the main thread.
+    """One consumer's partitions, for the main thread.
 
-    `lock` is held while partitions change; other threads take it to write rows for them.
-    Partitions are let go when those rows are written and what is done is committed: until then the
+    `lock` is held while partitions change; other threads take it to write rows for them. Partitions
+    are released when those rows are written and the finished offsets are committed. Until then the
     group waits, and polling goes on.
     """
 
@@ -66,30 +67,30 @@ class Assignment:
         """Joins no group yet.
 
         Args:
-            connect: makes the consumer, with this configuration besides.
-            settle: finishes in `flight` what other threads have done; called before a commit
-                that lets partitions go.
+            connect: makes the consumer; the argument is additional configuration.
+            settle: finishes in `flight` what other threads have done; called before the commit that
+                releases partitions.
         """
         self.lock = threading.Lock()
         self._positions = positions
         self._flight = flight
         self._marks = Marks()
         self._commits = Commits(flight, self._marks)
-        # an end is told, since there may be no record before it
+        # partition ends are reported, since no record may precede them
         self._consumer = connect(
             {"on_commit": self._commits.answered, "enable.partition.eof": True}
         )
         self._log, self._retry = positions.topic, retry_topic
         self._settle = settle
         self._paused = False
-        self.resumed = 0  # how often fetching has gone on after a pause
+        self.resumed = 0  # how often fetching was resumed
         self._aside = SideCall("assignment")
-        self._letting_go = SideCall("let-go")  # apart: the group waits for it
+        self._letting_go = SideCall("let-go")  # separate: the group waits for it
         self._asking_epochs = SideCall("epochs")
         self._passing = SideCall("unreadable batch")
         self._passed: deque[Record] = deque()
         self._ask_epochs_at = 0.0
-        self._unchecked: set[int] = set()  # assigned, but where reading begins isn't known yet
+        self._unchecked: set[int] = set()  # assigned, start not yet known
         self._ours: set[int] = set()
         self._leaving: list[TopicPartition] = []
         self._closing = False
@@ -97,8 +98,9 @@ class Assignment:
     def join(self) -> None:
         """Join the group; partitions come with later polls."""
         self._consumer.subscribe(
-            # not to retries: what is shared out evenly is the sum, and one worker might get those
-            # of all, which it doesn't read, and another the whole log
+            # Subscribe to the log only. With both topics, the group would balance the sum of all
+            # partitions: one worker might get all retries, which it doesn't read, and another the
+            # whole log.
             [self._log],
             on_assign=self._assigned,
             on_revoke=self._revoked,
@@ -106,10 +108,10 @@ class Assignment:
         )
 
     def poll(self, timeout_s: float) -> Record | None:
-        """The next record, if there is one; group events are served meanwhile.
+        """The next record, if there is one; also handles group events.
 
         Raises:
-            FatalError: the log is no longer the one that this generation was made on.
+            FatalError: the log is no longer the one that this generation was created on.
         """
         if self._passed:
             return self._passed.popleft()
@@ -140,9 +142,9 @@ class Assignment:
         return None
 
     def _pass_batch(self, message: Message) -> None:
-        """Go on behind a batch that can't be unpacked; one record stands for it.
+        """Skip a batch that can't be decompressed; one empty record stands for it.
 
-        Where it ends is asked aside; until that is known, the same error comes again.
+        Another thread asks where the batch ends. Until that is known, the same error comes again.
         """
         record = record_in_place_of(message)
         place = (record.topic, record.partition)
@@ -161,7 +163,7 @@ class Assignment:
         )
 
     def pause(self, *, wanted: bool) -> None:
-        """Stop or go on fetching; polls go on either way."""
+        """Pause or resume fetching; polls go on either way."""
         if wanted != self._paused:
             self._paused = wanted
             self.resumed += not wanted
@@ -173,10 +175,10 @@ class Assignment:
         return self._paused
 
     def _hold(self, partitions: list[TopicPartition]) -> None:
-        """Have these paused, or not, as all are now.
+        """Pause or resume these partitions, as the others are now.
 
-        Those just assigned, too: librdkafka remembers of a partition that it was paused when it
-        was let go, and would never fetch it again.
+        Also those just assigned: librdkafka remembers that a partition was paused when it was
+        released, and would never fetch it again.
         """
         leaving = {(p.topic, p.partition) for p in self._leaving}
         held = [p for p in partitions if self._paused or (p.topic, p.partition) in leaving]
@@ -185,14 +187,14 @@ class Assignment:
 
     @property
     def problem(self) -> str | None:
-        """Why commits fail, where they have for a while."""
+        """Why commits fail, if they have failed for a while."""
         return self._commits.problem
 
     def commit_now_and_then(self) -> None:
-        """Commit what can be, once a second; also go on with what is done aside.
+        """Commit what is finished, once a second; also handle finished calls of other threads.
 
         Raises:
-            FatalError: the log is no longer the one that this generation was made on.
+            FatalError: the log is no longer the one that this generation was created on.
         """
         self._aside.turn()
         self._asking_epochs.turn()
@@ -204,9 +206,9 @@ class Assignment:
         self._commits.now_and_then(self._consumer)
 
     def _ask_epochs(self) -> None:
-        """Under which leader an end was reached, where no record has told.
+        """Ask for the leader epoch of partitions whose end was reached without a record.
 
-        Without it a log that is cut short there later, and grows again, might not be noticed.
+        Without the epoch, a log that is cut there later and grows again might go unnoticed.
         """
         if time.monotonic() < self._ask_epochs_at:
             return
@@ -226,7 +228,7 @@ class Assignment:
                 self._marks.vouch((self._log, number), epoch, end)
 
     def leave(self) -> None:
-        """Commit, let all partitions go, and leave the group, as far as the brokers answer."""
+        """Commit, release all partitions and leave the group, as far as the brokers answer."""
         self._closing = True
         for each in (self._letting_go, self._aside):
             with contextlib.suppress(PixtideError):
@@ -238,11 +240,11 @@ class Assignment:
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._unchecked |= self._numbers(partitions)
-        consumer.incremental_assign([])  # until it is known where reading begins
+        consumer.incremental_assign([])  # until the start position is known
         self._look_at_assigned()
 
     def _look_at_assigned(self) -> None:
-        """Find out where reading begins in what was assigned."""
+        """Find out where to start reading the assigned partitions."""
         numbers = sorted(self._unchecked)
         if numbers and not self._leaving:
             self._aside.begin(lambda: self._begins(numbers), self._begin)
@@ -258,7 +260,7 @@ class Assignment:
         """Read these partitions, and the retries that belong to them."""
         begins = [begin for begin in begins if begin.where.partition in self._unchecked]
         if not begins or self._leaving:
-            return  # or once more, when those are gone
+            return  # or again, when those are released
         for where, committed in begins:
             if committed is not None:
                 self._marks.begin((self._log, where.partition), committed)
@@ -279,9 +281,10 @@ class Assignment:
         _put_off(consumer)
 
     def _let_go(self) -> None:
-        """Go on letting go what was revoked: once no row is being written, commit, then answer.
+        """Release revoked partitions: when no row is being written, commit, then answer the group.
 
-        A row of a partition that is another's by now might stand above a newer one of theirs.
+        Otherwise a late row for a partition with a new owner might replace a newer row of that
+        owner.
         """
         if not self._leaving or self._letting_go.is_busy:
             return
@@ -300,13 +303,13 @@ class Assignment:
         )
 
     def _answer(self, leaving: list[TopicPartition]) -> None:
-        """Let go, unless they were lost meanwhile: then they may be ours anew already."""
+        """Release them, unless they were lost meanwhile: then they may be ours again already."""
         still = [p for p in leaving if any(p is each for each in self._leaving)]
         if still:
             self._unassign(still)
 
     def _let_go_now(self, partitions: list[TopicPartition]) -> None:
-        """At the end, where nothing writes any more, or a writer that hangs is left behind."""
+        """Release at the end: nothing writes any more, or a hanging writer is left behind."""
         numbers = self._numbers(partitions)
         held = self.lock.acquire(timeout=_LEAVE_S)
         try:
@@ -321,12 +324,12 @@ class Assignment:
     def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = self._numbers(partitions)
         logger.warning("lost %d partitions: the session expired", len(numbers))
-        # whatever is being written is too late already: nobody waits for it
+        # rows that are being written are too late already: don't wait for them
         self._commits.forget(numbers)
         self._unassign(partitions)
 
     def _unassign(self, partitions: Iterable[TopicPartition]) -> None:
-        """Answer the group: these are let go, those of them that were read."""
+        """Answer the group: release those of these partitions that were read."""
         numbers = self._numbers(partitions)
         self._unchecked -= numbers
         self._ours -= numbers
@@ -341,10 +344,11 @@ class Assignment:
         return [TopicPartition(self._retry, p.partition) for p in ours]
 
     def _restart(self, message: Message) -> None:
-        """Read a partition of the retry topic from what it still holds.
+        """Read a partition of the retry topic from the oldest record that it still holds.
 
-        Retention may have removed what the group had yet to read, or its position is gone: other
-        than in the log, that is no sign of a change, and a retry read twice changes nothing.
+        Retention may have removed records that the group had not read, or its position has expired.
+        Unlike in the log, that is no sign of a changed topic, and reading a retry twice changes
+        nothing.
         """
         place = TopicPartition(self._retry, message.partition() or 0, OFFSET_BEGINNING)
         logger.warning("%s %d is read from its beginning", place.topic, place.partition)
@@ -354,10 +358,10 @@ class Assignment:
 
 
 def _put_off(consumer: Consumer) -> None:
-    """Let a rebalance callback return without its answer, which `incremental_unassign` gives later.
+    """Let a rebalance callback return without an answer; `incremental_unassign` gives it later.
 
-    confluent-kafka answers by itself where a callback has not tried to. Having tried, even in vain,
-    is enough; librdkafka then waits for the answer, and the group with it.
+    confluent-kafka answers automatically if a callback has not tried to. A failed try is enough to
+    prevent that; librdkafka and the group then wait for the answer.
     """
     with contextlib.suppress(KafkaException):
         consumer.incremental_unassign([TopicPartition("", 0)])

@@ -1,16 +1,17 @@
-"""Pauses a worker whose own parts seem to be what is wrong: then it is not the pictures.
+"""Pauses a worker when one of its own parts seems broken, rather than the pictures.
 
-A decoder that is broken, or a row that no index takes any more, would turn the whole log into dead
-letters. So the worker takes on no more while nearly all fails, and goes on by itself.
+A broken decoder, or an index that accepts no rows any more, would turn the whole log into dead
+letters. So while nearly everything fails, the worker takes no new records. It resumes
+automatically.
 
-No publisher can end a worker, nor stop it for long:
+No publisher can stop a worker for long:
 
-- What is wrong with a record or with its picture's address doesn't count, nor do records that have
-  no need of the decoder, the model and the index. Of one key the latest record alone counts.
-- Pictures may be made to crash a decoder. So the decoder and the model are tried with a picture of
-  our own: where they do well, the worker goes on at once, past the records that failed.
-- What that can't show is tried again after a pause. The records that failed are dead letters by
-  then, and don't come again.
+- Errors in a record or in its picture's address don't count. Nor do records that don't need the
+  decoder, the model and the index. For each key, only the latest record counts.
+- Somebody may send pictures that crash a decoder. So the decoder and the model are tested with a
+  picture of our own. If they work, the worker resumes at once, past the failed records.
+- What this test can't check is tried again after a pause. By then the failed records are dead
+  letters and don't come again.
 """
 
 import logging
@@ -23,23 +24,23 @@ from pixtide.streams.kafka.side_calls import SideCall
 
 logger = logging.getLogger(__name__)
 
-#: Of the last records that count, the share of dead letters from which on they are no accident.
+#: The share of dead letters among the last counted records that means a broken part.
 SHARE = 0.95
-#: What may be the fault of a part that the check tries.
+#: Codes that may come from a broken part which the check tests.
 OF_PARTS = frozenset(
     {ReasonCode.DECODER_CRASHED, ReasonCode.DECODE_TIMEOUT, ReasonCode.INVALID_VECTOR}
 )
-#: What may be ours, and no check can tell.
+#: Codes that may come from something of ours, whether or not the check can test it.
 OF_OURS = OF_PARTS | {ReasonCode.UNEXPECTED, ReasonCode.REJECTED_BY_INDEX}
-#: The first pause, and the longest that it grows to.
+#: The first pause and the longest pause; each one doubles.
 FIRST_S, LONGEST_S = 30.0, 300.0
 
 
 class Breaker:
-    """Looks at the last `window` records that say something of a worker; 0 never pauses it.
+    """Looks at the last `window` records that count; 0 never pauses.
 
-    For its main thread. `check` says what is wrong with the parts, if anything; it is called in
-    a thread of its own, and may raise FatalError.
+    For the worker's main thread. `check` returns what is wrong with the parts, if anything. It runs
+    in its own thread, and may raise FatalError.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Breaker:
         self.problem: str | None = None
 
     def count(self, key: bytes | None, failure: ReasonCode | None) -> None:
-        """Note one finished record: the code of its dead letter, or None where a picture is in."""
+        """Note one finished record: the code of its dead letter, or None for an indexed picture."""
         if not self._window or (failure is not None and failure not in OF_OURS):
             return
         name = hash(key)  # keys may be large
@@ -70,7 +71,7 @@ class Breaker:
             self._pause_s = FIRST_S
 
     def turn(self) -> str | None:
-        """Why no more records are to be taken on, if so. Raises what the check has raised."""
+        """Why the worker should take no more records, if so. Raises the error of the check."""
         self._checking.turn()
         if self.problem is None:
             self._trip()
@@ -90,7 +91,7 @@ class Breaker:
             "PIXTIDE_BREAKER_WINDOW=0 goes on regardless"
         )
         logger.error("%s", self.problem)
-        # what the check can tell is known at once
+        # mostly errors that the check can't test: wait first, instead of checking at once
         if sum(codes[code] for code in OF_PARTS) * 2 < codes.total():
             self._wait()
 

@@ -1,11 +1,11 @@
-"""What is committed beside an offset: it tells later whether the log is still the one it was.
+"""Metadata of a committed offset: it shows later whether the log is still the same.
 
-A log may be cut short and grow again: a broker loses power before all is on its disk, or one takes
-over that had not everything. Its offsets then name other records. So a position carries the leader
-epoch that it was read under, and the digest of a record that lies below it.
+A log may be cut and grow again: a broker loses power before everything is on its disk, or a broker
+that was behind takes over. The same offsets then belong to other records. So a committed position
+carries the leader epoch that it was read under, and the digest of a record below it.
 
-A position that no worker has committed was moved by hand, past events perhaps. Who goes on from it
-commits that with every later position, so that it is known until a verification has been clean.
+A position that no worker has committed was moved by hand, perhaps past events. A worker that goes
+on from there commits that fact with every later position, until a verification has been clean.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from pixtide.streams.kafka.offsets import OURS, CommittedPosition
 from pixtide.streams.kafka.records import Record
 
 _NO_EPOCH = -1
-#: Of a value, the bytes at either end that are looked at.
+#: How many bytes at either end of a value go into the digest.
 _ENDS = 1024
 _MOVED = r"(?: moved (\d+))?"
 _TEXT = re.compile(rf"{OURS} (\d+) (-?\d+) ([0-9a-f]{{16}}){_MOVED}")
@@ -31,7 +31,7 @@ _TEXT = re.compile(rf"{OURS} (\d+) (-?\d+) ([0-9a-f]{{16}}){_MOVED}")
 
 @dataclass(frozen=True)
 class Mark:
-    """A record, by its place in its partition and by what it is. `timestamp_ms` is its own."""
+    """A record: its place in its partition, and its digest. `timestamp_ms` is the record's own."""
 
     offset: int
     timestamp_ms: int
@@ -39,7 +39,7 @@ class Mark:
 
     @classmethod
     def of(cls, record: Record) -> Self:
-        """That of this record."""
+        """The mark of this record."""
         value = record.value or b""
         digest = hashlib.blake2b(record.key or b"", digest_size=8)
         digest.update(b"%d" % len(value) + value[:_ENDS] + value[-_ENDS:])  # a picture may be large
@@ -47,23 +47,23 @@ class Mark:
 
     @classmethod
     def read(cls, text: str) -> Self | None:
-        """What `text` said; None where that is no mark, as of an older version."""
+        """Parse `text`; None if it is no mark, such as one of an older version."""
         found = _TEXT.fullmatch(text)
         return cls(int(found[1]), int(found[2]), found[3]) if found else None
 
     @property
     def text(self) -> str:
-        """As it is committed."""
+        """The text to commit."""
         return f"{OURS} {self.offset} {self.timestamp_ms} {self.digest}"
 
 
 def is_ours(position: CommittedPosition) -> bool:
-    """Whether a worker has committed it; what an operator's tools commit carries nothing."""
+    """Whether a worker has committed it; commits by an operator's tools carry no metadata."""
     return position.metadata.startswith(OURS)
 
 
 def moved(position: CommittedPosition, now: datetime) -> CommittedPosition:
-    """The same, which a worker goes on from now, and which none has committed."""
+    """The same position, marked as moved by hand; a worker goes on from it now."""
     return position._replace(metadata=f"{OURS} moved {int(now.timestamp())}")
 
 
@@ -72,10 +72,10 @@ def moved_since(
     first: Mapping[int, int],
     verified_at: datetime | None,
 ) -> list[int]:
-    """The partitions whose positions were moved by hand, and not verified to lack nothing since.
+    """Partitions whose positions were moved by hand, and not verified as complete since.
 
     Args:
-        first: where each partition begins; a position there has passed nothing.
+        first: where each partition begins; a position there has skipped nothing.
     """
     verified = verified_at.timestamp() if verified_at else 0
     return [
@@ -92,7 +92,7 @@ def _moved_at(text: str) -> int | None:
 
 
 class Marks:
-    """Of each place, what to commit with an offset."""
+    """For each place, what to commit with an offset."""
 
     def __init__(self) -> None:
         self._moved: dict[Place, str] = {}
@@ -100,7 +100,7 @@ class Marks:
         self._epochs: dict[Place, tuple[int, int]] = {}
 
     def begin(self, place: Place, position: CommittedPosition) -> None:
-        """Go on from what was committed before."""
+        """Start from what was committed before."""
         mark = Mark.read(position.metadata)
         self._read[place] = deque([mark] if mark else [])
         moved_at = _moved_at(position.metadata)
@@ -109,22 +109,22 @@ class Marks:
             self.vouch(place, position.leader_epoch, position.offset)
 
     def read(self, record: Record) -> None:
-        """This record was read."""
+        """Note that this record was read."""
         place = (record.topic, record.partition)
         self._read.setdefault(place, deque()).append(Mark.of(record))
         if record.leader_epoch is not None:
             self.vouch(place, record.leader_epoch, record.offset + 1)
 
     def vouch(self, place: Place, leader_epoch: int, end: int) -> None:
-        """Under that leader epoch the partition has reached this end."""
+        """Note that the partition has reached this end under that leader epoch."""
         self._epochs[place] = max((leader_epoch, end), self._epochs.get(place, (leader_epoch, end)))
 
     def lacking(self, offsets: Iterable[tuple[Place, int]]) -> set[Place]:
-        """The places of which no leader epoch is known that reached these offsets."""
+        """The places for which no known leader epoch reached these offsets."""
         return {place for place, offset in offsets if self._epoch(place, offset) == _NO_EPOCH}
 
     def position(self, place: Place, offset: int) -> TopicPartition:
-        """To commit. What lies below that offset and isn't needed any more is forgotten."""
+        """The position to commit. Forgets what lies below that offset and isn't needed any more."""
         marks = self._read.get(place, deque())
         while len(marks) > 1 and marks[1].offset < offset:
             marks.popleft()
@@ -135,14 +135,16 @@ class Marks:
         )
 
     def forget(self, partitions: Collection[int]) -> None:
-        """The partitions of these numbers are no longer ours."""
+        """Forget the partitions with these numbers: they are no longer ours."""
         for of_place in (self._read, self._epochs, self._moved):
             for place in [place for place in of_place if place[1] in partitions]:
                 del of_place[place]
 
     def _epoch(self, place: Place, offset: int) -> int:
-        """One that reached this offset. A marker of a transaction may be of a newer one than the
-        record before it: then it would seem that the log ended before it.
+        """An epoch that reached this offset.
+
+        A transaction's marker may have a newer epoch than the record before it. With that epoch it
+        would seem that the log ended before the marker.
         """
         epoch, end = self._epochs.get(place, (_NO_EPOCH, -1))
         return epoch if offset <= end else _NO_EPOCH

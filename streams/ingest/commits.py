@@ -1,8 +1,8 @@
-"""What is committed: sent again and again until the broker has said that it has it.
+"""Commits: each offset is sent again until the broker has confirmed it.
 
-librdkafka sends a commit once. Where the broker refuses it, as in the middle of a rebalance, that
-is final, and there may be no record after it that would take it along. So an offset counts as
-committed when the broker has said so, partition by partition.
+librdkafka sends a commit once. If the broker refuses it, as during a rebalance, nothing repeats it,
+and maybe no later record would include it. So an offset counts as committed only when the broker
+has confirmed it, for each partition.
 """
 
 import logging
@@ -18,17 +18,18 @@ from pixtide.streams.ingest.in_flight import InFlight
 logger = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
-#: Also what hasn't moved. It heals what a commit that came late has undone, and keeps positions
-#: from expiring: those of a topic that the group doesn't subscribe to do, after a week by default.
+#: How often to commit everything, even offsets that haven't moved. This repairs the effect of a
+#: commit that arrived late. It also keeps positions from expiring: in a topic that the group
+#: doesn't subscribe to, they expire after a week by default.
 _ALL_EVERY_S = 60.0
-#: A commit without an answer for so long is taken for lost; librdkafka answers each in time.
+#: A commit without an answer for this long counts as lost; librdkafka answers each one in time.
 _LOST_S = 90.0
-#: For so long a rebalance may have them refused.
+#: A rebalance may get commits refused for this long.
 _PROBLEM_S = 60.0
 
 
 class Commits:
-    """Of one consumer, for its main thread; `answered` is called in its polls."""
+    """The commits of one consumer, for its main thread, whose polls call `answered`."""
 
     def __init__(
         self, flight: InFlight[Any], marks: Marks, clock: Callable[[], float] = time.monotonic
@@ -50,7 +51,7 @@ class Commits:
         return f"nothing can be committed: {self._failure}"
 
     def now_and_then(self, consumer: Consumer) -> None:
-        """Send what the broker hasn't confirmed, once a second. Doesn't wait for the answer."""
+        """Once a second, send what the broker hasn't confirmed. Doesn't wait for the answer."""
         now = self._clock()
         if now - self._looked_at < _EVERY_S or not self._is_answered(now):
             return
@@ -71,11 +72,11 @@ class Commits:
         return self._sent_at is None or now - self._sent_at > _LOST_S
 
     def answered(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
-        """What the broker says of a commit; librdkafka's `on_commit`."""
+        """Handle the broker's answer to a commit; librdkafka's `on_commit`."""
         self._sent_at = None
         refused = [place for place in places if place.error is not None]
         if error is not None and not refused:
-            refused = places  # all of them: what is said is of the whole request
+            refused = places  # all of them: the error is about the whole request
         done = [place for place in places if place not in refused]
         self._flight.committed({(p.topic, p.partition): p.offset for p in done})
         problem = error or next((place.error for place in refused), None)
@@ -88,23 +89,23 @@ class Commits:
             logger.warning("a commit failed, and is sent again: %s", self._failure)
 
     def take(self, partitions: Collection[int]) -> list[TopicPartition]:
-        """What is left to commit of partitions that are let go. They are forgotten."""
+        """What is left to commit for partitions that are being released. Forgets them."""
         offsets = self._flight.committable(partitions)
         positions = [self._marks.position(*each) for each in offsets.items()]
         self.forget(partitions)
         return positions
 
     def forget(self, partitions: Collection[int]) -> None:
-        """These are no longer ours."""
+        """Forget these partitions: they are no longer ours."""
         self._flight.forget(partitions)
         self._marks.forget(partitions)
 
 
 def commit_last(consumer: Consumer, positions: list[TopicPartition], *, wait: bool = True) -> None:
-    """Commit what `take` has given, and wait for the broker's word.
+    """Commit the result of `take`, and wait for the broker's answer.
 
-    Where it refuses, whoever has the partitions next reads some again, which changes nothing. While
-    a consumer closes, it can't be waited for; librdkafka asks the broker before it says goodbye.
+    If the broker refuses, the next owner reads some records again, which changes nothing. While a
+    consumer closes, waiting is impossible; librdkafka then sends the commit before it leaves.
     """
     if not positions:
         return

@@ -1,4 +1,4 @@
-"""At most so many fetches from one host at a time, so that a slow one doesn't take all threads."""
+"""Limits parallel fetches from one host, so that a slow host doesn't take all threads."""
 
 import contextlib
 import heapq
@@ -21,12 +21,12 @@ class _Lane:
 
 
 class HostLimit:
-    """Runs tasks on an executor; those that must wait occupy none of its threads.
+    """Runs tasks on an executor; waiting tasks use none of its threads.
 
-    They wait for their host, or for the time to try it again.
+    A task waits for a free place at its host, or for the time of its next attempt.
 
     Args:
-        wide: how many at a time of the hosts that are named there.
+        wide: other limits, for the hosts named there.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class HostLimit:
         self._numbers = itertools.count()
 
     def run(self, host: str | None, task: Task, *, again: bool = False) -> None:
-        """Run it here where its host has room, else when it has; without a host always here.
+        """Run the task here if its host has room, else later; a task without a host runs here.
 
-        Tasks of one host begin in the order in which they came; one that was begun before goes
-        before the others.
+        Tasks of one host start in the order in which they came. A task that was started before goes
+        first.
         """
         if host is None:
             task()
@@ -64,13 +64,13 @@ class HostLimit:
         self._go(host, task)
 
     def run_later(self, host: str, task: Task, pause_s: float) -> None:
-        """Run it when so much time has passed, as far as `wake` is called then."""
+        """Run the task after this pause, if `wake` is called by then."""
         with self._lock:
             due = self._clock() + pause_s
             heapq.heappush(self._later, (due, next(self._numbers), host, task))
 
     def wake(self) -> None:
-        """Hand over to the executor what is due; never waits."""
+        """Hand tasks that are due to the executor; never waits."""
         while True:
             with self._lock:
                 if not self._later or self._later[0][0] > self._clock():
@@ -85,7 +85,7 @@ class HostLimit:
             self._leave(host)
 
     def _leave(self, host: str) -> None:
-        """Hand the place to who waits longest."""
+        """Give the place to the task that has waited longest."""
         with self._lock:
             lane = self._lanes[host]
             if not lane.waiting:
@@ -97,5 +97,5 @@ class HostLimit:
         self._submit(partial(self._go, host, following))
 
     def _submit(self, task: Task) -> None:
-        with contextlib.suppress(RuntimeError):  # the executor is shut down: all ends here
+        with contextlib.suppress(RuntimeError):  # the executor is shut down: the worker is ending
             self._executor.submit(task)

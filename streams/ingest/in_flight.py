@@ -1,9 +1,9 @@
-"""What is in flight: each key in order, and how far each partition may be committed.
+"""The records in flight: keeps each key in order, and knows how far a partition may be committed.
 
-The log and the retry topic are read side by side: partition n of both belongs to one worker, and
-is taken and let go together, so that the order of a key holds across the two topics.
+The log and the retry topic are read side by side. Partition n of both belongs to the same worker,
+which gets and releases them together. So the order of a key holds across both topics.
 
-Pure: no Kafka and no clock, so that its promises can be tested exhaustively.
+No Kafka and no clock in here, so that tests can check it exhaustively.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ Place = tuple[str, int]
 
 
 class InPartition(Protocol):
-    """What the tracker needs to know of a record."""
+    """What the tracker needs to know about a record."""
 
     @property
     def topic(self) -> str:
@@ -36,27 +36,28 @@ class InPartition(Protocol):
 
     @property
     def size(self) -> int:
-        """Its bytes in memory."""
+        """Its size in memory, in bytes."""
 
 
 R = TypeVar("R", bound=InPartition)
 
 
 class InFlight(Generic[R]):
-    """Records taken from the log or the retry topic and not yet finished.
+    """Records read from the log or the retry topic and not finished yet.
 
-    Records of one key start one after the other; keys run side by side. Of those of a key that
-    wait, `newest` tells which one is worth starting. The committable
-    offset of a partition is the lowest one that is unfinished, or where reading has come to: what
-    no record is delivered of (the end of a transaction, what compaction has removed) is read, too.
+    Records of one key start one after the other; different keys run in parallel. `newest` says
+    which of a key's waiting records is worth starting. The offset to commit for a partition is its
+    lowest unfinished one. If there is none, it is the position where reading has come to. That may
+    lie behind offsets without a record: the end of a transaction, or what compaction has removed.
     """
 
     def __init__(self, supersedes: Callable[[R], bool] = lambda _: False) -> None:
-        """Holds nothing yet.
+        """Start empty.
 
         Args:
-            supersedes: whether a record is superseded by the next one of its key for which that
-                holds, too, once that is written.
+            supersedes: true for records that can supersede each other: of two such records of a
+                key, one after the other, the later one supersedes the earlier one when it is
+                written.
         """
         self._supersedes = supersedes
         self._unfinished: dict[Place, dict[int, R]] = {}
@@ -73,7 +74,7 @@ class InFlight(Generic[R]):
             yield from records.values()
 
     def admit(self, record: R) -> bool:
-        """Take a record in. True if it may start now; else it waits for its key."""
+        """Add a record. True if it may start now; else it waits for its key."""
         place = (record.topic, record.partition)
         self._unfinished.setdefault(place, {})[record.offset] = record
         self._next[place] = record.offset + 1
@@ -85,33 +86,33 @@ class InFlight(Generic[R]):
         return len(lane) == 1
 
     def newest(self, first: R) -> list[R]:
-        """Of a record that may start, and those of its key behind it: the one to start is the last.
+        """The records of a key from `first` up to the one worth starting, which comes last.
 
-        Those before it need no work of their own unless it ends without a row: then they still
-        wait, and the first of them is what `finish` gives.
+        The others need no work of their own unless that one ends without a row. Then they still
+        wait, and `finish` returns the first of them.
         """
         if first.key is None or not self._supersedes(first):
             return [first]
         return list(takewhile(self._supersedes, self._lanes[first.partition, first.key]))
 
     def reached(self, place: Place, offset: int) -> None:
-        """Note that reading has come so far, with or without a record before it."""
+        """Note how far reading has come, with or without a record there."""
         self._next[place] = max(offset, self._next.get(place, offset))
 
     def positions(self, topic: str) -> dict[int, int]:
-        """By partition, where reading has come to in that topic."""
+        """For each partition of that topic, how far reading has come."""
         return {place[1]: offset for place, offset in self._next.items() if place[0] == topic}
 
     def holds(self, record: R) -> bool:
-        """Whether this very record is in flight: not finished, and its partition still ours.
+        """Whether exactly this record is in flight: unfinished, and its partition still ours.
 
-        One that was read in an earlier assignment is another, even at the same offset.
+        A record read in an earlier assignment is a different one, even at the same offset.
         """
         place = (record.topic, record.partition)
         return self._unfinished.get(place, {}).get(record.offset) is record
 
     def finish(self, record: R) -> R | None:
-        """Mark it finished; the next record of its key may start. Ignores what was forgotten."""
+        """Mark it finished; the next record of its key may start. Ignores forgotten records."""
         if not self.holds(record):
             return None
         del self._unfinished[record.topic, record.partition][record.offset]
@@ -129,10 +130,10 @@ class InFlight(Generic[R]):
     def committable(
         self, partitions: Collection[int] | None = None, *, again: bool = False
     ) -> dict[Place, int]:
-        """The offsets to commit: by place, those that moved since `committed` was told.
+        """The offsets to commit, by place: those that moved since the last call of `committed`.
 
         Args:
-            partitions: only those of these numbers, in either topic.
+            partitions: only partitions with these numbers, in both topics.
             again: also those that haven't moved.
         """
         moved = {}
@@ -145,13 +146,13 @@ class InFlight(Generic[R]):
         return moved
 
     def committed(self, offsets: dict[Place, int]) -> None:
-        """Note what the broker says that it has. Ignores what was forgotten."""
+        """Note the offsets that the broker has confirmed. Ignores forgotten partitions."""
         for place, offset in offsets.items():
             if place in self._next:
                 self._committed[place] = max(offset, self._committed.get(place, -1))
 
     def forget(self, partitions: Collection[int]) -> None:
-        """Let go of the partitions of these numbers in both topics: they are no longer ours."""
+        """Forget the partitions with these numbers, in both topics: they are no longer ours."""
         for place in [place for place in self._next if place[1] in partitions]:
             for record in self._unfinished.pop(place, {}).values():
                 self.bytes -= record.size

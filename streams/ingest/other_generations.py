@@ -1,4 +1,4 @@
-"""What the other generations of an index know of a picture."""
+"""What the other generations of an index know about a picture."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ _LOOK_EVERY_S = 5.0
 class Elsewhere:
     """One picture in other generations.
 
-    `newest` is its newest row over the same log; `uris` are named by live rows over other logs,
+    `newest` is its newest row over the same log. `uris` are those of live rows over other logs,
     whose versions can't be compared.
     """
 
@@ -30,7 +30,7 @@ class Elsewhere:
 
 
 class OtherGenerations:
-    """All generations but this one that are not retired. Safe to share between threads."""
+    """All other generations that are not retired. Safe to share between threads."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class OtherGenerations:
         self._opened: list[tuple[Generation, VectorIndex]] = []
 
     def know(self, image_ids: Collection[str]) -> dict[str, Elsewhere]:
-        """What they know of these pictures; those that none knows are left out.
+        """What they know about these pictures; unknown pictures are left out.
 
         Raises:
             TransientError: the index can't be reached.
@@ -64,7 +64,7 @@ class OtherGenerations:
         return known
 
     def uris(self) -> Iterator[str]:
-        """Where their live rows say that pictures lie. Raises TransientError."""
+        """The picture URIs in their live rows. Raises TransientError."""
         for _, index in self._others(at_once=True):
             try:
                 yield from (row.uri for row in index.scan() if row.state is RowState.LIVE)

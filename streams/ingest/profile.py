@@ -1,4 +1,4 @@
-"""Where an ingest worker's time goes: what `pixtide ingest --profile` prints in the end."""
+"""Where an ingest worker's time goes: what `pixtide ingest --profile` prints at the end."""
 
 import os
 import threading
@@ -25,7 +25,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the path: how often it is at work side by side, and what gives it more room."""
+    """A stage of the path: how many of it run in parallel, and which setting raises that."""
 
     name: str
     at_once: int
@@ -34,7 +34,7 @@ class Stage:
 
 @dataclass
 class Usage:
-    """Seconds of the clock, and of the processors: all there are, those used, those used by us."""
+    """Seconds of wall clock and CPU: all that exist, those used, and those used by us."""
 
     clock: float = 0.0
     processors: float = 0.0
@@ -43,23 +43,23 @@ class Usage:
 
     @classmethod
     def now(cls) -> Self:
-        """Since some time in the past. Decoding processes are ours, too."""
+        """Totals up to now. Decoding processes count as ours."""
         system = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
         seconds = [int(ticks) / _TICKS_PER_S for ticks in system]
-        used = sum(seconds) - seconds[3] - seconds[4]  # idle, and idle with a disk at work
+        used = sum(seconds) - seconds[3] - seconds[4]  # idle, and idle while waiting for a disk
         threads = Path("/proc/self/task").glob("*/children")
         children = [child for thread in threads for child in _text(thread).split()]
         ours = sum(os.times()[:4]) + sum(map(_processor_s, children))
         return cls(time.monotonic(), sum(seconds), used, ours)
 
     def grow(self, earlier: "Usage", later: "Usage") -> None:
-        """Add what lies between two."""
+        """Add the difference between two."""
         for name in ("clock", "processors", "used", "ours"):
             setattr(self, name, getattr(self, name) + getattr(later, name) - getattr(earlier, name))
 
 
 def stages(limits: IngestLimits) -> list[Stage]:
-    """Those of a worker with these limits; write and report share a thread."""
+    """The stages of a worker with these limits; write and report share a thread."""
     return [
         Stage("fetch", limits.fetchers, "PIXTIDE_FETCHERS"),
         Stage("look_up", 1, "a quicker index"),
@@ -72,19 +72,19 @@ def stages(limits: IngestLimits) -> list[Stage]:
 
 
 class Profile:
-    """Adds up what a worker's metrics and the system say, while there is something in flight."""
+    """Adds up a worker's metrics and the system's counters while records are in flight."""
 
     def __init__(self, registry: CollectorRegistry, stages: list[Stage]) -> None:
         self.usage = Usage()
         self.full_s = 0.0
         self._registry = registry
         self._stages = stages
-        # to read a few metrics takes little; to read all of them so often would not
+        # reading a few metrics is cheap; reading all of them so often would not be
         self._watched = registry.restricted_registry([_IN_FLIGHT, _PAUSED])
         self._over = threading.Event()
 
     def watch(self) -> None:
-        """Look on until `end`."""
+        """Watch until `end` is called."""
         before, busy = Usage.now(), False
         while True:
             over = self._over.wait(_EVERY_S)
@@ -99,11 +99,11 @@ class Profile:
                 return
 
     def end(self) -> None:
-        """Have `watch` return."""
+        """Make `watch` return."""
         self._over.set()
 
     def text(self) -> str:
-        """The table, and what bounds the rate."""
+        """The table, and what limits the rate."""
         found, usage = _read(self._registry), self.usage
         records = found["pixtide_ingest_outcomes_total", ""]
         if not records or not usage.clock:
@@ -144,7 +144,7 @@ class Profile:
 
 @contextmanager
 def profiled(registry: CollectorRegistry, limits: IngestLimits) -> Iterator[None]:
-    """Print, in the end, where the time inside went."""
+    """Print at the end where the time inside the block went."""
     profile = Profile(registry, stages(limits))
     thread = threading.Thread(target=profile.watch, name="profile", daemon=True)
     thread.start()
@@ -158,7 +158,7 @@ def profiled(registry: CollectorRegistry, limits: IngestLimits) -> Iterator[None
 
 
 def _read(registry: Collector) -> defaultdict[tuple[str, str], float]:
-    """The values by name, and by stage or reason where they have one; of the rest the sum."""
+    """The values by name and by stage or reason, if they have one; else their sum."""
     found: defaultdict[tuple[str, str], float] = defaultdict(float)
     for family in registry.collect():
         for sample in family.samples:
@@ -173,7 +173,7 @@ def _processor_s(process: str) -> float:
 
 
 def _text(file: Path) -> str:
-    """Empty where the process or thread has just ended."""
+    """The file's text; empty if the process or thread has just ended."""
     try:
         return file.read_text()
     except OSError:

@@ -1,18 +1,18 @@
-"""A pace: so many a second and no more, however many threads keep to it."""
+"""A rate limit: so many a second and no more, for any number of threads."""
 
 import threading
 import time
 from collections.abc import Callable
 
-#: How much may be caught up with at once after a rest.
+#: How many seconds' worth may be caught up at once after a pause.
 _BURST_S = 0.5
 
 
 class RateLimit:
-    """Tells each comer how long to wait. Safe to share between threads.
+    """Says how long to wait before each item. Safe to share between threads.
 
     Args:
-        rate: how many a second; None: nobody waits.
+        rate: how many a second; None: no limit.
     """
 
     def __init__(self, rate: float | None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -22,7 +22,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def wait_s(self) -> float:
-        """The seconds to wait before going on; a place in the row is taken with it."""
+        """The seconds to wait before going on; the call also takes a place in the queue."""
         if not self._step_s:
             return 0.0
         with self._lock:

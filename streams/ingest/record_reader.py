@@ -1,4 +1,4 @@
-"""What a record says: which record of the log it stands for, of which picture, and what to do."""
+"""Reads a record: its source record in the log, its picture, and what to do."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ class RecordReader:
         self._patiently = patiently
 
     def begin(self, record: Record) -> Work:
-        """The work that a record asks for; not read yet, it stands for itself."""
+        """The work for a record; until it is read, the record counts as its own source."""
         is_retry = record.topic == self._retries.topic
         place = SourceRecord(
             topic=record.topic,
@@ -51,11 +51,11 @@ class RecordReader:
         return Work(record, place, self._log.epoch, is_retry=is_retry, span=span)
 
     def read(self, work: Work) -> None:
-        """Find out its source, its picture, and whether that is uploaded or deleted.
+        """Find its source record, its picture, and whether it is an upload or a delete.
 
         Raises:
-            PoisonError: with the code that says what is wrong.
-            StoppedError: the worker stops while the broker can't be reached.
+            PoisonError: with the code of the error.
+            StoppedError: the worker is stopping while the broker can't be reached.
         """
         record = work.record
         if work.is_retry:
@@ -78,9 +78,7 @@ class RecordReader:
             work.upload = event
 
     def names_original(self, work: Work, owns: Callable[[str], bool]) -> bool:
-        """Whether it says that its picture lies where `owns` holds; what is wrong with it is not
-        told here.
-        """
+        """Whether it names an original for which `owns` is true; ignores errors in the record."""
         try:
             event = event_of(work.record, work.source.timestamp_ms)
         except BaseException as error:

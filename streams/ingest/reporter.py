@@ -1,4 +1,4 @@
-"""Telling what became of each record: outcomes, and dead letters with the record as it came."""
+"""Reports what happened to each record: outcomes, and dead letters with the record as it came."""
 
 import hashlib
 import time
@@ -22,20 +22,20 @@ from pixtide.streams.kafka.records import Headers
 from pixtide.streams.kafka.renewed_client import RenewedClient
 from pixtide.streams.originals.store import VALUES, ImageStore
 
-#: The largest that is kept there. A topic takes about a MiB, so that a larger one came packed, and
-#: a few kilobytes may unpack to any size.
+#: The largest value kept in the image store. A topic accepts about a MiB, so a larger value came
+#: compressed, and a few kilobytes may decompress to any size.
 MOST_KEPT = 4 * 2**20
 
 _DELIVER_S = 30.0
 
 _MAX_TEXT = 500
 
-#: What a producer is told to drop is reported by it at once.
+#: A producer reports at once what it is told to drop.
 _PURGE_S = 5.0
 
 
 class Reporter:
-    """Produces to `images.indexed` and `images.uploaded.dlq`; `deliver` says when it is safe."""
+    """Produces to `images.indexed` and `images.uploaded.dlq`; `deliver` waits until it is safe."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Reporter:
         self._failed: list[tuple[KafkaError, _Outgoing]] = []
 
     def outcome(self, work: Work, kind: OutcomeKind) -> None:
-        """Queue the outcome of one record, in its trace; that of a retry names its source."""
+        """Queue the outcome of one record, in its trace; a retry's outcome names its source."""
         record, source = work.record, work.source
         failure = work.failure if kind is OutcomeKind.DEAD_LETTERED else None
         key = None if record.key is None else record.key[:MAX_IMAGE_ID_BYTES]
@@ -80,13 +80,13 @@ class Reporter:
     ) -> None:
         """Queue the record as it came, with its source and the reason in its headers.
 
-        One that the topic refuses as too large leaves its value in the image store, and what it
-        must of its own headers and key: a record that came compressed may be larger than a topic
-        takes as it is. What is larger than `MOST_KEPT` then is kept nowhere, and so is a value
-        that could not be read; the letter says so.
+        If the topic refuses it as too large, its value goes to the image store, and its own headers
+        and key are dropped as far as necessary: a record that came compressed may be larger than
+        what a topic accepts. A value larger than `MOST_KEPT`, or one that could not be read, is
+        then stored nowhere; the dead letter says so.
 
         Args:
-            without_headers: leave out those that the record came with.
+            without_headers: leave out the record's own headers.
         """
         record, source = work.record, work.source
         original = () if without_headers else record.headers
@@ -98,10 +98,10 @@ class Reporter:
         )
 
     def deliver(self) -> None:
-        """Wait until all that is queued is acknowledged; what was refused is queued again.
+        """Wait until everything queued is acknowledged; refused messages are queued again.
 
         Raises:
-            TransientError: not all is acknowledged yet; call again.
+            TransientError: not everything is acknowledged yet; call again.
         """
         while True:
             if left := self._producer.now.flush(_DELIVER_S):
@@ -123,7 +123,7 @@ class Reporter:
                 raise TransientError(f"outcomes or dead letters are refused: {refused.str()}")
 
     def _smaller(self, outgoing: "_Outgoing") -> "_Outgoing | None":
-        """What of it a topic may take that refuses it as too large; None where nothing is left."""
+        """A smaller version of a message that was too large; None if nothing can be removed."""
         if outgoing.topic != self._dead_letters:
             return None
         if outgoing.value:
@@ -136,7 +136,7 @@ class Reporter:
         return None
 
     def _doubt(self) -> None:
-        """After long in vain, have another producer send what this one holds, maybe once more."""
+        """After failing for long, let a new producer send what this one holds, maybe twice."""
         old = self._producer.now
         if self._producer.failed():
             old.purge()

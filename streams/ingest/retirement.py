@@ -1,4 +1,4 @@
-"""Lets a worker end by itself when its generation is retired."""
+"""Stops a worker automatically when its generation is retired."""
 
 import logging
 import time
@@ -17,7 +17,7 @@ _LOOK_EVERY_S = 2.0
 def stop_when_retired(
     catalog: GenerationCatalog, generation: Generation, stop: Callable[[], None]
 ) -> None:
-    """Call `stop` once the record of the generation says so; looks every 2 s, in a thread."""
+    """Call `stop` when the generation's record says retired; a thread looks every 2 s."""
 
     def watch() -> None:
         while not _is_retired(catalog, generation):
@@ -31,10 +31,10 @@ def stop_when_retired(
 def _is_retired(catalog: GenerationCatalog, generation: Generation) -> bool:
     try:
         found = catalog.get(generation.name)
-    except PixtideError as error:  # the index is unwell: then nothing is known
+    except PixtideError as error:  # the index has a problem: then nothing is known
         logger.debug("is %s retired? %s", generation.name, error)
         return False
-    except Exception:  # this thread goes on, or the worker would outlive its generation
+    except Exception:  # go on, or the worker would outlive its generation
         logger.exception("whether generation %s is retired can't be told", generation.name)
         return False
     return found is not None and found.state is GenerationState.RETIRED

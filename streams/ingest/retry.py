@@ -1,4 +1,4 @@
-"""Trying again what fails for now: pauses that grow, with jitter, until told to give up."""
+"""Retries after transient errors: with growing pauses and jitter, until told to stop."""
 
 import logging
 import random
@@ -17,11 +17,11 @@ _FIRST_S, _LAST_S = 0.2, 10.0
 
 
 class StoppedError(Exception):
-    """The worker is stopping, and this work with it: it stays uncommitted."""
+    """The worker is stopping, so this work stays uncommitted."""
 
 
 class Retry:
-    """Shared by the threads of a worker; `give_up` ends every attempt."""
+    """Shared by the threads of a worker; `give_up` ends every retry."""
 
     def __init__(self, watch: IngestWatch) -> None:
         self._watch = watch
@@ -33,16 +33,16 @@ class Retry:
         return self._over.is_set()
 
     def give_up(self) -> None:
-        """Let nobody try again."""
+        """End all retries."""
         self._over.set()
 
     def rest(self, seconds: float) -> None:
-        """Wait so long. Raises StoppedError if `give_up` was called meanwhile."""
+        """Wait this long. Raises StoppedError if `give_up` was called meanwhile."""
         if self._over.wait(seconds):
             raise StoppedError
 
     def __call__(self, step: Step, attempt: Callable[[], T]) -> T:
-        """Try until it succeeds or fails otherwise than transiently.
+        """Try until it succeeds or fails with an error that isn't transient.
 
         Raises:
             StoppedError: `give_up` was called meanwhile.

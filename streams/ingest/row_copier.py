@@ -1,4 +1,4 @@
-"""Another generation of the same model, whose rows needn't be made again."""
+"""Copies rows from another generation of the same model, instead of making them again."""
 
 import logging
 
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 class RowCopier:
     """The collection of a generation with the same fingerprint over the same log.
 
-    A record makes the same row in both, so that its row there is its row here: nothing is
-    fetched, decoded or encoded. Safe to share between threads.
+    A record makes the same row in both, so its row there can be used here: nothing is fetched,
+    decoded or encoded. Safe to share between threads.
     """
 
     def __init__(self, name: str, index: VectorIndex) -> None:
@@ -27,7 +27,7 @@ class RowCopier:
         self._index: VectorIndex | None = index
 
     def row_of(self, image_id: str, version: Version) -> StoredImage | None:
-        """The live row of that very record, with its vector, where the sibling has it.
+        """The live row of exactly that record, with its vector, if the other generation has it.
 
         Raises:
             TransientError: the index can't be reached.
@@ -46,7 +46,7 @@ class RowCopier:
 
 
 def sibling_of(generation: Generation, catalog: GenerationCatalog) -> RowCopier | None:
-    """The newest other generation that has rows to give."""
+    """The newest other generation that has rows to copy, if any."""
     for other in reversed(catalog.list()):
         if (
             not other.is_same(generation)

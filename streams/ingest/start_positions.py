@@ -1,11 +1,11 @@
-"""Where reading begins in the partitions that a worker is given.
+"""Where reading starts in the partitions that a worker is assigned.
 
-1. ask     what the group has committed, and what the log holds
-2. compare the log with what was committed beside the offset: it may have been cut short, and have
-           grown again since
-3. expired where nothing is committed any more, but the log is the same: from its beginning
+1. ask      what the group has committed, and what the log holds
+2. compare  the log with the metadata of the committed offset: the log may have been cut, and have
+            grown again since
+3. expired  if the committed position has expired but the log is the same, start at its beginning
 
-All of this waits for the broker, so it is for a thread beside the one that polls.
+All of this waits for the broker, so it doesn't run in the thread that polls.
 """
 
 import contextlib
@@ -32,19 +32,19 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _READ_S = 30.0
-#: A new leader may say for a moment that a partition ends earlier than it does.
+#: A new leader may say for a moment that a partition ends earlier than it does: look again.
 _LOOKS, _LOOK_AGAIN_S = 4, 2.0
 
 
 class Begin(NamedTuple):
-    """Where to begin in a partition: there `committed` is None where no position was left."""
+    """Where to start in a partition; `committed` is None if no position was left."""
 
     where: TopicPartition
     committed: CommittedPosition | None
 
 
 class Positions:
-    """Of one generation's group in its log, the `topic`."""
+    """The start positions of one generation's group in its log, the `topic`."""
 
     def __init__(
         self, connection: KafkaConnection, client: AdminClient, group: str, guard: LogGuard
@@ -57,10 +57,10 @@ class Positions:
         self._asking: Consumer | None = None
 
     def begins(self, partitions: Collection[int]) -> list[Begin]:
-        """Where to begin in each of these.
+        """Where to start in each of these partitions.
 
-        With the leader epoch of what is committed, so that librdkafka compares that with the
-        broker's: it doesn't where it goes on from a group's position by itself.
+        Includes the leader epoch of the committed offset, so that librdkafka compares it with the
+        broker's. It doesn't do that when it uses the group's position on its own.
 
         Raises:
             FatalError: the log is no longer the one that was read.
@@ -68,7 +68,7 @@ class Positions:
         """
         committed = self._committed(partitions)
         by_hand = {number for number, position in committed.items() if not is_ours(position)}
-        with contextlib.suppress(TransientError):  # librdkafka finds it out, too, in other words
+        with contextlib.suppress(TransientError):  # librdkafka finds it, too, in other words
             by_hand -= self._check_reach(committed)
         self._check_marks(committed)
         now = datetime.now(UTC)
@@ -87,7 +87,7 @@ class Positions:
         return [self._begin(number, committed.get(number)) for number in partitions]
 
     def epochs(self, partitions: Collection[int]) -> dict[int, tuple[int, int]]:
-        """By partition, the leader epoch of who leads it, and the end that it has reached.
+        """For each partition, its leader's epoch, and the end that it has reached.
 
         Raises:
             TransientError: the broker can't be reached.
@@ -95,7 +95,7 @@ class Positions:
         return kafka_offsets.leader_epochs(self._client, self.topic, partitions)
 
     def _committed(self, partitions: Collection[int]) -> dict[int, CommittedPosition]:
-        """Asked over a connection that is kept until it has answered, however slow the broker."""
+        """Ask over a connection that stays open until the broker answers, however slowly."""
         if self._asking is None:
             self._asking = kafka_clients.ingest_consumer(
                 self.connection, self._group
@@ -117,7 +117,7 @@ class Positions:
     def _check_reach(self, committed: Mapping[int, CommittedPosition]) -> set[int]:
         """The partitions in which nothing lies before the group's position.
 
-        Raises FatalError where the log doesn't hold it.
+        Raises FatalError if the log doesn't contain that position.
         """
         low = kafka_offsets.beginnings(self._client, self.topic, committed)
         for number, position in committed.items():
@@ -142,7 +142,7 @@ class Positions:
         return {number for number, position in committed.items() if position.offset == low[number]}
 
     def _ends_of(self, committed: Mapping[int, CommittedPosition]) -> dict[int, int]:
-        """The ends of those partitions that end before what is committed, however often asked."""
+        """Ends of the partitions that end before the committed offset, after several looks."""
         short, ends = list(committed), dict[int, int]()
         for look in range(_LOOKS if short else 0):
             time.sleep(_LOOK_AGAIN_S if look else 0)
@@ -153,7 +153,7 @@ class Positions:
         return {number: ends[number] for number in short}
 
     def _check_marks(self, committed: Mapping[int, CommittedPosition]) -> None:
-        """Raises FatalError where a record that was read is another one now."""
+        """Raises FatalError if a record that was read has been replaced by another one."""
         marks = {n: m for n, p in committed.items() if (m := Mark.read(p.metadata)) is not None}
         places = [self._place(n, m.offset, committed[n].leader_epoch) for n, m in marks.items()]
         silent_since = time.monotonic()
@@ -169,11 +169,11 @@ class Positions:
                     if isinstance(each, Told) and not each.is_end:
                         raise verdict(each.error)
                     mark = marks.pop(each.partition, None)
-                    # what can't be unpacked was never read, so that it has no mark
+                    # a batch that can't be decompressed was never read, so it has no mark
                     if mark is None or isinstance(each, Told) or "key" in each.unreadable:
                         continue
                     found = Mark.of(each)
-                    if found.offset == mark.offset and found != mark:  # else compaction took it
+                    if found.offset == mark.offset and found != mark:  # else compaction removed it
                         raise FatalError(
                             f"the log was cut short and has grown again: offset {mark.offset} of "
                             f"partition {each.partition} of {self.topic} holds another record "

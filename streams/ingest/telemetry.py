@@ -1,4 +1,4 @@
-"""What an ingest worker tells of itself: its metrics and its health, at the steps that know."""
+"""An ingest worker's metrics and health."""
 
 import contextlib
 import threading
@@ -21,7 +21,7 @@ from pixtide.streams.process.progress import Progress, stuck_at
 Step = Literal["read", "fetch", "decode", "store", "look_up", "encode", "write", "report"]
 Pause = Literal["full", "breaker", "stopping"]
 _SECONDS_PER_MS = 0.001
-#: A record may be overtaken by others for a while, of a slow decoder or in a batch.
+#: Other records may overtake one for a while, because of a slow decoder or within a batch.
 _TOLD_S = 60.0
 
 
@@ -38,7 +38,7 @@ class IngestWatch:
         self._health = health
         self._progress = progress or Progress(0, "record has finished")
         health.watch(lambda: self._progress.stalled)
-        #: Of the steps that fail: whether it is a client of Kafka that gets no answer.
+        #: For each failing step: whether it is a Kafka client that gets no answer.
         self._no_answer: dict[Step, bool] = {}
         self._metrics = metrics
         self._generation = generation
@@ -61,27 +61,27 @@ class IngestWatch:
             metrics.dead_letters.labels(generation, code)
 
     def turned(self, records: int, size: int) -> None:
-        """The main loop has turned, with so much in flight."""
+        """The main loop has turned, with this much in flight."""
         self._health.beat()
         self.idle = records == 0
         self._metrics.in_flight_records.labels(self._generation).set(records)
         self._metrics.in_flight_bytes.labels(self._generation).set(size)
 
     def check(self) -> None:
-        """Raises FatalError where only another start helps."""
+        """Raises FatalError if only a restart helps."""
         if (why := self._health.lost) is not None:
             raise FatalError(f"{why}: starting again is what helps")
 
     def waits(self, records: int | None, *, cut_off: bool = False) -> None:
-        """The broker answers: so many records wait; None where the group hasn't let this worker in.
+        """The broker answers: this many records wait; None if the group hasn't let this worker in.
 
         Args:
-            cut_off: the worker's consumer knows no broker, though another client was answered.
+            cut_off: the worker's own consumer reaches no broker, though another client does.
         """
         self._progress.saw(records, excused=self.is_kept, cut_off=cut_off)
 
     def lags(self, lags: dict[int, int]) -> None:
-        """How far behind the log each partition is that this worker has, and no other."""
+        """How far this worker's partitions are behind the log; other partitions are left out."""
         for partition in self._lagging - lags.keys():
             self._metrics.lag.remove(self._generation, str(partition))
         for partition, lag in lags.items():
@@ -90,14 +90,14 @@ class IngestWatch:
 
     @property
     def is_kept(self) -> bool:
-        """Whether something fails for which starting again is no help: it is told as that."""
+        """Whether a step fails that a restart wouldn't help; health reports it separately."""
         with self._lock:
             return self._breaks is not None or any(
                 n and not self._no_answer.get(step) for step, n in self._failing.items()
             )
 
     def late(self, partitions: dict[int, float]) -> None:
-        """For how long records of these partitions have not come."""
+        """For how long no records of these partitions have come."""
         self._progress.late(partitions)
 
     def overtaken(self, partitions: Late) -> None:
@@ -115,14 +115,14 @@ class IngestWatch:
         self._read, self._resumed = positions, resumed
 
     def standing(self, statistics: Statistics) -> ConsumerPosition:
-        """Where the worker stands, by its consumer's account and its own."""
+        """Where the worker is, according to its consumer and to itself."""
         full = self._paused is not None
         return statistics.standing(
             idle=self.idle, full=full, resumed=self._resumed, read=self._read
         )
 
     def retry_lag(self, records: int) -> None:
-        """How many retries wait in the partitions that this worker has."""
+        """How many retries wait in this worker's partitions."""
         self._metrics.retry_lag.labels(self._generation).set(records)
 
     def commits(self, problem: str | None) -> None:
@@ -130,13 +130,13 @@ class IngestWatch:
         self._health.report("commit", problem)
 
     def breaks(self, problem: str | None) -> None:
-        """Why no records are taken on until the parts do well, if so."""
+        """Why no records are taken until the parts work again, if so."""
         if problem != self._breaks:
             self._breaks = problem
             self._health.report("breaker", problem)
 
     def paused(self, reason: Pause | None) -> None:
-        """No more records are taken on for now, or they are again."""
+        """New records are paused for this reason, or resumed (None)."""
         if reason == self._paused:
             return
         self._paused = reason
@@ -146,7 +146,7 @@ class IngestWatch:
 
     @contextlib.contextmanager
     def trying(self, step: Step) -> Iterator[Callable[[TransientError], None]]:
-        """Around a step that is tried until it succeeds; yields what each failure is told to."""
+        """Wrap a step that is retried until it succeeds; yields a callable for each failure."""
         failed = False
 
         def fail(error: TransientError) -> None:
@@ -172,11 +172,11 @@ class IngestWatch:
                 self._health.report(step, None)
 
     def encoded(self, pictures: int) -> None:
-        """So many pictures went through the model at once."""
+        """This many pictures went through the model at once."""
         self._metrics.batch_pictures.labels(self._generation).observe(pictures)
 
     def finished(self, work: Work, kind: OutcomeKind) -> None:
-        """This became of a record."""
+        """Count the outcome of a record."""
         self._progress.did()
         self._metrics.outcomes.labels(self._generation, kind).inc()
         if kind is OutcomeKind.DEAD_LETTERED and work.failure is not None:
@@ -191,5 +191,5 @@ class IngestWatch:
             self._metrics.stage_seconds.labels(self._generation, stage).observe(seconds)
 
     def about(self, work: Work) -> AbstractContextManager[None]:
-        """Around what is done for one record: log lines of this thread name it meanwhile."""
+        """Wrap the work for one record: this thread's log lines name it meanwhile."""
         return about(**work.names(), generation=self._generation)

@@ -1,4 +1,4 @@
-"""What nobody expects a step to raise: it costs the record that it was raised for, and no other."""
+"""Unexpected errors of a step: they cost only the record that raised them."""
 
 from pixtide.schemas.errors import PixtideError, PoisonError, ReasonCode
 from pixtide.streams.ingest.retry import StoppedError
@@ -7,9 +7,9 @@ _MOST_CHARACTERS = 500
 
 
 def is_unexpected(error: BaseException) -> bool:
-    """Whether it is none of ours, which have a verdict each, and nobody's wish to end the process.
+    """Whether it is neither an error of ours, with its verdict, nor a request to end the process.
 
-    A panic of a library in Rust is no `Exception`, yet as unexpected.
+    A panic of a Rust library is no `Exception`, but is unexpected, too.
     """
     return not isinstance(
         error, PixtideError | StoppedError | KeyboardInterrupt | SystemExit | GeneratorExit
@@ -17,7 +17,7 @@ def is_unexpected(error: BaseException) -> bool:
 
 
 def poison_of(error: BaseException, code: ReasonCode = ReasonCode.UNEXPECTED) -> PoisonError:
-    """The poison that such an error is for its record, which names the error's class."""
+    """The PoisonError for the record that raised such an error; names the error's class."""
     poison = PoisonError(code, f"{type(error).__name__}: {error}"[:_MOST_CHARACTERS])
     poison.__cause__ = error
     return poison

@@ -1,4 +1,4 @@
-"""One record on its way through the ingest path, and what the steps have found out about it."""
+"""One record on its way through the ingest path, and what the steps know about it."""
 
 import contextlib
 import time
@@ -18,26 +18,26 @@ from pixtide.streams.kafka.records import Record
 from pixtide.streams.originals.fetcher import Trial
 from pixtide.streams.process.tracing import Span
 
-#: Of a failure's message; a stranger's text may be in it.
+#: The longest failure message; it may contain somebody else's text.
 _MOST_CHARACTERS = 2000
-#: What is wrong with a record that no row of its picture may say.
+#: Errors of a record that must not change its picture's row.
 _NO_ROW = (ReasonCode.WRONG_PARTITION, ReasonCode.INVALID_RETRY)
 
 
 @dataclass(eq=False)
 class Work:
-    """A record, and the row that it asks for as far as that is known.
+    """A record, and the row to write for it, as far as known.
 
-    `source` is the record of the log that it stands for: itself, or for a retry the one that is
-    tried again; with the generation's `epoch` it makes the version. `data` is there until `row`
-    is, and `twin` where the index holds the same content already. `row` is None where the record
-    names no picture of this partition, or nothing is to be written. `pixels` are there while a
-    vector is wanted. `reserved` is the memory set aside for it, in bytes.
-    `passed` are older records of its picture that are superseded once its row, or a newer one,
-    stands in the index, as `row_stands` says; `strays` where originals of theirs may be left over.
-    `trial` is of the attempts to fetch its picture; `tell` is told of those that fail because our
-    own store is away, and `trouble` ends that. `read_at` is by the monotonic clock, and so is
-    `since`, when it last entered a step; None while it waits for its key or its source.
+    `source` is the record of the log that it stands for: itself, or for a retry the record that is
+    tried again. With the generation's `epoch` it makes the version. `data` is set until `row` is.
+    `twin` is set if the index has the same content already. `row` is None if the record names no
+    picture of this partition, or nothing is to be written. `pixels` are set while a vector is
+    needed. `reserved` is the memory reserved for it, in bytes. `passed` are older records of its
+    picture. They are superseded when its row, or a newer one, is in the index; `row_stands` says
+    whether it is. `strays` is true if originals of theirs may be left over. `trial` counts the
+    attempts to fetch its picture. `tell` gets the failures that happen because our own store is
+    away, and closing `trouble` ends that. `read_at` is by the monotonic clock, and so is `since`:
+    when it last entered a step, or None while it waits for its key or its source.
     """
 
     record: Record
@@ -97,31 +97,31 @@ class Work:
 
     @property
     def wants_row(self) -> bool:
-        """Whether a row is to be written for it, as far as is known."""
+        """Whether a row is to be written for it, as far as known."""
         return self.data is not None or self.row is not None
 
     @property
     def is_live(self) -> bool:
-        """Whether its row is to be a picture's."""
+        """Whether its row will be live."""
         return self.row is not None and self.row.state is RowState.LIVE
 
     def has_content(self, stored: StoredImage | None) -> bool:
-        """Whether that row holds the vector of this very picture."""
+        """Whether that row has the vector of exactly this picture."""
         return stored is not None and stored.vector is not None and stored.sha256 == self.sha256
 
     @property
     def original(self) -> str:
-        """Where the record itself says that its picture lies; empty where it doesn't."""
+        """Where the record says that its picture is stored; empty if it doesn't say."""
         picture = self.upload.picture if self.upload else None
         return picture.uri if isinstance(picture, PictureAt) else ""
 
     @property
     def trace(self) -> Trace | None:
-        """The trace that its record belongs to, from within its own span where there is one."""
+        """The trace of its record; its own span in that trace, if there is one."""
         return self.span.trace if self.span else trace_of(self.record.headers)
 
     def names(self) -> dict[str, object]:
-        """What a log line calls it."""
+        """What log lines call it."""
         return {
             "image_id": self.image_id or (self.record.key or b"").decode(errors="replace"),
             "partition": self.source.partition,
@@ -131,15 +131,15 @@ class Work:
         }
 
     def enter(self) -> None:
-        """It is in a step, or in line for one, from now on."""
+        """Note that it is in a step, or in a step's queue, from now on."""
         self.since = time.monotonic()
 
     def ask_delete(self, image_id: str) -> None:
-        """The row to write is a deleted one: no vector, no text."""
+        """Write a deleted row: no vector, no text."""
         self.row = StoredImage(image_id, RowState.DELETED, self.version)
 
     def ask_live(self, upload: ImageUploaded, seen: Picture | StoredImage, uri: str) -> None:
-        """The row to write is a live one; its vector is the twin's, or still wanted."""
+        """Write a live row; its vector is the twin's, or still to be computed."""
         self.row = StoredImage(
             image_id=upload.image_id,
             state=RowState.LIVE,
@@ -163,24 +163,24 @@ class Work:
             self.give_vector(seen.vector)
 
     def ask_same(self, row: StoredImage) -> None:
-        """The row to write is known whole, from a generation of the same model."""
+        """Write a complete row that comes from a generation of the same model."""
         self.row, self.upload = row, None
 
     def give_vector(self, vector: Vector) -> None:
-        """The row to write is complete; the pixels are let go."""
+        """Complete the row to write; drops the pixels."""
         self.pixels = None
         if self.row is not None:
             self.row = replace(self.row, vector=vector)
 
     def supersede(self) -> None:
-        """A newer record of its picture stands: nothing is to be written."""
+        """Write nothing: a newer record of its picture exists."""
         self.superseded = True
         self.data = self.pixels = self.row = None
 
     def fail(self, stage: str, error: PoisonError) -> None:
         """Poison: the record becomes a dead letter, and its picture's row says so.
 
-        A record of no picture, or in a partition that its key doesn't belong to, has no row.
+        A record without a picture, or in a partition that its key doesn't belong to, gets no row.
         """
         cause = type(error.__cause__ or error)
         self.failure = DeadLetterReason(
@@ -196,11 +196,11 @@ class Work:
             )
 
     def fail_without_row(self) -> None:
-        """The index takes no row for it, not even one that says so: the dead letter is all."""
+        """Write no row, not even a dead-lettered one, since the index refuses both."""
         self.row = None
 
     def outcome(self, written: Written | None) -> OutcomeKind:
-        """What became of the record, given what the index said of its row."""
+        """The outcome of the record, given the index's answer for its row."""
         if self.superseded:
             return OutcomeKind.SUPERSEDED
         if self.row is None and self.failure is not None:
@@ -222,7 +222,7 @@ class Work:
 
 @contextlib.contextmanager
 def timed(stage: str, *works: Work) -> Iterator[None]:
-    """Note how long a stage took: of records that go together, each one's share."""
+    """Note how long a stage took; records in one batch get an equal share each."""
     started = time.perf_counter()
     try:
         yield

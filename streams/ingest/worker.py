@@ -1,28 +1,37 @@
-"""The ingest path: each record of `images.uploaded` from the log to the index.
+"""The ingest path: takes each record of `images.uploaded` from the log to the index.
 
-1. poll     a record; one whose picture is already in work waits its turn. Of several that wait
-            for one picture the newest goes on; the others are superseded once its row is written
-2. fetch    read its event and get the picture's bytes, unless a generation of the same model
-            has the row of this very record
-3. look up  what the index knows of its id and of its content; leave out what a newer row
-            stands above
-4. decode   in a process of its own, unless the content is known, into the model's pixels
-5. encode   the pictures whose content isn't known, each content once
-6. write    the rows, newest wins, once it is sure that the log is still the same; then report
-            outcomes and dead letters until delivered
-7. commit   each partition's lowest unfinished offset
+1. poll     Take a record. While an older record of the same picture is in work, it waits. When
+            several wait for one picture, only the newest goes on. The older ones are superseded
+            as soon as the newest one's row is written.
+2. fetch    Read the event and get the picture's bytes. Skip the fetch if another generation of
+            the same model already has the row of exactly this record.
+3. look up  Ask the index what it has for this id and for this content. Drop the record if the
+            index has a newer row.
+4. decode   Turn the bytes into the model's pixels, in a separate process. Skip this if the index
+            already has a vector of the same content.
+5. encode   Compute the vectors of the pictures whose content is new. Each content once.
+6. write    Check that the log is still the same log, then write the rows; the newest version
+            wins. Then report outcomes and dead letters, until they are delivered.
+7. commit   Commit each partition up to its lowest unfinished offset.
 
-The main thread does 1 and 7 and never waits for the others, so a slow model, picture or
-server never costs the group membership. A few threads read events, a few others fetch, so many at
-most from one host, and a few do 4; 3 and 6 have one thread
-each. 5 has two on a GPU, which computes for one at a time, and a few on a CPU, where each encodes a
-batch on its share of the cores. So pictures are decoded, encoded and written side by side. Whatever
-goes wrong has one verdict (see schemas/errors.py): transient is tried again with the record kept,
-poison becomes a dead letter and goes on, fatal ends the worker. What nobody expects is poison to
-the record that it was raised for; of a batch, its records are taken one by one to find out which.
+The main thread does steps 1 and 7. It never waits for the other steps, so a slow model, picture or
+server never costs the worker its group membership. The other steps have threads of their own:
 
-A record of `images.uploaded.retry` is a dead letter that is tried again. It takes the same way
-under the version of its source, so that it heals its row or comes too late.
+- 2: a few threads read events and a few others fetch, with a limit for each host.
+- 3 and 6: one thread each.
+- 4: a few threads.
+- 5: two threads on a GPU, which computes one batch at a time. On a CPU a few threads, each of
+  which encodes a batch on its share of the cores.
+
+So pictures are decoded, encoded and written in parallel.
+
+Every error has exactly one verdict (see schemas/errors.py). Transient: try again and keep the
+record. Poison: write a dead letter and go on. Fatal: stop the worker. An unexpected error counts as
+poison for the record that raised it. If a whole batch raises one, its records are tried one by one
+to find the bad record.
+
+A record of `images.uploaded.retry` is a dead letter that is tried again. It takes the same steps,
+with the version of its source record. So it fixes its row, or it is too late and changes nothing.
 """
 
 import contextlib
@@ -75,13 +84,13 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _BATCH_LINGER_S = 0.03
-#: How often it is looked what is stuck.
+#: How often to look for stuck records.
 _LOOK_S = 1.0
-#: How long a stopping worker finishes what it has begun.
+#: How long a stopping worker may take to finish what it has started.
 GRACE_S = 20.0
-#: Of the bytes in flight, the part that records may fill; the rest is for their pictures.
+#: Records may fill 1/n of the bytes in flight, for this n; the rest is for their pictures.
 _RECORDS_PART = 4
-#: Threads that read events, and take pictures out of them.
+#: Threads that read events and take inline pictures out of them.
 _READERS = 4
 
 
@@ -89,9 +98,10 @@ _READERS = 4
 class IngestLimits:
     """How much a worker takes on at once: `bytes` of records, pictures and pixels.
 
-    `session_s` is how long the group waits for a member that has fallen silent.
-    `max_rate` is in records a second. An original that is missing from our own store means that
-    a newer record exists, but where all records are the latest of their keys (`only_latest`).
+    `session_s` is how long the group waits for a member that has gone silent. `max_rate` is in
+    records a second. Normally, an original that is missing from our own store means that a newer
+    record exists. `only_latest` says that every record is the latest of its key, so that a missing
+    original is an error.
     """
 
     records: int
@@ -110,7 +120,7 @@ class IngestLimits:
 
 @dataclass(frozen=True)
 class IngestParts:
-    """What a worker is made of. `connect` makes its consumer; `retries` is the retry topic."""
+    """The parts of a worker. `connect` makes its consumer; `retries` is the retry topic."""
 
     connect: Callable[[dict[str, Any]], Consumer]
     positions: Positions
@@ -128,7 +138,7 @@ class IngestParts:
 
 
 class IngestWorker:
-    """One worker of one generation's group."""
+    """One worker in the consumer group of one generation."""
 
     def __init__(self, parts: IngestParts, limits: IngestLimits) -> None:
         self.limits = limits
@@ -146,7 +156,7 @@ class IngestWorker:
         self._crop = parts.encoder.crop
         self._crop_bytes = 3 * self._crop.size**2
         self._most_record_bytes = max(1, limits.bytes // _RECORDS_PART)
-        # a picture of the largest size in base64, and what is said of it
+        # the largest picture in base64, and its metadata
         self._most_read_bytes = limits.picture_bytes * 3 // 2 + 2**20
         for_pictures = limits.bytes - self._most_record_bytes
         self._memory = Reserve(max(for_pictures, limits.picture_bytes, self._crop_bytes))
@@ -155,16 +165,18 @@ class IngestWorker:
         self._looked_at = 0.0
         self._pace = RateLimit(limits.max_rate)
         self._standstill = PauseDetector(limits.session_s)
-        # apart, since fetching may wait for memory that only decoding frees
+        # Reading and fetching have separate pools, because a fetch may wait for memory that only
+        # decoding frees.
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._fetchers = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="fetch")
-        most = max(1, limits.fetchers - 1)  # nobody has all of them
+        most = max(1, limits.fetchers - 1)  # no host gets all the threads
         self._lanes = HostLimit(
             self._fetchers,
             min(limits.fetchers_per_host, most),
             wide={OUR_STORE: most, OUR_DISKS: most},
         )
-        # as many, since they also store; the processes are waited for apart from their work
+        # As many as fetchers, since these threads also store originals. The number of decoding
+        # processes is limited separately.
         self._decoders = ThreadPoolExecutor(limits.fetchers, thread_name_prefix="decode")
         self._free_decoders = threading.Semaphore(limits.decoders)
         self._fetched: queue.Queue[Work] = queue.Queue()
@@ -172,9 +184,9 @@ class IngestWorker:
         self._encoded: queue.Queue[Work] = queue.Queue()
         self._done: queue.Queue[Work] = queue.Queue()
         batch = limits.batch
-        #: Of each thread: where its work comes from, how much at once, how long it waits for more.
+        #: For each thread: its queue, how many items at once, how long it waits for more, its step.
         self._steps = (
-            # an index takes as long for many as for one
+            # the index takes as long for many rows as for one
             (self._fetched, limits.records, _BATCH_LINGER_S, self._look_up),
             *[(self._ready, batch, _BATCH_LINGER_S, self._encode)] * limits.encoders,
             (self._encoded, limits.records, 0.0, self._write),
@@ -244,7 +256,7 @@ class IngestWorker:
         self._assignment.leave()
 
     def _guarded(self, step: Callable[..., None], *args: Any) -> None:
-        """Run a step in a thread of its own; what it can't handle, the main thread raises."""
+        """Run a step in its own thread; the main thread raises what the step can't handle."""
         try:
             step(*args)
         except StoppedError:
@@ -254,7 +266,7 @@ class IngestWorker:
 
     @contextlib.contextmanager
     def _costing(self, work: Work, stage: str) -> Iterator[None]:
-        """Around what is done for one record: what is wrong with it costs it, and no other."""
+        """Wrap the work for one record, so that its errors fail this record only."""
         try:
             yield
         except PoisonError as error:
@@ -278,7 +290,7 @@ class IngestWorker:
     def _together(
         self, stage: str, batch: Sequence[Work], step: Callable[[Sequence[Work]], None]
     ) -> None:
-        """A step for all at once; where that raises what nobody expects, for each by itself."""
+        """Run a step for the whole batch; after an unexpected error, run it record by record."""
         if not batch:
             return
         if len(batch) == 1:
@@ -305,9 +317,9 @@ class IngestWorker:
             batch = [source.get()]
             until = time.monotonic() + linger_s
             with contextlib.suppress(queue.Empty):
-                while batch[-1] is not _END and len(batch) < most:  # each thread has its own end
+                while batch[-1] is not _END and len(batch) < most:  # each thread needs its own end
                     batch.append(source.get(timeout=max(0, until - time.monotonic())))
-            if _END in batch or self._patiently.is_over:  # behind much, an end is long in coming
+            if _END in batch or self._patiently.is_over:  # the end may be far back in the queue
                 return
             step(batch)
 
@@ -355,7 +367,10 @@ class IngestWorker:
             return check_parts(self._parts.decoders, self._parts.encoder)
 
     def _is_full(self) -> bool:
-        """Full to the brim, or after that not yet half empty: a pause drops what was prefetched."""
+        """Whether the worker is full. Once paused, it counts as full until it is half empty.
+
+        Each pause drops what was prefetched, so pauses must be rare.
+        """
         share = 0.5 if self._assignment.is_paused else 1.0
         return (
             self._stopping.is_set()
@@ -367,7 +382,7 @@ class IngestWorker:
     # 2. fetch
 
     def _take_up(self, work: Work) -> None:
-        """Read it, and fetch its picture: here from the event, else where its host has room."""
+        """Read the event, then fetch: inline pictures here, others when their host has room."""
         self._patiently.rest(self._pace.wait_s())
         host = None
         with self._costing(work, "read"):
@@ -382,7 +397,7 @@ class IngestWorker:
             self._fetch(work, "")
             return
         work.since = None
-        with contextlib.suppress(RuntimeError):  # the pool is shut down: all ends here
+        with contextlib.suppress(RuntimeError):  # the pool is shut down: the worker is ending
             self._fetchers.submit(self._lanes.run, host, self._fetching(work, host))
 
     def _fetching(self, work: Work, host: str) -> Callable[[], None]:
@@ -393,7 +408,7 @@ class IngestWorker:
         work.strays |= any(self._reader.names_original(each, owns) for each in work.passed)
 
     def _copy_known(self, work: Work) -> None:
-        """Take over the live row of this very record from a generation of the same model."""
+        """Copy the live row of exactly this record from a generation of the same model."""
         sibling, upload = self._parts.sibling, work.upload
         if sibling is None or upload is None:
             return
@@ -418,7 +433,7 @@ class IngestWorker:
             except TransientError as error:
                 pause_s = self._pause_after(work, error)
         self._free(work)
-        if pause_s is not None:  # neither a thread nor memory is kept meanwhile
+        if pause_s is not None:  # hold no thread and no memory during the pause
             work.since = None
             self._lanes.run_later(host, self._fetching(work, host), pause_s)
             return
@@ -440,12 +455,12 @@ class IngestWorker:
             raise PoisonError(ReasonCode.DIGEST_MISMATCH, message)
 
     def _pause_after(self, work: Work, error: TransientError) -> float:
-        """How long to rest until the next attempt at its picture.
+        """How long to wait before the next attempt to fetch the picture.
 
-        While our own store answers nothing, no record is to blame, and none is given up.
+        While our own store doesn't answer at all, no record is to blame, and none is given up.
 
         Raises:
-            PoisonError: SOURCE_UNAVAILABLE, where it was tried for long enough.
+            PoisonError: SOURCE_UNAVAILABLE, when the time for this picture is used up.
         """
         if work.upload is None or work.trial is None:
             raise error
@@ -466,7 +481,7 @@ class IngestWorker:
         work.tell = None
 
     def _free(self, work: Work) -> None:
-        """Give back the memory that was set aside for what it doesn't hold, or no longer."""
+        """Give back the memory that was reserved for the record but isn't in use, or no longer."""
         keep = 0
         if work.data is not None:
             keep = max(len(work.data), self._crop_bytes)
@@ -554,7 +569,7 @@ class IngestWorker:
                 work.fail("encode", PoisonError(ReasonCode.INVALID_VECTOR, message))
 
     def _require_encoder(self) -> None:
-        """Raises FatalError where it is the model that fails, whatever the picture."""
+        """Raises FatalError if the model fails whatever the picture."""
         try:
             self._parts.encoder.warm_up()
         except BaseException as error:
@@ -576,7 +591,7 @@ class IngestWorker:
             refused = [work for work in batch if work.failure and self._is_refused(work, results)]
             results |= self._written(refused)
             for work in refused:
-                if self._is_refused(work, results):  # also as a row that says so
+                if self._is_refused(work, results):  # the dead-lettered row as well
                     work.fail_without_row()
             for work, result in results.items():
                 work.row_stands = result.error is None
@@ -586,14 +601,14 @@ class IngestWorker:
             self._done.put(work)
 
     def _is_refused(self, work: Work, results: dict[Work, Written]) -> bool:
-        """Whether its row is wanted and the index has taken none."""
+        """Whether the record needs a row and the index has accepted none."""
         if work.row is None or not self._flight.holds(work):
             return False
         result = results.get(work)
         return result is None or result.error is not None
 
     def _written(self, batch: Sequence[Work]) -> dict[Work, Written]:
-        """What the index says of each row; of one that it can't be asked about, nothing."""
+        """The index's answer for each row; a row that fails unexpectedly has no answer."""
         if not batch:
             return {}
         try:
@@ -613,7 +628,7 @@ class IngestWorker:
         return results
 
     def _remove_obsolete(self, results: dict[Work, Written]) -> None:
-        """Remove what the rows written have replaced; they stand, whatever that meets with."""
+        """Remove the originals that the new rows replaced. An error here doesn't undo the rows."""
 
         def remove(some: dict[Work, Written]) -> None:
             self._patiently("store", lambda: self._parts.originals.remove_obsolete(some))
@@ -634,7 +649,7 @@ class IngestWorker:
                     )
 
     def _write_ours(self, batch: Iterable[Work]) -> dict[Work, Written]:
-        with self._assignment.lock:  # no partition is let go while its rows are being written
+        with self._assignment.lock:  # no partition is released while its rows are being written
             self._standstill.check()
             ours = [(w, w.row) for w in batch if w.row and self._flight.holds(w)]
             if not ours:

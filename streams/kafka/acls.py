@@ -1,4 +1,4 @@
-"""What each process may do on Kafka, and no more: the grants of a secured deployment."""
+"""What each process may do on Kafka, and no more: the grants for a secured cluster."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pixtide.schemas import topics
 
-#: librdkafka wants a group of every consumer; nothing is committed under this one.
+#: librdkafka requires a group for every consumer; nothing is committed under this one.
 NO_GROUP = "pixtide.none"
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "Delete"]
 _LOOK_AFTER: tuple[Operation, ...] = ("Create", "Describe", "DescribeConfigs")
@@ -14,9 +14,9 @@ _LOOK_AFTER: tuple[Operation, ...] = ("Create", "Describe", "DescribeConfigs")
 
 @dataclass(frozen=True)
 class Grant:
-    """Operations on a topic or a group; with `prefixed`, on all whose names begin so.
+    """Allowed operations on a topic or a group; if `prefixed`, on all whose names begin like that.
 
-    To Kafka, Read and Write imply Describe.
+    In Kafka, Read and Write imply Describe.
     """
 
     operations: tuple[Operation, ...]
@@ -25,7 +25,7 @@ class Grant:
     prefixed: bool = False
 
     def command(self, principal: str) -> str:
-        """The options of `kafka-acls.sh` that give it."""
+        """The options of `kafka-acls.sh` that create this grant."""
         operations = " ".join(f"--operation {operation}" for operation in self.operations)
         pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
         return (
@@ -37,9 +37,9 @@ class Grant:
 def grants(named: Callable[[str], str] = str) -> dict[str, tuple[Grant, ...]]:
     """The grants of each process; `named` puts a name into a namespace.
 
-    `publisher` is whoever sends events and hears their outcomes, `client` whoever searches,
-    `web` the page, `operator` whoever runs the commands that look after topics, generations and
-    dead letters, `scaler` what adds and removes workers by their lag.
+    `publisher` sends events and reads their outcomes. `client` searches. `web` is the web page.
+    `operator` runs the commands that manage topics, generations and dead letters. `scaler` adds and
+    removes workers by their lag.
     """
 
     def read(topic: str) -> Grant:

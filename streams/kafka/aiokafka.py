@@ -1,4 +1,4 @@
-"""How aiokafka is told where Kafka is."""
+"""Connection settings for aiokafka."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pixtide.streams.kafka.connection import KafkaConnection
 
 
 def arguments(connection: KafkaConnection) -> dict[str, Any]:
-    """As arguments of an aiokafka client. Raises UsageError where a TLS file can't be used."""
+    """The arguments of an aiokafka client. Raises UsageError if a TLS file can't be used."""
     made: dict[str, Any] = {
         "bootstrap_servers": connection.bootstrap.split(","),
         "security_protocol": connection.protocol,

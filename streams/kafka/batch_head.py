@@ -1,11 +1,11 @@
-"""The head of a batch of records, which is never packed: which offsets are in it.
+"""The head of a record batch, which is never compressed: it says which offsets are in the batch.
 
 Source of the format: https://kafka.apache.org/documentation/#recordbatch
 """
 
 import struct
 
-#: Base offset, length, leader epoch, magic, checksum, attributes, the last offset's distance,
+#: Base offset, length, leader epoch, magic, checksum, attributes, last offset minus base offset,
 #: first and last timestamp, producer's id, epoch and sequence, count.
 HEAD = struct.Struct(">qiibIhiqqqhii")
 MAGIC_AT = 16
@@ -13,13 +13,13 @@ _BASE = struct.Struct(">q")
 
 
 def offset_after(batch: bytes | memoryview) -> int | None:
-    """The first offset that is no more in a batch; None where its head is not whole."""
+    """The first offset after a batch; None if the batch's head is incomplete."""
     if len(batch) <= MAGIC_AT:
         return None
     base: int
     [base] = _BASE.unpack_from(batch)
     if batch[MAGIC_AT] != 2:
-        return base + 1  # of an old compressed batch it is the last
+        return base + 1  # in an old compressed batch it is the last
     if len(batch) < HEAD.size:
         return None
     last: int = HEAD.unpack_from(batch)[6]

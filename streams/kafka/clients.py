@@ -1,4 +1,4 @@
-"""How every client of Kafka here is configured."""
+"""The configuration of every Kafka client here."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -19,14 +19,14 @@ from pixtide.streams.kafka.errors import Admin
 def admin(connection: KafkaConnection) -> AdminClient:
     """An admin client.
 
-    Connected to every broker: one that connects on demand (librdkafka 2.16) keeps a processor
-    busy for as long as it asks for what a dead broker leads.
+    It connects to every broker. One that connects on demand (librdkafka 2.16) keeps a CPU core busy
+    as long as it asks for something that a dead broker leads.
     """
     made = Admin(connection, **_QUIET, **{"enable.sparse.connections": False})
-    return cast(AdminClient, made)  # it has all that one has
+    return cast(AdminClient, made)  # it has all methods of one
 
 
-#: What librdkafka calls each way to choose partitions. Empty keys, too, land where they belong.
+#: librdkafka's name of each partitioner. With these, empty keys also go to the right partition.
 LIBRDKAFKA_PARTITIONERS: Mapping[Partitioner, str] = {
     "murmur2": "murmur2_random",
     "crc32": "consistent_random",
@@ -42,9 +42,9 @@ def producer(
     partitioner: Partitioner = "murmur2",
     **more: Any,
 ) -> Producer:
-    """A producer that neither loses nor reorders; keys land where `partitioner` puts them.
+    """A producer that neither loses nor reorders; `partitioner` chooses the partition of a key.
 
-    `more` is configuration besides, in librdkafka's names.
+    `more` is additional configuration, in librdkafka's names.
     """
     return Producer(
         {
@@ -53,7 +53,7 @@ def producer(
             "partitioner": LIBRDKAFKA_PARTITIONERS[partitioner],
             "linger.ms": linger_ms,
             "message.max.bytes": max_bytes,
-            "batch.size": 512 * 1024,  # a topic's limit is that of a batch, not of a message
+            "batch.size": 512 * 1024,  # a topic's limit applies to a batch, not to a message
             "compression.type": "none",  # pictures are compressed already
             **_QUIET,
             **more,
@@ -62,21 +62,21 @@ def producer(
 
 
 def reply_producer(connection: KafkaConnection) -> Producer:
-    """A producer for replies; it gives up on one when a request without a deadline has expired.
+    """A producer for replies. It gives up on a reply when a request without a deadline has expired.
 
-    A broker that has died is replaced as leader some seconds later.
+    When a broker dies, another one becomes leader some seconds later.
     """
     return Producer(
         {
             **connection.librdkafka(),
-            "linger.ms": 1,  # a batch's replies go together, and one alone hardly waits
-            "batch.size": 256 * 1024,  # a topic's limit is that of a batch, not of a message
-            # Replies to alike requests are alike: an eighth is left of them. Every client reads
-            # gzip by itself; KafkaJS does nothing else.
+            "linger.ms": 1,  # a batch's replies go together; a single one hardly waits
+            "batch.size": 256 * 1024,  # a topic's limit applies to a batch, not to a message
+            # Replies to similar requests are similar: gzip leaves an eighth of them. Every client
+            # reads gzip without extra packages, and KafkaJS reads nothing else.
             "compression.type": "gzip",
             "compression.level": 1,
             "delivery.timeout.ms": DEFAULT_DEADLINE_MS,
-            "queue.buffering.max.messages": 1_000_000,  # the consumer bounds them by topic
+            "queue.buffering.max.messages": 1_000_000,  # the consumer limits them by topic
             "topic.metadata.propagation.max.ms": 2_000,  # a missing reply topic fails soon
             **_QUIET,
         }
@@ -89,9 +89,9 @@ def ingest_consumer(
     kind: Callable[[dict[str, Any]], Consumer] = Consumer,
     **more: Any,
 ) -> Consumer:
-    """A consumer that never resets its position by itself and commits only when told.
+    """A consumer that never resets its position automatically and commits only when told to.
 
-    `more` is configuration besides, in librdkafka's names.
+    `more` is additional configuration, in librdkafka's names.
     """
     return kind(
         {
@@ -113,7 +113,7 @@ def ingest_consumer(
 
 
 def gives_up(seconds: float, max_bytes: int) -> dict[str, Any]:
-    """Configuration of a producer that keeps what it can't deliver for so long, up to so much."""
+    """Producer configuration: for how long, and how many bytes, it keeps what it can't deliver."""
     return {
         "delivery.timeout.ms": int(seconds * 1000),
         "queue.buffering.max.kbytes": max_bytes // 1024,
@@ -121,7 +121,7 @@ def gives_up(seconds: float, max_bytes: int) -> dict[str, Any]:
 
 
 def session(seconds: float) -> dict[str, Any]:
-    """Configuration of a consumer whose group gives it up after a silence of so long."""
+    """Consumer configuration: the group removes it after so many seconds of silence."""
     return {
         "session.timeout.ms": int(seconds * 1000),
         "heartbeat.interval.ms": int(seconds * 100),
@@ -129,9 +129,9 @@ def session(seconds: float) -> dict[str, Any]:
 
 
 def tail_consumer(connection: KafkaConnection, *, tells_ends: bool = False) -> Consumer:
-    """A consumer of explicitly assigned partitions, in no group, quick to hear of news.
+    """A consumer of explicitly assigned partitions, in no group, that gets new records quickly.
 
-    With `tells_ends` it gives a message with the error `_PARTITION_EOF` at a partition's end.
+    With `tells_ends` it returns a message with the error `_PARTITION_EOF` at a partition's end.
     """
     return Consumer(
         {
@@ -148,15 +148,15 @@ def tail_consumer(connection: KafkaConnection, *, tells_ends: bool = False) -> C
     )
 
 
-#: What a consumer holds. librdkafka unpacks all that an answer holds at once, and 30,000 bytes may
-#: come out of one; so an answer is small. A batch that is larger comes alone.
+#: Memory limits of a consumer. librdkafka decompresses everything in a response at once, and one
+#: byte may become 30,000. So responses are small. A batch that is larger comes alone.
 _ANSWER_BYTES = 32 * 1024
 
 _FETCHED = {
-    "message.max.bytes": _ANSWER_BYTES,  # of a consumer, only the least that the next one may be
+    "message.max.bytes": _ANSWER_BYTES,  # for a consumer only the minimum of the next setting
     "fetch.max.bytes": _ANSWER_BYTES,
     "fetch.message.max.bytes": _ANSWER_BYTES,
-    "queued.max.messages.kbytes": 32 * 1024,  # unpacked; what one answer brings may exceed it
+    "queued.max.messages.kbytes": 32 * 1024,  # decompressed; one response may exceed it
 }
 
 _QUIET = {

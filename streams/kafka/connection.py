@@ -1,4 +1,4 @@
-"""How Kafka is reached: an address, TLS and a login, said once for librdkafka and for aiokafka."""
+"""How to connect to Kafka: address, TLS and login, defined once for librdkafka and aiokafka."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 
 @dataclass(frozen=True)
 class Tls:
-    """Whom to trust, and who we are. PEM files.
+    """Which servers to trust, and our own certificate. PEM files.
 
-    `ca_file` is the system's list where it is None; `cert_file` and `key_file` are a client's
-    own certificate, for brokers that ask for one.
+    `ca_file` is the CA bundle; None: the system's. `cert_file` and `key_file` are the client's own
+    certificate, for brokers that ask for one.
     """
 
     ca_file: Path | None = None
@@ -30,7 +30,7 @@ class Tls:
                 raise UsageError(f"no such file, for Kafka's TLS: {file}")
 
     def context(self) -> ssl.SSLContext:
-        """The same for Python's own TLS. Raises UsageError where a file is no certificate."""
+        """The same for Python's own TLS. Raises UsageError if a file is no certificate."""
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
             if self.cert_file is not None:
@@ -42,9 +42,9 @@ class Tls:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Where OAuth tokens are had for a client's id and secret (client credentials, RFC 6749 4.4).
+    """Where to get OAuth tokens for a client's id and secret (client credentials, RFC 6749 4.4).
 
-    `ca_file` is a PEM of who may vouch for that server, the system's list where it is None.
+    `ca_file` is the CA bundle (PEM) for that server; None: the system's.
     """
 
     url: str
@@ -58,7 +58,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Sasl:
-    """A name and a password; with OAUTHBEARER a client's id and secret, that get it `tokens`."""
+    """A user name and a password; with OAUTHBEARER a client's id and secret, and `tokens`."""
 
     username: str
     password: str = field(repr=False)
@@ -73,7 +73,7 @@ class Sasl:
             )
 
     def librdkafka(self) -> dict[str, str]:
-        """As configuration of a confluent-kafka client, which gets its tokens by itself."""
+        """The configuration of a confluent-kafka client, which gets its tokens on its own."""
         config: dict[str, str] = {"sasl.mechanisms": self.mechanism}
         if self.tokens is None:
             return config | {"sasl.username": self.username, "sasl.password": self.password}
@@ -92,7 +92,7 @@ class Sasl:
 
 @dataclass(frozen=True)
 class KafkaConnection:
-    """Where the brokers are, as `host:port,…`, and how they are spoken to; by default plainly."""
+    """The brokers as `host:port,…`, and the protocol; by default without TLS and login."""
 
     bootstrap: str
     tls: Tls | None = None
@@ -100,11 +100,11 @@ class KafkaConnection:
 
     @property
     def protocol(self) -> str:
-        """Kafka's name of the combination: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
+        """Kafka's name of the protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
         return ("SASL_" if self.sasl else "") + ("SSL" if self.tls else "PLAINTEXT")
 
     def librdkafka(self) -> dict[str, Any]:
-        """As configuration of a confluent-kafka client."""
+        """The configuration of a confluent-kafka client."""
         config: dict[str, Any] = {
             "bootstrap.servers": self.bootstrap,
             "security.protocol": self.protocol,
@@ -122,5 +122,5 @@ class KafkaConnection:
 
 
 def connection_to(kafka: str | KafkaConnection) -> KafkaConnection:
-    """A connection as it is; an address alone is spoken to plainly."""
+    """A connection unchanged, or a connection without TLS and login for an address."""
     return KafkaConnection(kafka) if isinstance(kafka, str) else kafka

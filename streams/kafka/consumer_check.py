@@ -1,11 +1,10 @@
-"""Whether the records of the log reach a consumer.
+"""Checks that the records of the log reach a consumer.
 
-A consumer may die without a word, and go on looking well from inside. So the broker is asked how
-far the log goes, and where that moves on the consumer must follow.
+A consumer may die silently and still look healthy from inside. So this asks the broker how far the
+log goes. When the log grows, the consumer must follow.
 
-Librdkafka's admin client could say who is in a group. It must not be asked from a worker: where
-the connection to a group's coordinator breaks meanwhile, it aborts the process
-(confluentinc/librdkafka#4605).
+librdkafka's admin client could say who is in a group. A worker must not ask it: if the connection
+to the group's coordinator breaks meanwhile, it aborts the process (confluentinc/librdkafka#4605).
 """
 
 import time
@@ -18,16 +17,16 @@ from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.consumer_position import ConsumerPosition
 
-#: How long records of a partition may lie there, and none come, before that is told.
+#: How long records of a partition may wait without any coming before that is reported.
 _COME_S = 30.0
-#: A consumer that is full drops what it had fetched, and fetches from its partitions in turns: each
-#: should have had its turn after so many rounds of all.
+#: A full consumer drops what it had fetched, and fetches from its partitions in turn. Each
+#: partition should have had its turn after this many rounds of all.
 _TURNS = 10
 
 
 @dataclass
 class _Waiting:
-    """One partition, since something of it came last: by the clock, and without its pauses."""
+    """One partition since its last record: how long, by the clock and without the pauses."""
 
     reads: int
     at: float
@@ -37,17 +36,17 @@ class _Waiting:
 
 
 class ConsumerCheck:
-    """Of one consumer, in the group that reads a topic. `check` is a health check.
+    """Checks one consumer, in the group that reads a topic. `check` is a health check.
 
     Args:
-        look: where the consumer stands.
-        on_lags: told, at each check, how far behind each of its partitions is.
-        on_waiting: told, at each check, how many records wait to be read or finished; None where
+        look: returns where the consumer is.
+        on_lags: called at each check with how far behind each of its partitions is.
+        on_waiting: called at each check with how many records wait to be read or finished; None if
             the group has not let it in.
-        on_late: told, at each check, of each partition whose records don't come for how long,
-            whatever comes of the others.
-        markers: of the offsets before an end, how many may be a transaction's, which is never
-            delivered; 0 where the consumer knows the ends that it has reached.
+        on_late: called at each check with the partitions whose records don't come, and for how
+            long; other partitions don't matter.
+        markers: how many of the offsets before an end may be transaction markers, which are never
+            delivered; 0 if the consumer knows the ends that it has reached.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class ConsumerCheck:
             end = ends[partition]
             stands = max(beginnings[partition], now.committed.get(partition, 0))
             reads = max(stands, now.read.get(partition, 0))
-            # Markers, and records at the end that compaction took, are read and never committed.
+            # Markers, and records at the end that compaction removed, are read and never committed.
             lags[partition] = max(0, end - (reads if now.idle else stands))
             unread = max(0, end - reads - self._markers)
             waiting += unread if now.idle else lags[partition]

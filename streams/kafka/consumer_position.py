@@ -1,4 +1,4 @@
-"""Where a consumer stands, by its own account: its partitions, and how far it has come in each."""
+"""Where a consumer is, according to itself: its partitions, and how far it has read in each."""
 
 import json
 import time
@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 _EVERY_S = 1.0
-#: librdkafka tells where a consumer stands when it polls; one that is silent for so long is stuck.
+#: librdkafka reports a consumer's state when it polls; a consumer that is silent this long is
+#: stuck.
 _SILENT_S = 30.0
-#: How long a group may take to share out its partitions anew, which is as long as its slowest
-#: member may take to notice; meanwhile a member is one.
+#: How long a group may take to rebalance, which is as long as its slowest member may take to
+#: notice. Meanwhile a member still counts as one.
 _REBALANCED_WITHIN_S = 150.0
 _NONE: Mapping[int, int] = MappingProxyType({})
 #: The states of a partition that is fetched, or will be.
@@ -20,12 +21,12 @@ _ASSIGNED = ("offset-query", "offset-wait", "active")
 
 @dataclass(frozen=True)
 class ConsumerPosition:
-    """A consumer, seen from within.
+    """A consumer's own view of itself.
 
-    `partitions` is None where it is in no group. `read` is the offset up to which a partition has
-    been read, `committed` that which its group has committed. `idle` is false while it has work,
-    so that it needn't read on; `full` is true while it reads nothing for that reason, and `resumed`
-    tells how often it has read on since.
+    `partitions` is None if it is in no group. `read` is the offset up to which a partition has been
+    read; `committed` is the group's committed offset. `idle` is false while it has work, so that it
+    needn't read on. `full` is true while it reads nothing because it has enough work; `resumed`
+    counts how often it has read on since.
     """
 
     partitions: frozenset[int] | None = None
@@ -37,11 +38,11 @@ class ConsumerPosition:
 
 
 class Statistics:
-    """What librdkafka tells of a consumer of one topic, once a second.
+    """librdkafka's statistics of a consumer of one topic, once a second.
 
     Args:
-        retries: a topic that it reads besides.
-        on_retry_lag: told how many records of that aren't committed in the partitions it has.
+        retries: a second topic that it reads.
+        on_retry_lag: called with how many records of that topic aren't committed in its partitions.
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class Statistics:
         self._clock = clock
         self._told_at = self._settled_at = float("-inf")
         self._last = ConsumerPosition()
-        self.cut_off = False  # it knows no broker that it could ask anything
+        self.cut_off = False  # it reaches no broker that it could ask
 
     def configuration(self) -> dict[str, Any]:
-        """To add to the consumer's."""
+        """To add to the consumer's configuration."""
         return {"statistics.interval.ms": int(_EVERY_S * 1000), "stats_cb": self.take}
 
     def take(self, statistics: str) -> None:
@@ -82,9 +83,9 @@ class Statistics:
     def standing(
         self, *, idle: bool, full: bool = False, resumed: int = 0, read: Mapping[int, int] = _NONE
     ) -> ConsumerPosition:
-        """Where it stands now, and how it is by its own account.
+        """Where it is now, and what state it reports.
 
-        A rebalance that goes on doesn't change that for a while.
+        During a rebalance, this doesn't change for a while.
         """
         now, last = self._clock(), self._last
         if now - self._told_at > _SILENT_S or now - self._settled_at > _REBALANCED_WITHIN_S:

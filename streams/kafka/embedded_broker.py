@@ -1,9 +1,9 @@
-"""What the embedded broker needs of us, and Kafka doesn't: rests, and retention.
+"""What the embedded broker needs and Kafka doesn't: pauses between fetches, and retention.
 
-It answers an empty fetch at once, where Kafka holds it until `fetch.wait.max.ms`: an idle
-client asked it 12,000 times a second, and client and broker together took a core from the
-encoder. And it keeps every record in memory and saves all of them again and again, whatever
-a topic's `retention.ms` says: after 100,000 searches that was 1.5 GB and half of a core.
+It answers an empty fetch at once, where Kafka waits until `fetch.wait.max.ms`. An idle client asked
+it 12,000 times a second, and client and broker together took a CPU core from the encoder. It also
+keeps every record in memory and saves all of them again and again, whatever a topic's
+`retention.ms` says. After 100,000 searches that was 1.5 GB and half a core.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
 
-#: Of an idle consumer's time: so long it fetches, then it rests.
+#: An idle consumer fetches for the first time, then pauses for the second.
 _LISTEN_S, _REST_S = 0.025, 0.1
 
 _WAKE_S = 0.2
@@ -32,24 +32,24 @@ class RestingConsumer(Consumer):
         self._ends: dict[tuple[str | None, int | None], int | None] = {}
 
     def pause(self, partitions: list[TopicPartition]) -> None:
-        """As the caller's pause, which rests don't undo."""
+        """The caller's pause, which our own short pauses don't end."""
         self._paused_by_caller = True
         super().pause(partitions)
 
     def resume(self, partitions: list[TopicPartition]) -> None:
-        """As the caller's resume."""
+        """The caller's resume."""
         self._paused_by_caller = False
         super().resume(partitions)
 
     def poll(self, timeout: float = -1) -> Message | None:
-        """Poll; where nothing came, let fetching rest while group events are still served."""
+        """Poll; if nothing came, pause fetching for a moment, and still handle group events."""
         if self._paused_by_caller:
             return self._news(timeout)
         message = self._news(_LISTEN_S if timeout < 0 else min(timeout, _LISTEN_S))
         if message is None and (partitions := self.assignment()) and not self._awaits(partitions):
             super().pause(partitions)
             message = self._news(_REST_S)
-            # anew: that poll may have served a rebalance
+            # ask again: that poll may have handled a rebalance
             partitions = self.assignment()
             super().resume(partitions)
             if partitions:
@@ -57,9 +57,9 @@ class RestingConsumer(Consumer):
         return message
 
     def _awaits(self, partitions: list[TopicPartition]) -> bool:
-        """Whether the broker has told of records that haven't come: a pause would drop them.
+        """Whether there are records that haven't arrived yet: a pause would drop them.
 
-        A record that was packed to a hundredth takes seconds to unpack.
+        A record compressed to a hundredth takes seconds to decompress.
         """
         for place in self.position(partitions):
             known = self.get_watermark_offsets(place, cached=True)
@@ -69,17 +69,20 @@ class RestingConsumer(Consumer):
         return False
 
     def _at_end(self, place: TopicPartition) -> int:
-        """The end that was told of last, which may lie behind markers that no record is."""
+        """The last reported end, which may lie behind transaction markers."""
         return self._ends.get((place.topic, place.partition)) or 0
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
-        """As a consumer does; the ends of what is read anew are news."""
+        """Assign as usual; ends of partitions that are read again count as new."""
         for place in partitions:
             self._ends.pop((place.topic, place.partition), None)
         super().incremental_assign(partitions)
 
     def _news(self, timeout: float) -> Message | None:
-        """Poll. After each rest each partition is at its end again, which isn't told again."""
+        """Poll; drop repeated reports of the same end.
+
+        After each pause every partition reports its end again.
+        """
         until = time.monotonic() + timeout
         while True:
             message = super().poll(max(0.0, until - time.monotonic()) if timeout >= 0 else -1)
@@ -92,20 +95,20 @@ class RestingConsumer(Consumer):
                 return message
 
     def _wake(self, topic: str) -> None:
-        """Have librdkafka fetch now: of itself it looks for what is resumed once a second."""
+        """Make librdkafka fetch now: on its own it checks for resumed partitions once a second."""
         with contextlib.suppress(KafkaException):  # the broker is away: nothing to fetch either
             self.list_topics(topic, timeout=_WAKE_S)
 
 
-#: How often it looks, at most: so much longer than their retention records may stay.
+#: The least time between two checks; records may stay this much longer than their retention.
 _LOOK_S = 10.0
 
 
 class Retention:
-    """Enforces the retention of some topics by where they ended that long ago.
+    """Enforces the retention of some topics, by where they ended that long ago.
 
     Args:
-        retention_s: by topic, how long a record is kept.
+        retention_s: for each topic, how long a record is kept.
     """
 
     def __init__(
@@ -122,7 +125,7 @@ class Retention:
         self._looked_at = -_LOOK_S
 
     def enforce(self) -> None:
-        """Delete what is too old. May be called as often as one likes.
+        """Delete what is too old. May be called as often as you like.
 
         Raises:
             TransientError: the broker can't be reached.

@@ -1,4 +1,4 @@
-"""What Kafka's errors mean: which pass by themselves, and which need a setting or a grant."""
+"""What Kafka's errors mean: which ones pass on their own, and which need a setting or a grant."""
 
 import contextlib
 from collections import deque
@@ -23,7 +23,7 @@ _LOG_CHANGED = (
     KafkaError._AUTO_OFFSET_RESET,
     KafkaError.OFFSET_OUT_OF_RANGE,
 )
-#: Said of a position whose leader epoch ends before it: what was read there is gone.
+#: Part of the error for a position whose leader epoch ends before it: what was read there is gone.
 _TRUNCATED = KafkaError(KafkaError._LOG_TRUNCATION).str().removeprefix("Local: ")
 _NOT_LET_IN = (
     KafkaError._AUTHENTICATION,
@@ -38,18 +38,18 @@ _NOT_GRANTED = (
 
 
 class KafkaDeniedError(UsageError):
-    """The brokers refuse this login, or what it asks for."""
+    """The brokers refuse this login, or this login may not do this."""
 
 
 class BrokerAwayError(TransientError):
-    """No broker has answered a client of Kafka; another client may well be answered."""
+    """No broker has answered a Kafka client; another client may get an answer."""
 
 
 class Admin:
-    """An admin client that keeps what it hears on the side, made anew where it fails for long.
+    """An admin client that remembers error events, and is replaced when it fails for long.
 
-    A failed call says no more than that no broker could be reached; why, such as a refused
-    password, librdkafka tells apart from it.
+    A failed call only says that no broker could be reached. librdkafka reports the reason, such as
+    a refused password, as a separate event.
     """
 
     def __init__(self, connection: KafkaConnection, **config: object) -> None:
@@ -58,11 +58,11 @@ class Admin:
         self.lasting = RenewedClient(lambda: AdminClient(dict(whole)))
 
     def __getattr__(self, name: str) -> Any:
-        """All that an AdminClient has."""
+        """Every method of an AdminClient."""
         return getattr(self.lasting.now, name)
 
     def heard(self) -> list[KafkaError]:
-        """What was said since the last call."""
+        """The error events since the last call."""
         self.lasting.now.poll(0)
         said = list(self._heard)
         self._heard.clear()
@@ -82,21 +82,22 @@ def verdict(error: KafkaError) -> FatalError | TransientError:
 
 
 def require_granted(error: KafkaError | None, what: str) -> None:
-    """Raises KafkaDeniedError where that is what the error says of the topic or group."""
+    """Raises KafkaDeniedError if the error says that access to the topic or group is denied."""
     if error is not None and error.code() in _NOT_GRANTED:
         raise KafkaDeniedError(f"Kafka refuses access to {what}: {_GRANTS}")
 
 
 @contextlib.contextmanager
 def translated(client: AdminClient | None = None) -> Iterator[None]:
-    """Turn librdkafka's exceptions into ours, with what that client heard since it last succeeded.
+    """Turn librdkafka's exceptions into ours.
 
-    A token that is refused it may hear of before it is asked anything.
+    Their messages include that client's error events since its last success. The client may report
+    a refused token before it is asked anything.
 
     Raises:
         KafkaDeniedError: a password, a certificate or an access is refused.
-        BrokerAwayError: no broker answered; an admin client that fails so for long is made anew.
-        TransientError: anything else of Kafka's.
+        BrokerAwayError: no broker answered; an admin client that fails so for long is replaced.
+        TransientError: any other error of Kafka.
     """
     admin = _lasting(client)
     try:
@@ -125,7 +126,7 @@ def _said(error: KafkaError, admin: Admin | None) -> UsageError | TransientError
     for heard in admin.heard() if admin is not None else ():
         if heard.code() in _NOT_LET_IN:
             return KafkaDeniedError(f"Kafka: {heard.str()}; {_LOGIN}")
-    if error.code() >= 0:  # a broker's own; librdkafka's are below
+    if error.code() >= 0:  # a broker's code; librdkafka's are negative
         return TransientError(f"Kafka: {error.str()}; {_HOW}")
     if admin is not None:
         admin.lasting.failed()

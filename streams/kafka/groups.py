@@ -1,4 +1,4 @@
-"""Consumer groups: who may use one, who is in it, and its end."""
+"""Consumer groups: access, members and deletion."""
 
 from confluent_kafka import (
     ConsumerGroupState,
@@ -14,7 +14,7 @@ from pixtide.streams.kafka.requests import ANSWERED_S, REQUEST_TIMEOUT_S
 
 
 def require_group(client: AdminClient, group: str) -> None:
-    """Raises KafkaDeniedError where this login may not use that consumer group."""
+    """Raises KafkaDeniedError if this login may not use that consumer group."""
     asked = [ConsumerGroupTopicPartitions(group)]
     with translated(client):
         found = client.list_consumer_group_offsets(asked, request_timeout=REQUEST_TIMEOUT_S)
@@ -22,7 +22,7 @@ def require_group(client: AdminClient, group: str) -> None:
 
 
 def groups_with_members(client: AdminClient) -> frozenset[str]:
-    """The consumer groups that somebody is in. Raises TransientError where no broker answers."""
+    """The consumer groups that have members. Raises TransientError if no broker answers."""
     with translated(client):
         asked = client.list_consumer_groups(request_timeout=REQUEST_TIMEOUT_S)
         found = asked.result(ANSWERED_S)
@@ -31,11 +31,11 @@ def groups_with_members(client: AdminClient) -> frozenset[str]:
 
 
 def workers_in(client: AdminClient, group: str) -> int:
-    """How many consumers the group has now; 0 where there is no such group.
+    """How many consumers the group has now; 0 if there is no such group.
 
     Raises:
         TransientError: the broker can't be reached.
-        KafkaDeniedError: it refuses to say.
+        KafkaDeniedError: this login may not ask.
     """
     with translated(client):
         try:
@@ -50,10 +50,10 @@ def workers_in(client: AdminClient, group: str) -> int:
 
 
 def delete_group(client: AdminClient, group: str) -> None:
-    """Forget a group and its offsets. Safe to repeat.
+    """Delete a group and its offsets. Safe to repeat.
 
     Raises:
-        TransientError: somebody is in it, or the broker can't be reached.
+        TransientError: the group has members, or the broker can't be reached.
         KafkaDeniedError: the broker refuses it.
     """
     with translated(client):

@@ -1,4 +1,4 @@
-"""Whether the log holds a later record of a picture."""
+"""Whether the log has a later record of a picture."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.topic_reader import records_between
 
-#: How far it looks on: reading the log to its end again and again would cost more than it is for.
+#: How many records to look ahead. Reading the log to its end again and again would cost too much.
 _FAR = 1_000
 
 
 class LaterRecords:
-    """Looks from a record's place on to the end of the log."""
+    """Looks from a record's position towards the end of the log."""
 
     def __init__(self, connection: KafkaConnection, client: AdminClient, topic: str) -> None:
         self._connection = connection
@@ -24,7 +24,7 @@ class LaterRecords:
         self._topic = topic
 
     def of(self, places: Mapping[str, Version]) -> set[str]:
-        """Those of these pictures of which there is, or may be, a record after that place.
+        """The pictures for which there is, or may be, a record after that position.
 
         Raises:
             TransientError: the broker can't be reached.
@@ -44,6 +44,6 @@ class LaterRecords:
                 image_id = (record.key or b"").decode(errors="replace")
                 if image_id in places and record.offset > places[image_id].offset:
                     later.add(image_id)
-        except FatalError:  # the log's guard says it better
+        except FatalError:  # the log guard reports it better
             return set(places)
         return later

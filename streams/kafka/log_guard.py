@@ -1,4 +1,4 @@
-"""Notices that the log under a generation is no longer the one it was created on."""
+"""Notices that the log under a generation is no longer the one that it was created on."""
 
 import contextlib
 import time
@@ -15,12 +15,12 @@ from pixtide.streams.kafka.side_calls import SideCall
 from pixtide.streams.kafka.topics import log_identity
 
 _EVERY_S = 15.0
-#: What to do about a log that is another one.
+#: What to do when the log has been replaced.
 ADVICE = "create a generation for the new log (`pixtide index create`)"
 
 
 class LogGuard:
-    """Compares the log's identity; how far it reaches, streams/ingest/start_positions.py does."""
+    """Compares the log's identity; streams/ingest/start_positions.py checks how far it reaches."""
 
     def __init__(
         self,
@@ -40,15 +40,15 @@ class LogGuard:
         """Look at the topic.
 
         Raises:
-            FatalError: it was created anew or given more partitions.
-            KafkaDeniedError: we may not look at it.
+            FatalError: it was created again or got more partitions.
+            KafkaDeniedError: this login may not look at it.
             TransientError: the broker can't be reached.
         """
         expected, began = self.log, self._clock()
         try:
             found = log_identity(self._client, expected.topic)
         except KafkaDeniedError:
-            raise  # which says nothing about the log
+            raise  # this says nothing about the log
         except UsageError as error:
             raise FatalError(f"the log changed: {error}; then {ADVICE}") from error
         if (found.topic_id, found.partitions) != (expected.topic_id, expected.partitions):
@@ -60,9 +60,9 @@ class LogGuard:
         self._seen_at = began
 
     def vouch(self, read_at: float) -> None:
-        """Make sure that what had been read by that instant of the clock is of this log.
+        """Check that everything read by that time of the clock is from this log.
 
-        A topic that is made anew is fetched on, by its name, from where the old one stood.
+        When a topic is created again, fetching goes on by name, from the old topic's offset.
 
         Raises:
             FatalError, KafkaDeniedError, TransientError: as `check`.
@@ -71,11 +71,11 @@ class LogGuard:
             self.check()
 
     def check_source(self, source: SourceRecord) -> None:
-        """Make sure that a record said to come from this log may have.
+        """Check that a record which claims to come from this log may come from it.
 
         Raises:
-            PoisonError: INVALID_RETRY, where it names another log or what isn't there yet: its
-                version would stand above all that come until then.
+            PoisonError: INVALID_RETRY, if it names another log or an offset that doesn't exist yet.
+                Its version would be newer than all records until then.
             TransientError: the broker can't be reached.
         """
         if source.topic_id != self.log.topic_id:
@@ -97,7 +97,7 @@ class LogGuard:
             )
 
     def check_now_and_then(self) -> None:
-        """`check`, every 15 s, aside: returns at once, and raises what the last one found.
+        """Call `check` every 15 s in another thread; returns at once, and raises the last result.
 
         A broker that can't be reached says nothing about the log.
         """

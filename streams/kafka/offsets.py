@@ -24,24 +24,24 @@ from pixtide.streams.kafka.errors import translated
 from pixtide.streams.kafka.requests import ANSWERED_S, REQUEST_TIMEOUT_S, STEP_S, patiently
 from pixtide.streams.kafka.topics import partitions_of
 
-#: What all that we commit is committed with; what an operator's tools commit is not.
+#: The metadata of all our own commits; commits by an operator's tools don't have it.
 OURS = "pixtide"
 
 
 def beginnings(client: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
-    """The first offset that each partition still holds."""
+    """The oldest offset that each partition still holds."""
     return _offsets(client, topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
 
 def ends(client: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
-    """The offset that each partition's next record will have."""
+    """The offset that each partition's next record will get."""
     return _offsets(client, topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
 
 def leader_epochs(
     client: AdminClient, topic: str, partitions: Iterable[int]
 ) -> dict[int, tuple[int, int]]:
-    """By partition, the epoch of its leader, and its end there; those without are left out."""
+    """For each partition, its leader's epoch and its end; those without an epoch are left out."""
     spec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     found = _listed(client, topic, partitions, spec)
     return {
@@ -52,7 +52,7 @@ def leader_epochs(
 
 
 def delete_before(client: AdminClient, topic: str, offsets: Mapping[int, int]) -> None:
-    """Delete the records below these offsets, by partition. Raises TransientError."""
+    """For each partition, delete the records below that offset. Raises TransientError."""
     where = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
     with translated(client):
         for deleted in client.delete_records(where, request_timeout=REQUEST_TIMEOUT_S).values():
@@ -60,7 +60,7 @@ def delete_before(client: AdminClient, topic: str, offsets: Mapping[int, int]) -
 
 
 def newest_timestamp(client: AdminClient, topic: str) -> int:
-    """The latest timestamp of a topic's records, epoch milliseconds; -1 where it has none.
+    """The latest timestamp of a topic's records, epoch milliseconds; -1 if it has none.
 
     Raises as `partitions_of`.
     """
@@ -79,13 +79,13 @@ def _offsets(
 def _listed(
     client: AdminClient, topic: str, partitions: Iterable[int], spec: OffsetSpec
 ) -> dict[int, ListOffsetsResultInfo]:
-    """By partition, in short steps; each asks first who leads, which the client else remembers.
+    """Offsets for each partition. Asks in short steps, each of which looks up the leaders again.
 
-    What a transaction hasn't committed yet is not there, as for every consumer.
+    What a transaction hasn't committed yet doesn't count, as for every consumer.
 
     Raises:
-        TransientError: also where a leader is out of reach, of which the client says nothing but
-            an invalid offset.
+        TransientError: also when a leader can't be reached; the client then only reports an invalid
+            offset.
     """
     wanted = {TopicPartition(topic, partition): spec for partition in partitions}
 
@@ -131,7 +131,7 @@ def committed(consumer: Consumer, topic: str, partitions: Iterable[int]) -> dict
     """What that consumer's group has committed; partitions without a commit are left out.
 
     Raises:
-        TransientError: no broker says, be it of one partition.
+        TransientError: no broker answers, even for one partition only.
     """
     found = _committed(consumer, [TopicPartition(topic, p) for p in partitions])
     return {where.partition: where.offset for where in found if where.offset >= 0}
@@ -149,9 +149,9 @@ def _committed(
 
 
 class CommittedPosition(NamedTuple):
-    """What a group has committed of a partition: an offset, and what was committed with it.
+    """A group's committed position in a partition: the offset, and what was committed with it.
 
-    `leader_epoch` is None where none was. `metadata` is the committer's own.
+    `leader_epoch` is None if there was none. `metadata` is the committer's own.
     """
 
     offset: int
@@ -162,10 +162,10 @@ class CommittedPosition(NamedTuple):
 def positions(
     connection: KafkaConnection, group: str, topic: str, partitions: Iterable[int]
 ) -> dict[int, CommittedPosition]:
-    """What a group has committed, whole; partitions without a commit are left out.
+    """A group's committed positions with metadata; partitions without a commit are left out.
 
     Raises:
-        TransientError: no broker says, be it of one partition.
+        TransientError: no broker answers, even for one partition only.
     """
     with contextlib.closing(ingest_consumer(connection, group)) as consumer:
         return positions_of(consumer, topic, partitions)
@@ -177,7 +177,7 @@ def positions_of(
     partitions: Iterable[int],
     timeout_s: float = REQUEST_TIMEOUT_S,
 ) -> dict[int, CommittedPosition]:
-    """The same, of that consumer's group; each try may take so long."""
+    """The same for that consumer's group; `timeout_s` is for each try."""
     wanted = [TopicPartition(topic, p) for p in partitions]
     return {
         each.partition: CommittedPosition(each.offset, each.leader_epoch, each.metadata or "")

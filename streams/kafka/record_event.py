@@ -1,4 +1,4 @@
-"""What a consumed record says, for all who read the log as the ingest path does."""
+"""The event in a consumed record, for everything that reads the log as the ingest path does."""
 
 from pixtide.schemas.codec import decode_event
 from pixtide.schemas.errors import PoisonError, ReasonCode
@@ -7,10 +7,10 @@ from pixtide.streams.kafka.records import Record
 
 
 def event_of(record: Record, timestamp_ms: int) -> ImageEvent:
-    """Its event. A null value is a delete, also where the headers can't be read.
+    """The record's event. A null value is a delete, even if the headers can't be read.
 
     Raises:
-        PoisonError: with the code that says what is wrong.
+        PoisonError: with the code of the error.
     """
     needed = {"key", "value"} if record.value is None else {"key", "value", "headers"}
     for part, problem in record.unreadable.items():

@@ -1,4 +1,4 @@
-"""Records as they are consumed: ours, whatever a producer has sent."""
+"""Consumed records, in our own type, whatever a producer has sent."""
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -18,8 +18,8 @@ Headers = list[tuple[str, bytes | None]]
 class Record:
     """A consumed record. Two are equal only if they are the same object.
 
-    `unreadable` says which parts of it can't be read, and why, such as headers with a name that is
-    not UTF-8; such a part is empty, as if it had not been sent.
+    `unreadable` says which parts of it can't be read, and why: for example headers with a name that
+    is not UTF-8. Such a part is empty, as if it had not been sent.
     """
 
     topic: str
@@ -34,7 +34,7 @@ class Record:
 
     @property
     def size(self) -> int:
-        """Its bytes in memory, near enough: payload, headers and a little of our own."""
+        """Its size in memory, approximately: payload, headers and a little overhead."""
         return (
             len(self.key or b"")
             + len(self.value or b"")
@@ -43,9 +43,9 @@ class Record:
         )
 
     def bounded(self, most_bytes: int) -> "Record":
-        """Without those of its parts that are larger: nobody reads them, and their memory is free.
+        """The record without parts that are larger: nobody reads them, and their memory is freed.
 
-        A few kilobytes may unpack to parts of any size.
+        A few kilobytes may decompress to parts of any size.
         """
         sizes = {
             "key": len(self.key or b""),
@@ -69,13 +69,13 @@ class Record:
 
 
 def record_of(message: Message) -> Record:
-    """Our view of a message without error. Never raises, whatever a producer has sent."""
+    """The record of a message without error. Never raises, whatever a producer has sent."""
     unreadable: dict[str, str] = {}
 
     def part(name: str, read: Callable[[], T], otherwise: T) -> T:
         try:
             return read()
-        except Exception as error:  # noqa: BLE001  # librdkafka's binding raises what it likes
+        except Exception as error:  # noqa: BLE001  # librdkafka's binding may raise anything
             cause = error.__cause__ or error
             unreadable[name] = f"{type(cause).__name__}: {cause}"
             return otherwise
@@ -93,10 +93,11 @@ def record_of(message: Message) -> Record:
     )
 
 
-#: `message.headers()`, and never so written: of a name that is not UTF-8 it returns a list with a
-#: hole in it and an exception beside. Called from C that is a SystemError; called from bytecode
-#: that Python (3.11 to 3.13) has specialised nobody looks for the exception, and the hole ends the
-#: process. For the same reason a message is asked once only.
+#: Calls `message.headers()`, and must stay written like this. For a header name that is not UTF-8,
+#: it returns a list with a hole in it and also sets an exception. When called from C, that is a
+#: SystemError. When called from bytecode that Python (3.11 to 3.13) has specialised, nobody checks
+#: for the exception, and the hole crashes the process. For the same reason each message is asked
+#: only once.
 _ask_headers: Callable[[Message], Iterable[Any] | None] = operator.methodcaller("headers")
 
 

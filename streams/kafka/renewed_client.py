@@ -1,9 +1,9 @@
-"""Clients of Kafka that are made anew where they fail for long.
+"""Kafka clients that are replaced when they fail for long.
 
-A broker that comes back from a standstill answers, for a moment, that there are no brokers.
-librdkafka then drops all that it knew, and may never ask its bootstrap servers again
-(confluentinc/librdkafka#5301, open in 2.16): every call of that client fails from then on, with
-"Broker transport failure", while a new client is answered at once.
+A broker that was stopped for a while and resumes answers, for a moment, that there are no brokers.
+librdkafka then forgets all that it knew, and may never ask its bootstrap servers again
+(confluentinc/librdkafka#5301, open in 2.16). Every call of that client then fails with "Broker
+transport failure", while a new client is answered at once.
 """
 
 import logging
@@ -21,11 +21,11 @@ PATIENCE_S = 30.0
 
 
 class RenewedClient(Generic[C]):
-    """The client to use now. Safe to share between threads; whoever uses it says how it went.
+    """The client to use now. Safe to share between threads; its users report success and failure.
 
     Args:
         make: makes a client.
-        let_go: called with one that was replaced, in a thread of its own: closing may take long.
+        let_go: called with a replaced client, in a thread of its own: closing may take long.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class RenewedClient(Generic[C]):
         self.now = make()
 
     def worked(self) -> None:
-        """It did what it was asked, or a broker refused it."""
+        """Report that it did what it was asked, or that a broker refused it."""
         self._failing_since = None
 
     def failed(self) -> bool:
-        """It could not reach a broker; whether it has been replaced, since that went on."""
+        """Report that it reached no broker; returns whether it was replaced for failing so long."""
         with self._lock:
             if self._failing_since is None:
                 self._failing_since = self._clock()

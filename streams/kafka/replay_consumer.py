@@ -1,4 +1,4 @@
-"""A consumer that gives certain records of the log, and then no more."""
+"""A consumer that returns chosen records of the log, and then no more."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,19 +9,19 @@ from pixtide.streams.kafka.acls import NO_GROUP
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.unreadable_batch import is_unreadable, offset_after
 
-#: Records up to so far on are reached by reading on, not by asking the broker anew.
+#: To reach a record at most this far ahead, read on instead of asking the broker to seek.
 _NEAR = 1_000
 
 
 class ReplayConsumer(Consumer):
-    """Gives an ingest worker certain records of the log, and then no more.
+    """Gives an ingest worker chosen records of the log, and then no more.
 
-    It joins no group and commits nothing: the generation's workers go on beside it.
+    It joins no group and commits nothing: the generation's own workers keep running.
 
     Args:
-        places: partition and offset of each record, in the order of both; a record that
-            compaction has removed meanwhile is left out.
-        on_end: called when all have been given.
+        places: partition and offset of each record, sorted; a record that compaction has removed
+            meanwhile is left out.
+        on_end: called when all have been returned.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class ReplayConsumer(Consumer):
         self._go_to_wanted()
 
     def poll(self, timeout: float = -1) -> Message | None:
-        """The next of the records, or None where it isn't here yet or there are no more."""
+        """The next of the records; None if it isn't here yet or there are no more."""
         message = super().poll(timeout)
         if message is None or self._wanted is None:
             return None
         error = message.error()
         place = (message.partition() or 0, message.offset() or 0)
-        if is_unreadable(error):  # whose keys nobody knows, so that none of its records is wanted
+        if is_unreadable(error):  # nobody knows its keys, so none of its records is wanted
             self._pass_to((place[0], offset_after(self._connection, self._topic, *place)))
-            self._next = (-1, 0)  # not here, where it would come to that batch again
+            self._next = (-1, 0)  # not here, where that batch would come again
             self._go_to_wanted()
             return None
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
@@ -68,7 +68,7 @@ class ReplayConsumer(Consumer):
         return message if is_wanted else None
 
     def commit(self, *_: object, **__: object) -> None:  # type: ignore[override]
-        """Nothing: these records are committed already."""
+        """Do nothing: these records are committed already."""
 
     def _pass_to(self, place: tuple[int, int]) -> None:
         while self._wanted is not None and self._wanted < place:

@@ -1,4 +1,4 @@
-"""Requests to the brokers: how long each may take, and when one is repeated."""
+"""Requests to the brokers: how long each may take, and when to repeat one."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 10.0
 
-#: After that a client has lost a request: it answers each, or says that it can't, in time.
+#: After this, a client has lost the request: it answers each one in time, or says that it can't.
 ANSWERED_S = REQUEST_TIMEOUT_S + 2
 
 STEP_S = 2.0
@@ -19,10 +19,10 @@ AGAIN_S = 0.1
 
 
 def patiently(ask: Callable[[], T]) -> T:
-    """Ask again, for a while, what can't be answered.
+    """Repeat, for a while, a request that can't be answered.
 
-    A new topic's partition has no leader for a moment, and a group no coordinator where the
-    broker that was it is restarted.
+    A new topic's partition has no leader for a moment. Nor has a group a coordinator while its
+    broker restarts.
     """
     deadline = time.monotonic() + REQUEST_TIMEOUT_S
     while True:

@@ -1,4 +1,4 @@
-"""Calls that may take long, made beside a main thread that never waits."""
+"""Runs slow calls in another thread, for a main thread that never waits."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class SideCall:
-    """One call at a time, in a thread of its own; all else is for the main thread."""
+    """One call at a time, in its own thread; everything else here is for the main thread."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -17,13 +17,13 @@ class SideCall:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a call is under way, or what became of it isn't handled yet."""
+        """Whether a call is running, or its result isn't handled yet."""
         return self._thread is not None
 
     def begin(self, call: Callable[[], T], then: Callable[[T], None] = lambda _: None) -> bool:
-        """Make that call aside, and hand what it returns to `then` in a later `turn`.
+        """Start that call in its thread; a later `turn` passes its result to `then`.
 
-        False, and nothing is done, while another one is under way.
+        Returns False and does nothing while another call is running.
         """
         if self.is_busy:
             return False
@@ -36,26 +36,26 @@ class SideCall:
             else:
                 self._outcome.append(lambda: then(found))
 
-        # a daemon: a call that never returns doesn't keep the process
+        # a daemon: a call that never returns doesn't keep the process alive
         self._thread = threading.Thread(target=run, name=self._name, daemon=True)
         self._thread.start()
         return True
 
     def turn(self) -> None:
-        """Handle what has come of the call, if it is done. Raises what it raised."""
+        """Handle the result of the call, if it is finished. Raises what it raised."""
         if self._outcome:
             self._thread = None
             self._outcome.pop()()
 
     def end(self, within_s: float) -> None:
-        """Wait that long for the call that is under way, and handle what has come of it."""
+        """Wait that long for the running call, and handle its result."""
         if self._thread is not None:
             self._thread.join(within_s)
         self.turn()
 
 
 def within(seconds: float, call: Callable[[], object]) -> bool:
-    """Make that call, and wait for it that long at most; whether it returned.
+    """Make that call and wait for it that long at most; returns whether it finished.
 
     Raises what it raised.
     """

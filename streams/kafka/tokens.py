@@ -1,4 +1,4 @@
-"""OAuth tokens for aiokafka, which leaves getting them to others; librdkafka gets its own."""
+"""OAuth tokens for aiokafka, which doesn't get them itself; librdkafka gets its own."""
 
 import asyncio
 import ssl
@@ -13,17 +13,17 @@ from pixtide.schemas.errors import UsageError
 from pixtide.streams.kafka.connection import Sasl, Tokens
 
 _ASK_S = 10.0
-#: Of a token's life, after which another one is asked for, as librdkafka does.
+#: Ask for a new token after this share of a token's life, as librdkafka does.
 _USED = 0.8
-#: How long one is used whose life isn't told.
+#: How long to use a token whose life is unknown.
 _LIFE_S = 60.0
 
 
 class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
-    """Gives the token that it has, or a new one. Safe to share between event loops.
+    """Returns its current token, or a new one. Safe to share between event loops.
 
     Raises:
-        UsageError: the CA file is none.
+        UsageError: the CA bundle is not valid.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ha
             raise UsageError(f"the CA file for Kafka's tokens: {error}") from error
 
     async def token(self) -> str:
-        """A token that is still good. Raises OSError where none is had, as aiokafka expects."""
+        """A valid token. Raises OSError if it can't get one, as aiokafka expects."""
         return await asyncio.get_running_loop().run_in_executor(None, self._current)
 
     def _current(self) -> str:

@@ -1,6 +1,6 @@
-"""Reading a topic, or a stretch of it, in no group.
+"""Reads a topic, or a part of it, without a group.
 
-Whoever reads so takes its records by `taken`, which passes what can't be unpacked.
+Such readers get their records from `taken`, which skips what can't be decompressed.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from pixtide.streams.kafka.unreadable_batch import is_unreadable, pass_batch, re
 #: Records taken at once; one may be a picture of a megabyte.
 _TAKEN = 64
 _POLL_S = 0.5
-#: How often nothing may come, though there is something to read.
+#: How many empty polls in a row are allowed while there is something to read.
 _EMPTY_POLLS = 60
 
 
 @dataclass(frozen=True)
 class Told:
-    """What is told of a partition in place of a record: that it ends there, or what is wrong."""
+    """A message about a partition that is no record: its end, or an error."""
 
     partition: int
     offset: int
@@ -42,10 +42,10 @@ class Told:
 def taken(
     consumer: Consumer, connection: KafkaConnection, most: int, wait_s: float
 ) -> list[Record | Told]:
-    """What a consumer without a group hears, at most so much, and waiting at most so long.
+    """The next records and messages of a consumer without a group, up to a number and a time.
 
-    One record without content stands for a batch that can't be unpacked; it is passed, which may
-    take some seconds.
+    One record without content stands for a batch that can't be decompressed. It is skipped, which
+    may take some seconds.
     """
     heard: list[Record | Told] = []
     for message in consumer.consume(most, timeout=wait_s):
@@ -65,7 +65,8 @@ def records_of(connection: KafkaConnection, topic: str) -> Iterator[Record]:
 
     Raises:
         UsageError: there is no such topic.
-        TransientError: the broker can't be reached, or retention overtook the reading.
+        TransientError: the broker can't be reached, or retention removed records before they were
+            read.
     """
     client = kafka_clients.admin(connection)
     numbers = range(kafka_topics.partitions_of(client, topic))
@@ -74,18 +75,19 @@ def records_of(connection: KafkaConnection, topic: str) -> Iterator[Record]:
     )
     try:
         yield from records_between(connection, topic, first, ends)
-    except FatalError as error:  # of the log it would mean a change; here it is retention
+    except FatalError as error:  # in the log it would mean a change; here it is retention
         raise TransientError(f"reading {topic}: {error}") from error
 
 
 def records_at(
     connection: KafkaConnection, topic: str, partition: int, offset: int
 ) -> Iterator[Record]:
-    """The record there, or the next one where it is missing; none where the topic doesn't hold it.
+    """The record there, or the next one if it is missing; nothing if the topic doesn't reach there.
 
     Raises:
         UsageError: there is no such topic.
-        TransientError: the broker can't be reached, or retention overtook the reading.
+        TransientError: the broker can't be reached, or retention removed records before they were
+            read.
     """
     client = kafka_clients.admin(connection)
     if partition >= kafka_topics.partitions_of(client, topic):
@@ -104,7 +106,7 @@ def records_at(
 def records_between(
     connection: KafkaConnection, topic: str, first: Mapping[int, int], ends: Mapping[int, int]
 ) -> Iterator[Record]:
-    """Every record that is left of each partition's offsets from `first` up to `ends`.
+    """The records that still exist in each partition from offset `first` up to `ends`.
 
     Raises:
         TransientError: the broker stops answering.
@@ -126,7 +128,7 @@ def records_between(
                         yield each
                 elif not each.is_end:
                     raise verdict(each.error)
-                # A new leader may say for a moment that all ends earlier: only our end counts,
-                # which is told where compaction has left a gap before it.
+                # A new leader may say for a moment that everything ends earlier. So only our own
+                # end counts. It is reported as an end if compaction has left a gap before it.
                 if each.offset >= (end - isinstance(each, Record)):
                     open_partitions.pop(each.partition, None)

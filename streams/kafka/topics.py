@@ -1,4 +1,4 @@
-"""Topics: created, looked at, and which log one is."""
+"""Topics: creating them, looking at them, and telling which log one is."""
 
 import time
 from collections.abc import Iterable, Set
@@ -25,7 +25,7 @@ from pixtide.streams.kafka.requests import AGAIN_S, ANSWERED_S, REQUEST_TIMEOUT_
 
 _CREATED_S = 62.0
 
-#: How often a topic is looked for: of a new one, one broker hears a moment after another.
+#: How often to look for a topic: not all brokers know a new one at the same moment.
 _LOOKS = 5
 
 
@@ -33,7 +33,7 @@ def partitions_of(client: AdminClient, topic: str) -> int:
     """How many partitions a topic has.
 
     Raises:
-        UsageError: there is no such topic; KafkaDeniedError where we may not look.
+        UsageError: there is no such topic; KafkaDeniedError: this login may not look.
         TransientError: the broker can't be reached.
     """
     for _ in range(_LOOKS):
@@ -47,7 +47,7 @@ def partitions_of(client: AdminClient, topic: str) -> int:
 
 
 def _topics(client: AdminClient, topic: str | None = None) -> dict[str, TopicMetadata]:
-    """Look in short steps: that a login is refused is heard between them."""
+    """Look in short steps: a refused login is noticed between them."""
 
     def look() -> dict[str, TopicMetadata]:
         with translated(client):
@@ -58,7 +58,7 @@ def _topics(client: AdminClient, topic: str | None = None) -> dict[str, TopicMet
 
 
 def topic_config(client: AdminClient, topic: str) -> dict[str, str]:
-    """A topic's effective configuration. Raises TransientError if the broker is out of reach."""
+    """A topic's effective configuration. Raises TransientError if the broker can't be reached."""
     resource = ConfigResource(ResourceType.TOPIC, topic)
     with translated(client):
         asked = client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
@@ -76,7 +76,7 @@ def log_identity(client: AdminClient, topic: str) -> LogIdentity:
 
 
 def retries_of(client: AdminClient, topic: str, log: LogIdentity) -> LogIdentity:
-    """The retry topic of that log. Raises as `partitions_of`, also where it has too few."""
+    """The retry topic of that log. Raises as `partitions_of`, also if it has too few partitions."""
     found = log_identity(client, topic)
     if found.partitions < log.partitions:
         raise UsageError(
@@ -96,7 +96,7 @@ class Created(NamedTuple):
 def create_topics(
     client: AdminClient, table: Iterable[tuple[str, Topic]], replication: int
 ) -> dict[str, Created]:
-    """Create the topics that are missing. Existing ones stay as they are.
+    """Create the missing topics. Existing ones stay unchanged.
 
     Raises:
         UsageError: the broker refused one.
@@ -107,7 +107,7 @@ def create_topics(
         for name, topic in table
     ]
     created = {}
-    _topics(client)  # a clear error where there is no broker
+    _topics(client)  # a clear error if there is no broker
     for name, future in client.create_topics(wanted).items():
         try:
             future.result(_CREATED_S)
@@ -124,12 +124,12 @@ def create_topics(
 
 
 def _partitions_of_all(client: AdminClient, names: Set[str]) -> dict[str, int]:
-    """How many partitions each has, once the broker that is asked knows all.
+    """How many partitions each has, once the asked broker knows all of them.
 
-    Of new topics the controller alone knows at first, and then one broker before the other.
+    Of new topics only the controller knows at first; the brokers learn of them one by one.
 
     Raises:
-        TransientError: it doesn't know all.
+        TransientError: the broker doesn't know all of them.
     """
     there = _topics(client)
     if missing := sorted(names - there.keys()):

@@ -1,8 +1,8 @@
-"""Batches of records that librdkafka can't unpack: where each ends, so that one can be passed.
+"""Batches that librdkafka can't decompress: finds where each ends, so that it can be skipped.
 
-It gives up on a batch that is damaged, or that zstd unpacks to more than it takes at once (100 MB:
-a few kilobytes are enough for that), and would ask for the same one again for ever. Only the head
-of a batch, which is never packed, says where the next one begins.
+librdkafka gives up on a damaged batch, and on one that zstd decompresses to more than it allows
+(100 MB, for which a few kilobytes are enough). It would then ask for the same batch for ever. Only
+the head of a batch, which is never compressed, says where the next one begins.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ from pixtide.streams.kafka import aiokafka, batch_head
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.records import Record
 
-#: What librdkafka says of such a batch, with the offset that it asked for.
+#: librdkafka's errors for such a batch; they come with the offset that it asked for.
 _CODES = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)
 _WITHIN_S = 10.0
 _MOST_BYTES = 2**21
 
 
 def is_unreadable(error: KafkaError | None) -> bool:
-    """Whether it is one batch that can't be read, and not the broker."""
+    """Whether the error means one unreadable batch, rather than a problem of the broker."""
     return error is not None and error.code() in _CODES
 
 
 def record_in_place_of(message: Message) -> Record:
-    """A record without content that stands for the batch which that error is about."""
+    """A record without content that stands for the batch which the error is about."""
     error = message.error()
     why = f"its batch can't be unpacked: {error.str() if error is not None else ''}"
     return Record(
@@ -43,9 +43,10 @@ def record_in_place_of(message: Message) -> Record:
 
 
 def offset_after(connection: KafkaConnection, topic: str, partition: int, offset: int) -> int:
-    """The first offset behind the batch that holds this one; the next one where nobody says.
+    """The first offset after the batch that contains this one; the next offset if nobody says.
 
-    Without aiokafka, as in a client alone, it is always the next one: the batch is left in steps.
+    Without aiokafka, as in an installation of only the client, it is always the next offset: then
+    the batch is skipped step by step.
     """
     if importlib.util.find_spec("aiokafka") is None:
         return offset + 1
@@ -54,7 +55,7 @@ def offset_after(connection: KafkaConnection, topic: str, partition: int, offset
 
 
 def pass_batch(consumer: Consumer, connection: KafkaConnection, message: Message) -> None:
-    """Have a consumer go on behind the batch which that error is about. May take some seconds."""
+    """Make a consumer go on after the batch which the error is about. May take some seconds."""
     topic, partition, offset = (
         message.topic() or "",
         message.partition() or 0,
@@ -66,7 +67,7 @@ def pass_batch(consumer: Consumer, connection: KafkaConnection, message: Message
 
 
 async def _batch_at(connection: KafkaConnection, topic: str, partition: int, offset: int) -> bytes:
-    """What the broker sends from there on; nothing where nobody leads it just now."""
+    """What the broker sends from that offset on; nothing if the partition has no leader now."""
     from aiokafka.client import AIOKafkaClient
     from aiokafka.errors import KafkaError as AiokafkaError
     from aiokafka.protocol.fetch import FetchRequest

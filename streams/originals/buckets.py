@@ -20,33 +20,33 @@ from pixtide.streams.originals.body import Fetched, require_pinned
 from pixtide.streams.originals.store import said
 
 SCHEMES = frozenset({"s3", "gs", "az"})
-#: Of a key, in bytes of UTF-8: so much S3 and Google take, and Azure no more.
+#: The longest key in bytes of UTF-8, for S3 and Google; Azure accepts no more either.
 _LONGEST_KEY = 1024
 
 
 class BucketSource:
-    """Fetches `s3://bucket/key` and its like, with `?versionId=` for one version of it.
+    """Fetches `s3://bucket/key` and the like, with `?versionId=` for one version of it.
 
-    Credentials and endpoints are those of the environment, as the stores' own tools read them.
+    Credentials and endpoints come from the environment, as for the stores' own tools.
     """
 
     def __init__(
         self, *, max_bytes: int, allowed_buckets: frozenset[str], clock: Callable[[], float]
     ) -> None:
-        """Open the buckets, without asking for anything yet.
+        """Open the buckets; sends no request yet.
 
         Raises:
-            UsageError: the environment lacks what it takes to open one.
+            UsageError: the environment lacks something that is needed to open one.
         """
         self._max_bytes = max_bytes
         self._clock = clock
         self._stores = {bucket: _opened(bucket) for bucket in allowed_buckets}
 
     def get(self, picture: PictureAt, until: float) -> bytes:
-        """The picture's bytes, before that instant of the clock.
+        """The picture's bytes, before that time of the clock.
 
         Raises:
-            PoisonError: with the code that says why they can't be had.
+            PoisonError: with the code that says why it can't be fetched.
             TransientError: trying again may help.
         """
         bucket, key, version = _address(picture.uri)
@@ -86,14 +86,14 @@ class BucketSource:
 
 def _opened(bucket: str) -> ObjectStore:
     try:
-        # Without retries of its own: the caller repeats, within its deadline.
+        # Without its own retries: the caller repeats, within its deadline.
         return from_url(bucket, retry_config={"max_retries": 0})
     except (BaseError, ValueError) as error:
         raise UsageError(f"PIXTIDE_ALLOWED_BUCKETS: {bucket}: {said(error)}") from error
 
 
 def _address(uri: str) -> tuple[str, str, str | None]:
-    """The bucket's URL, the key, and the version where one is named.
+    """The bucket's URL, the key, and the version if the URI names one.
 
     Raises:
         PoisonError: INVALID_URL.

@@ -1,10 +1,9 @@
-"""Getting a picture's bytes from where its event says they are, safely and within a deadline.
+"""Gets a picture's bytes from where its event says, safely and within a deadline.
 
-fetch.py           which source; files under allowed roots; patience until the deadline
-fetch_http.py      http and https
-dialling.py        the addresses that those dial, and the deadline of each wait
-fetch_buckets.py   s3, gs and az
-fetched.py         what they share: the byte cap, and a pinned ETag
+fetcher.py          chooses the source; files under allowed roots; retries until the deadline
+http.py             http and https public_dialler.py   which addresses http.py may connect to, and
+the deadline of each wait buckets.py          s3, gs and az body.py             what they share: the
+byte limit, and the pinned ETag
 """
 
 import errno
@@ -25,9 +24,9 @@ from pixtide.streams.originals.http import HttpSource, NoSuchHostError
 from pixtide.streams.originals.store import NEVER_A_FILE, ImageStore
 
 _LONGEST_PAUSE_S = 10.0
-#: The "hosts" of what is ours: the image store, and this machine's disks.
+#: The "hosts" of our own sources: the image store, and this machine's disks.
 OUR_STORE, OUR_DISKS = "store:", "file:"
-#: What an operating system says of a file that it has not, and of one that we may not read.
+#: The operating system's errors for a missing file, and for one that we may not read.
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 _DENIED = (errno.EACCES, errno.EPERM)
 
@@ -38,12 +37,12 @@ class OriginalGoneError(PixtideError):
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What may be fetched.
+    """Limits of fetching.
 
-    `roots` are resolved folders, `allowed_hosts` those that may be private, `allowed_buckets`
-    look like `s3://bucket`; `timeout_s` covers a whole fetch, looking up names and all retries
-    included. After `give_up_s` a file, or an original of our own store, is given up that can't
-    be read though the store answers.
+    `roots` are resolved folders. `allowed_hosts` may have private addresses. `allowed_buckets` look
+    like `s3://bucket`. `timeout_s` covers a whole fetch, with name lookups and all retries. After
+    `give_up_s`, a file or an original of our own store is given up if it can't be read although the
+    store answers.
     """
 
     max_bytes: int
@@ -56,9 +55,9 @@ class FetchLimits:
 
 @dataclass
 class Trial:
-    """The attempts at one picture: how long they may still go on, and the next pause, in seconds.
+    """The attempts at one picture: how much time is left, and the next pause, in seconds.
 
-    What a picture waits for others of its host doesn't count.
+    Time in which the picture waits for others of its host doesn't count.
     """
 
     whole_s: float
@@ -66,7 +65,7 @@ class Trial:
     pause_s: float = 0.2
 
     def next_pause_while_away(self) -> float:
-        """As `next_pause`, while nothing of where it lies answers: that time doesn't count."""
+        """As `next_pause`, while nothing at its source answers: that time doesn't count."""
         self.left_s = self.whole_s
         self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
         return self.pause_s * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
@@ -75,7 +74,7 @@ class Trial:
         """How long to wait until the next attempt; longer each time.
 
         Raises:
-            PoisonError: SOURCE_UNAVAILABLE, where no time is left for another.
+            PoisonError: SOURCE_UNAVAILABLE, if no time is left for another attempt.
         """
         pause = self.pause_s * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
         if pause >= self.left_s:
@@ -107,18 +106,18 @@ class Fetcher:
         )
 
     def close(self) -> None:
-        """Let connections go."""
+        """Close the connections."""
         self._http.close()
 
     def fetch(self, picture: InlinePicture | PictureAt, until: float | None = None) -> bytes:
-        """The picture's bytes; waits and tries again where others' servers are unwell.
+        """The picture's bytes; waits and retries if somebody else's server has a problem.
 
-        Sooner than by its own limit where `until` says so, by the clock.
+        `until`, by the clock, may end this before the usual limit.
 
         Raises:
-            PoisonError: with the code that says why they can't be had.
-            OriginalGoneError: it was in our own store and is no longer.
-            TransientError: our own store, or this machine's disk, is unwell.
+            PoisonError: with the code that says why it can't be fetched.
+            OriginalGoneError: it was in our own store and is missing now.
+            TransientError: our own store, or this machine's disk, has a problem.
         """
         trial = self.trial(picture)
         if until is not None:
@@ -130,7 +129,8 @@ class Fetcher:
                 if not self._is_others(picture):
                     raise
                 if isinstance(error, NoSuchHostError):
-                    # at once, as what is blocked: else the time would tell which names exist here
+                    # at once, as for blocked names: otherwise the time would reveal which names
+                    # exist here
                     raise PoisonError(ReasonCode.SOURCE_UNAVAILABLE, str(error)) from error
                 pause = trial.next_pause(error)
             time.sleep(pause)
@@ -142,11 +142,11 @@ class Fetcher:
         return Trial(whole_s, whole_s)
 
     def attempt(self, picture: InlinePicture | PictureAt, trial: Trial) -> bytes:
-        """The picture's bytes, from one attempt, whose time is taken off the trial's.
+        """The picture's bytes, from one attempt, which uses up the trial's time.
 
         Raises:
-            PoisonError: with the code that says why they can't be had.
-            OriginalGoneError: it was in our own store and is no longer.
+            PoisonError: with the code that says why it can't be fetched.
+            OriginalGoneError: it was in our own store and is missing now.
             TransientError: trying again may help.
         """
         began = self._clock()
@@ -156,7 +156,7 @@ class Fetcher:
             trial.left_s -= self._clock() - began
 
     def is_away(self, picture: InlinePicture | PictureAt) -> bool:
-        """Whether it is our own store's, and that answers nothing: then no picture is to blame."""
+        """Whether it is in our own store and that doesn't answer: then no picture is to blame."""
         if isinstance(picture, InlinePicture) or not self._store.owns(picture.uri):
             return False
         return not self._store.answers()
@@ -166,7 +166,7 @@ class Fetcher:
         return self._store.owns(uri)
 
     def host_of(self, picture: InlinePicture | PictureAt) -> str | None:
-        """Which host, bucket, store or disk is asked; None for what lies in the event."""
+        """The host, bucket, store or disk to ask; None if the picture is in the event."""
         if isinstance(picture, InlinePicture):
             return None
         if self._store.owns(picture.uri):
@@ -175,7 +175,7 @@ class Fetcher:
             parts = urlsplit(picture.uri)
             name = parts.netloc if parts.scheme in SCHEMES else parts.hostname or ""
         except ValueError:
-            return "nowhere:"  # which fails at once when it is fetched
+            return "nowhere:"  # the fetch will fail at once
         scheme = "http" if parts.scheme == "https" else parts.scheme
         return f"{scheme}:{name.lower().rstrip('.')}"
 
@@ -217,7 +217,7 @@ class Fetcher:
                     f"{uri} is no regular file under PIXTIDE_FILE_ROOTS",
                 )
             fetched = Fetched(self._limits.max_bytes)
-            # a pipe that has taken the file's place meanwhile is not waited for
+            # don't wait for a pipe that has replaced the file meanwhile
             descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(descriptor, "rb") as file:
                 fetched.add(file.read(self._limits.max_bytes + 1))

@@ -1,4 +1,4 @@
-"""Pictures on the web: every hop checked, every byte counted, one deadline for all of it."""
+"""Pictures on the web: every redirect is checked, every byte counted, with one deadline for all."""
 
 import ipaddress
 import re
@@ -23,27 +23,28 @@ _HEADERS = (
     ("Accept", "image/*"),
     ("Accept-Encoding", "identity"),
 )
-#: Asked for or not, this much is understood; see zlib's `wbits`: both headers, detected.
+#: Content encodings that are understood, whether asked for or not; zlib (`wbits`) detects the
+#: header.
 _ZLIB = frozenset({b"gzip", b"x-gzip", b"deflate"})
 _ANY_HEADER = 32 + zlib.MAX_WBITS
 #: A gzip body may have several members, one after the other (RFC 1952, 2.2).
 _GZIP_MEMBER = b"\x1f\x8b"
-#: How much larger than its content a compressed body may be: a little, where it has no pattern.
+#: How much larger than its content a compressed body may be: a little, for random content.
 _SPARE = 64 * 1024
 _MOST_MEMBERS = 1000
 _NAME = re.compile(r"[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?")
 _LONGEST_NAME = 253
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-#: What URLs are made of; `quote` leaves these and escapes the rest.
+#: The characters of URLs; `quote` leaves these and escapes all others.
 _URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]|"
 
 
 class NoSuchHostError(TransientError):
-    """A name that is not known, or not yet."""
+    """A name that doesn't exist, or not yet."""
 
 
 class HttpSource:
-    """Fetches http and https URLs. Nothing is taken from the environment, proxies included."""
+    """Fetches http and https URLs. Ignores the environment, including its proxy settings."""
 
     def __init__(
         self, *, max_bytes: int, allowed_hosts: frozenset[str], clock: Callable[[], float]
@@ -58,20 +59,20 @@ class HttpSource:
         )
 
     def close(self) -> None:
-        """Let connections go."""
+        """Close the connections."""
         self._pool.close()
 
     def get(self, picture: PictureAt, until: float) -> bytes:
-        """The picture's bytes, before that instant of the clock.
+        """The picture's bytes, before that time of the clock.
 
         Raises:
-            PoisonError: with the code that says why they can't be had.
+            PoisonError: with the code that says why it can't be fetched.
             TransientError: trying again may help.
         """
         uri = picture.uri
         for _ in range(_MAX_REDIRECTS + 1):
             url = _checked_url(uri)
-            timeouts = dict.fromkeys(("connect", "read", "write"), until)  # see dialling.py
+            timeouts = dict.fromkeys(("connect", "read", "write"), until)  # see public_dialler.py
             timeouts["pool"] = max(0.0, until - self._clock())
             try:
                 with self._pool.stream(
@@ -82,7 +83,7 @@ class HttpSource:
                         return self._body(picture, response)
             except UnknownHostError as error:
                 raise NoSuchHostError(f"{uri}: {error}") from error
-            except httpcore.LocalProtocolError as error:  # ours would be no HTTP
+            except httpcore.LocalProtocolError as error:  # we would send invalid HTTP
                 raise PoisonError(ReasonCode.INVALID_URL, f"{uri!r}: {error}") from error
             except (
                 httpcore.NetworkError,
@@ -100,17 +101,17 @@ class HttpSource:
         fetched = Fetched(self._max_bytes)
         length = _header(response, b"content-length") or b""
         if length.isdigit():
-            fetched.expect(int(length[:18]))  # of more digits it is too large all the same
+            fetched.expect(int(length[:18]))  # with more digits it is too large anyway
         for chunk in _plain(response, self._max_bytes):
             fetched.add(chunk)
         return fetched.whole()
 
 
 def _plain(response: httpcore.Response, max_bytes: int) -> Iterator[bytes]:
-    """The body, decompressed where it came compressed; never much more than `max_bytes`.
+    """The body, decompressed if necessary; never much more than `max_bytes`.
 
-    What comes over the wire is counted as well: a compressed body may go on for ever after its
-    end, or inside of it without giving anything.
+    Bytes on the wire are counted as well: a compressed body may go on for ever after its end, or
+    inside it without giving any output.
     """
     encoding = (_header(response, b"content-encoding") or b"identity").strip().lower()
     if encoding == b"identity":
@@ -129,12 +130,12 @@ def _plain(response: httpcore.Response, max_bytes: int) -> Iterator[bytes]:
         while chunk:
             if inflating.eof:
                 if not chunk.startswith(_GZIP_MEMBER[: len(chunk)]):
-                    return  # what follows is padding, or nothing that we know: not waited for
+                    return  # the rest is padding or unknown: don't wait for it
                 if members == _MOST_MEMBERS:
                     raise zlib.error("the compressed body has too many members")
                 members += 1
                 inflating = zlib.decompressobj(_ANY_HEADER)
-            yield inflating.decompress(chunk, max_bytes + 1)  # so much is too much already
+            yield inflating.decompress(chunk, max_bytes + 1)  # this much is too much already
             chunk = inflating.unused_data
         arrived.count(size)
     if not inflating.eof:
@@ -169,10 +170,10 @@ def _hop(uri: str, location: str) -> str:
 
 
 def _checked_url(uri: str) -> httpcore.URL:
-    """The URL in ASCII, without its fragment, in parts that nobody parses again.
+    """The URL in ASCII, without its fragment, in parts that nothing parses again.
 
     Raises:
-        PoisonError: INVALID_URL, for what no honest publisher writes.
+        PoisonError: INVALID_URL, for a URL that no honest publisher writes.
     """
     try:
         parts = urlsplit(uri)
@@ -190,9 +191,9 @@ def _checked_url(uri: str) -> httpcore.URL:
 
 
 def _is_host(host: str) -> bool:
-    """Whether it may be a host's name or address; what can't be is not looked up again and again.
+    """Whether it may be a host's name or address; otherwise it isn't looked up again and again.
 
-    A name whose last part is a number is an IPv4 address, as browsers have it.
+    As in browsers, a name whose last part is a number is an IPv4 address.
     """
     try:
         if ":" in host:

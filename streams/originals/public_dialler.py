@@ -1,8 +1,8 @@
-"""Connections to strangers: the address that is dialled is checked, and a deadline holds.
+"""Connections to unknown servers: checks the address that is dialled, and enforces a deadline.
 
-Where httpcore speaks of a `timeout` of connecting, reading or writing, it is given an *instant*
-of the clock here. Each wait on the socket is cut to what is left until then, so that a server
-that sends a byte now and then gains no time.
+Where httpcore has a `timeout` for connecting, reading or writing, this code passes a *time* of the
+clock instead. Each wait on the socket ends by that time at the latest. So a server that sends a
+byte now and then gains no time.
 """
 
 import ipaddress
@@ -26,10 +26,10 @@ class UnknownHostError(httpcore.ConnectError):
 
 
 class CheckedBackend(httpcore.NetworkBackend):
-    """Dials public addresses, and of private ones those of allowed hosts.
+    """Dials public addresses, and private ones only of allowed hosts.
 
-    A name is looked up once and what was found is dialled, so that it can't be rebound in
-    between; a name of which only one address is private is refused whole.
+    A name is looked up once and the result is dialled, so that it can't be rebound in between. If
+    only one of a name's addresses is private, the name is refused.
     """
 
     def __init__(self, allowed: frozenset[str], clock: Callable[[], float]) -> None:
@@ -45,7 +45,7 @@ class CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """Dial each address in turn, giving each an equal share of what is left.
+        """Dial each address in turn, with an equal share of the time left.
 
         Raises:
             PoisonError: ADDRESS_BLOCKED.
@@ -66,11 +66,11 @@ class CheckedBackend(httpcore.NetworkBackend):
         raise httpcore.ConnectError(f"{host} has no address")
 
     def connect_unix_socket(self, *_: object, **__: object) -> httpcore.NetworkStream:
-        """Never."""
+        """Never allowed."""
         raise httpcore.ConnectError("unix sockets are not fetched from")
 
     def sleep(self, seconds: float) -> None:
-        """As the sockets do."""
+        """Sleep, as httpcore requires."""
         self._sockets.sleep(seconds)
 
     def _left(self, until: float | None) -> float:
@@ -80,12 +80,12 @@ class CheckedBackend(httpcore.NetworkBackend):
         return left
 
     def _look_up(self, host: str, port: int, left: float) -> list[Address]:
-        """In a thread that can be left behind: the resolver takes no deadline."""
+        """Look up a name in a thread that can be left behind: the resolver has no deadline."""
         found: queue.SimpleQueue[_Found] = queue.SimpleQueue()
         looking = threading.Thread(target=_look_up, args=(host, port, found), daemon=True)
         try:
             looking.start()
-        except RuntimeError as error:  # this machine has no thread left
+        except RuntimeError as error:  # this machine can start no thread
             raise httpcore.ConnectError(f"{host} is not looked up: {error}") from error
         try:
             answer = found.get(timeout=left)
@@ -99,7 +99,7 @@ class CheckedBackend(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A stream whose timeouts are instants."""
+    """A stream whose timeouts are times of the clock."""
 
     def __init__(
         self, stream: httpcore.NetworkStream, left: Callable[[float | None], float]
@@ -132,7 +132,7 @@ class _TimedStream(httpcore.NetworkStream):
 def _look_up(host: str, port: int, found: "queue.SimpleQueue[_Found]") -> None:
     try:
         entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:  # a name that can't be one, such as one of 64 letters
+    except UnicodeError as error:  # not a valid name, such as one of 64 letters
         found.put(OSError(str(error)))
     except OSError as error:
         found.put(error)
@@ -151,7 +151,7 @@ def _require_public(host: str, port: int, addresses: Iterable[Address]) -> None:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is of the public internet, whatever it is wrapped in."""
+    """Whether an address is on the public internet, whatever it is wrapped in."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         inner = parsed.ipv4_mapped or parsed.sixtofour
@@ -168,16 +168,16 @@ def is_public(address: Address) -> bool:
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-#: What IANA's registries of special-purpose addresses (of IPv4 and of IPv6) don't call globally
-#: reachable, and what stands for another address or is answered by the machine's own provider,
-#: each listed whether or not this version of Python knows of it.
+#: Addresses that IANA's registries of special-purpose addresses (IPv4 and IPv6) don't call globally
+#: reachable, and those that stand for another address or that the machine's own provider answers.
+#: Each is listed even if this version of Python knows it.
 _NOT_PUBLIC = tuple(
     map(
         ipaddress.ip_network,
         (
             *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
             *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16"),
-            "192.31.196.0/24",  # AS112: whoever is nearest answers
+            "192.31.196.0/24",  # AS112: the nearest one answers
             "192.52.193.0/24",  # AMT relays, the same
             "192.88.99.0/24",  # relays of 6to4, deprecated
             "192.175.48.0/24",  # AS112

@@ -1,8 +1,8 @@
-"""Whether a process does its work: the truth behind `/live`, `/ready` and `--ready-file`.
+"""Whether a process does its work: the basis of `/live`, `/ready` and `--ready-file`.
 
-Parts report what is wrong with them as they meet it; checks ask, now and then, what no part
-would meet by itself. A process is ready while no part has a problem, and live while its main
-loop turns, its threads live, and work gets done where there is some.
+Parts report their problems as they meet them. Checks ask regularly for problems that no part would
+meet. A process is ready while no part has a problem. It is live while its main loop turns, its
+threads are alive, and work gets done if there is any.
 """
 
 import contextlib
@@ -18,23 +18,24 @@ from pixtide.streams.process.signals import VitalThread
 
 logger = logging.getLogger("pixtide")
 
-#: Kafka, too, gives up on a consumer that hasn't polled for so long.
+#: Kafka also gives up on a consumer that hasn't polled for this long.
 LIVE_S = 120.0
 _CHECK_S, _CHECK_UNREADY_S = 5.0, 0.5
-#: How long a check that is under way may hold up the end of a process.
+#: How long a running check may delay the end of a process.
 _LEAVE_S = 1.0
-#: A main loop that hangs for so long can't end the process by itself.
+#: After this long, a main loop that hangs can no longer end the process itself.
 _HANGS_S = 2 * LIVE_S
 
 Check = Callable[[], str | None]
 
 
 class Health:
-    """What is wrong now, part by part. Safe to share between threads.
+    """The current problems of each part. Safe to share between threads.
 
     Args:
-        unproven: the parts that a process isn't ready before, and why they aren't yet.
-        on_change: told, in order, whether the process is ready now.
+        unproven: the parts that must report before the process is ready, and why they aren't ready
+            yet.
+        on_change: called, in order, with whether the process is ready now.
         clock: in seconds, monotonic.
     """
 
@@ -60,7 +61,7 @@ class Health:
         self._beat_at = self._clock()
 
     def report(self, part: str, problem: str | None) -> None:
-        """Say what is wrong with a part, or that nothing is."""
+        """Report a part's problem, or None for no problem."""
         with self._lock:
             was_ready = not self._problems
             if problem is None:
@@ -74,11 +75,11 @@ class Health:
                 logger.warning("not ready: %s: %s", part, problem)
             try:
                 self._on_change(is_ready)
-            except OSError:  # such as a full disk, where the file of readiness is
+            except OSError:  # such as a full disk with the ready file on it
                 logger.exception("whether it is ready could not be told")
 
     def check(self, part: str, check: Check) -> None:
-        """Ask for a part's problem every 5 s, and oftener while not ready.
+        """Ask for a part's problem every 5 s, and more often while not ready.
 
         A `PixtideError` that the check raises is a problem, too.
         """
@@ -86,28 +87,28 @@ class Health:
             self._checks[part] = check
 
     def broke(self, part: str, why: str) -> None:
-        """A part has ended that the process can't do without, and nothing starts it again."""
+        """Report that an essential part has ended; nothing restarts it."""
         self._broken = self._broken or f"{part}: {why}"
 
     def watch(self, stalled: Callable[[], str | None]) -> None:
-        """Ask that, too, whether the process is live."""
+        """Also ask this function whether the process is live."""
         self._stalled = stalled
 
     @property
     def stuck(self) -> str | None:
-        """What is wrong with the main loop. Before its first turn nothing is."""
+        """The main loop's problem. Before its first turn there is none."""
         if self._beat_at is None or (age := self._clock() - self._beat_at) <= LIVE_S:
             return None
         return f"has not turned for {age:.0f} s"
 
     @property
     def lost(self) -> str | None:
-        """Why only another start helps, as far as the main loop can tell; it then ends."""
+        """Why only a restart helps, as far as the main loop can tell; the process then ends."""
         return self._broken or self._stalled()
 
     @property
     def problems(self) -> dict[str, str]:
-        """Each part that is not well, and why; empty means ready."""
+        """Each part with a problem, and the problem; empty means ready."""
         with self._lock:
             problems = dict(self._problems)
         if self._asked_at is not None and (age := self._clock() - self._asked_at) > LIVE_S:
@@ -115,7 +116,7 @@ class Health:
         return problems
 
     def ask_checks(self) -> None:
-        """Ask each check once, and whether the main loop turns."""
+        """Run each check once, and check whether the main loop turns."""
         self.report("main loop", self.stuck)
         self.report("work", self.lost)
         with self._lock:
@@ -125,14 +126,15 @@ class Health:
                 self.report(part, check())
             except PixtideError as error:
                 self.report(part, str(error))
-            except Exception as error:  # a check that fails proves nothing, and others are asked on
+            except Exception as error:  # it proves nothing, and the other checks go on
                 logger.exception("the check of %s failed", part)
                 self.report(part, f"can't be looked at: {error!r}")
 
     def end_if_hung(self, end: Callable[[int], object] = os._exit) -> None:
-        """End the process where its main loop hasn't turned for long, and can't end it itself.
+        """End the process if its main loop hasn't turned for long and can't end it itself.
 
-        Seen twice: one that was stopped and goes on turns again before the second look.
+        It must hang in two checks: a process that was stopped and resumes turns again before the
+        second one.
         """
         seen, self._hung_since = self._hung_since, None
         if self._beat_at is None or self._clock() - self._beat_at <= _HANGS_S:
@@ -146,7 +148,7 @@ class Health:
 
     @contextlib.contextmanager
     def checked(self) -> Iterator[None]:
-        """Ask the checks in a thread of their own meanwhile."""
+        """Run the checks in their own thread meanwhile."""
         ended = threading.Event()
 
         def ask() -> None:
@@ -156,7 +158,7 @@ class Health:
             self._asked_at = None
 
         def see() -> None:
-            """In a thread of its own: a check may hang, too."""
+            """Run in its own thread: a check may hang, too."""
             while not ended.wait(_CHECK_S):
                 self.end_if_hung()
 

@@ -27,10 +27,10 @@ class _HealthServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _HealthServer
-    timeout = 10  # seconds in which a client must have sent its request
+    timeout = 10  # seconds within which a client must have sent its request
 
     def do_GET(self) -> None:
-        """Answer one of the three paths; 503 says no."""
+        """Answer one of the three paths; 503 means no."""
         match self.path.partition("?")[0]:
             case "/live":
                 stuck, lost = self.server.health.stuck, self.server.health.lost
@@ -49,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815  # the base's name
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's name
-        """Probes are no news."""
+        """Don't log probes."""
 
     def _say(self, well: bool, answer: dict[str, object]) -> None:
         status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
@@ -68,10 +68,10 @@ class _Handler(BaseHTTPRequestHandler):
 def serving(
     host: str, port: int, health: Health, metrics: CollectorRegistry
 ) -> Iterator[tuple[str, int]]:
-    """Answer meanwhile, from threads of their own; yields the address, port 0 being any free one.
+    """Serve meanwhile, from separate threads; yields the address. Port 0 means any free one.
 
     Raises:
-        UsageError: the address can't be listened on.
+        UsageError: the process can't listen on that address.
     """
     try:
         server = _HealthServer((host, port), health, metrics)

@@ -1,4 +1,4 @@
-"""Log lines for people or for machines, and what they say of the record that they are about."""
+"""Log lines for people or for machines, with fields of the record that they are about."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ _about: ContextVar[dict[str, object]] = ContextVar("about", default={})  # noqa:
 
 @contextlib.contextmanager
 def about(**fields: object) -> Iterator[None]:
-    """Every line that this thread logs meanwhile has these fields, in JSON; None is left out."""
+    """Add these fields to every JSON log line of this thread meanwhile; None is left out."""
     known = {name: value for name, value in fields.items() if value is not None}
     token = _about.set(_about.get() | known)
     try:
@@ -26,7 +26,7 @@ def about(**fields: object) -> Iterator[None]:
 
 
 def handler_of(written_as: LogFormat) -> logging.Handler:
-    """Writes lines to stderr."""
+    """A handler that writes lines to stderr."""
     handler = logging.StreamHandler()
     handler.addFilter(Seldom("aiokafka"))
     handler.addFilter(_tell)
@@ -38,7 +38,7 @@ _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _Text(logging.Formatter):
-    """A message is one line, and a traceback's lines are indented, whatever strangers wrote."""
+    """Keeps each message on one line and indents tracebacks, whatever the input contains."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # as logging has it
         record.message = visible(record.message)
@@ -50,9 +50,9 @@ class _Text(logging.Formatter):
 
 
 class Seldom(logging.Filter):
-    """Lets the same line of a library through every so often, with how many were left out.
+    """Passes a repeated line of a library only now and then, with the number left out.
 
-    aiokafka looks for a broker that is gone ten times a second, and twice says each time so.
+    aiokafka looks for a lost broker ten times a second, and logs two lines each time.
     """
 
     _MOST_LINES = 1000
@@ -67,7 +67,7 @@ class Seldom(logging.Filter):
         self._said: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line is said now."""
+        """Whether to log a line now."""
         if record.name.partition(".")[0] != self._library:
             return True
         now, line = self._clock(), (record.name, record.getMessage())
@@ -84,7 +84,7 @@ class Seldom(logging.Filter):
 
 
 def _json() -> logging.Formatter:
-    from pythonjsonlogger.json import JsonFormatter  # of the extra `worker`
+    from pythonjsonlogger.json import JsonFormatter  # from the extra `worker`
 
     return JsonFormatter(
         ["levelname", "name", "message"],
@@ -94,7 +94,7 @@ def _json() -> logging.Formatter:
 
 
 def _tell(record: logging.LogRecord) -> bool:
-    """Give a line the fields that it is about; those that it brings itself stand."""
+    """Add the fields to a line; fields that the line has already stay."""
     for name, value in _about.get().items():
         if not hasattr(record, name):
             setattr(record, name, value)

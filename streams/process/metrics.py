@@ -1,7 +1,7 @@
-"""Every metric of pixtide, by name. docs/metrics.md is written from here.
+"""Every metric of pixtide, by name. docs/metrics.md is generated from here.
 
-Times are in seconds, sizes in bytes. Nothing is registered globally: a process makes its
-`Instruments`, which hold a registry of their own.
+Times are in seconds, sizes in bytes. Nothing is registered globally: each process creates its own
+`Instruments`, with a registry of their own.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Described:
-    """A metric as the docs tell of it; a counter's name is as it is scraped."""
+    """A metric as the docs describe it; a counter has the name that scrapers see."""
 
     name: str
     kind: str
@@ -24,19 +24,19 @@ class Described:
 
 
 class Instruments:
-    """Makes a process's metrics, in one registry, and remembers what they mean."""
+    """Creates a process's metrics in one registry, and remembers what they mean."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.described: list[Described] = []
 
     def counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        """Grows while the process lives."""
+        """A value that grows while the process lives."""
         self.described.append(Described(f"{name}_total", "counter", labels, meaning))
         return Counter(name, meaning, labels, registry=self.registry)
 
     def gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        """Is as it is now."""
+        """A current value."""
         self.described.append(Described(name, "gauge", labels, meaning))
         return Gauge(name, meaning, labels, registry=self.registry)
 
@@ -49,7 +49,7 @@ class Instruments:
 
 
 class ProcessMetrics:
-    """Those of every worker, besides the usual `process_…` of memory, CPU and start."""
+    """The metrics of every worker, besides the usual `process_…` for memory, CPU and start time."""
 
     def __init__(self, make: Instruments) -> None:
         ProcessCollector(registry=make.registry)
@@ -59,7 +59,7 @@ class ProcessMetrics:
 
 
 class IngestMetrics:
-    """Those of an ingest worker."""
+    """The metrics of an ingest worker."""
 
     def __init__(self, make: Instruments) -> None:
         self.outcomes = make.counter(
@@ -119,7 +119,7 @@ class IngestMetrics:
 
 
 class QueryMetrics:
-    """Those of a query consumer."""
+    """The metrics of a query consumer."""
 
     def __init__(self, make: Instruments) -> None:
         self.replies = make.counter(

@@ -1,8 +1,8 @@
-"""Records that got stuck within a worker while others go on.
+"""Finds records that are stuck in a worker while others go on.
 
-The steps of the ingest path are queues: who comes first leaves first, but for a little. So a record
-that is still there long after later ones have finished is stuck, however busy the worker is. What
-a record waits for its source, or for an older one of its key, doesn't count.
+The steps of the ingest path are queues, so records leave in almost the order in which they came. A
+record that is still there long after later ones have finished is stuck, however busy the worker is.
+Time in which a record waits for its source, or for an older record of its key, doesn't count.
 """
 
 import time
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class InSteps(Protocol):
-    """What is asked of a record in flight."""
+    """What this needs to know about a record in flight."""
 
     #: Since when it has been in the steps, by the monotonic clock; None while it waits outside.
     since: float | None
@@ -25,7 +25,7 @@ class InSteps(Protocol):
         """Its offset there."""
 
 
-#: By partition, for how long a record has been overtaken, and its offset.
+#: For each partition, how long a record has been overtaken, and its offset.
 Late = dict[int, tuple[float, int]]
 
 
@@ -38,15 +38,15 @@ class Overtaken:
         self._noticed: dict[InSteps, tuple[float, float]] = {}
 
     def finished(self, record: InSteps) -> None:
-        """This one has left the steps."""
+        """Note that this record has left the steps."""
         if record.since is not None:
             self._latest = max(self._latest, record.since)
 
     def look(self, records: Iterable[InSteps], *, excused: bool) -> Late:
-        """Those that later ones have overtaken, the longest of each partition.
+        """The overtaken records: for each partition, the one that has been overtaken longest.
 
         Args:
-            excused: something fails that is told elsewhere; time doesn't count meanwhile.
+            excused: a failing step is reported elsewhere; meanwhile time doesn't count.
         """
         now, noticed, late = self._clock(), dict[InSteps, tuple[float, float]](), Late()
         for record in () if excused else records:

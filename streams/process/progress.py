@@ -1,26 +1,26 @@
-"""Whether a worker that has work does any: what its liveness stands on besides its main loop."""
+"""Whether a worker that has work gets any done: besides its main loop, what makes it live."""
 
 import time
 from collections.abc import Callable
 
 from pixtide.streams.process.overtaken import Late
 
-#: A worker is looked at every few seconds. Was the broker away for longer, waiting begins anew.
+#: A worker is checked every few seconds. If the broker was away for longer, waiting starts again.
 _UNSEEN_S = 60.0
-#: A consumer that knows no broker, while another client is answered, comes back by no other means.
+#: A consumer that reaches no broker while another client does recovers only by a restart.
 _CUT_OFF_S = 60.0
 
 
 class Progress:
-    """Of one worker. Safe to share between threads.
+    """Progress of one worker. Safe to share between threads.
 
-    Nobody notices a client that is stuck in itself: it raises nothing and its process looks well.
-    So what counts is that work gets done where there is some, as another client hears of it: of
-    the whole worker, and of each of its partitions, however busy the others are.
+    Nothing notices a Kafka client that is stuck inside: it raises nothing and its process looks
+    healthy. So this checks that work gets done if there is any, according to another client. It
+    checks the whole worker, and each of its partitions, however busy the others are.
 
     Args:
-        limit_s: how long none may get done; 0: for ever.
-        done: what doesn't get done, as the message says it.
+        limit_s: how long no work may get done; 0: for ever.
+        done: the work, in the words of the error message.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Progress:
 
     @property
     def stalled(self) -> str | None:
-        """Why only another start helps, if so: of the whole worker, or of one partition."""
+        """Why only a restart helps, if so: for the whole worker, or for one partition."""
         return self._stalled or self._stalled_partition()
 
     def did(self) -> None:
@@ -45,11 +45,11 @@ class Progress:
         self._since = self._clock()
 
     def late(self, partitions: dict[int, float]) -> None:
-        """For how long records of these partitions have waited, and none has come."""
+        """For how long records of these partitions have waited without any coming."""
         self._late = partitions
 
     def overtaken(self, partitions: Late) -> None:
-        """For how long a record of these partitions has been in work, and later ones are done."""
+        """For how long a record of these partitions has been in work while later ones finished."""
         self._overtaken = partitions
 
     def _stalled_partition(self) -> str | None:
@@ -64,12 +64,12 @@ class Progress:
         return None
 
     def saw(self, waiting: int | None, *, excused: bool = False, cut_off: bool = False) -> None:
-        """The broker has answered: so much waits.
+        """The broker has answered: so much work waits.
 
         Args:
-            waiting: None where the group has not let the worker in.
-            excused: something else keeps it from working, and is told elsewhere.
-            cut_off: its own consumer knows no broker.
+            waiting: None if the group has not let the worker in.
+            excused: another problem stops it from working, and is reported elsewhere.
+            cut_off: its own consumer reaches no broker.
         """
         now = self._clock()
         unseen, self._seen_at = now - self._seen_at > _UNSEEN_S, now
@@ -94,7 +94,7 @@ class Progress:
 
 
 def stuck_at(partition: int, offset: int, seconds: float) -> str:
-    """What is said of a partition of which a record is stuck."""
+    """The message about a partition with a stuck record."""
     return (
         f"partition {partition} is stuck at offset {offset}: later records have finished for "
         f"{seconds:.0f} s"

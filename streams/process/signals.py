@@ -1,6 +1,6 @@
-"""What a long-running process owes its surroundings: logs, readiness, and heeding signals.
+"""What a long-running process needs: logs, readiness, and signal handling.
 
-And that it ends where a part of it has: a thread that dies would leave it alive, and useless.
+It must also end if one of its parts has ended: a dead thread would leave it alive but useless.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from pixtide.streams.process.logs import LogFormat, handler_of
 
 
 def log_to_stderr(written_as: LogFormat = "text") -> None:
-    """Our own words from INFO on, libraries' from WARNING on."""
+    """Log our own lines from INFO on, and libraries' from WARNING on."""
     logging.basicConfig(level=logging.WARNING, handlers=[handler_of(written_as)])
     logging.getLogger("pixtide").setLevel(logging.INFO)
 
 
 @contextlib.contextmanager
 def readiness(file: Path | None) -> Iterator[Callable[[bool], None]]:
-    """A callback that says whether we are ready; in the end we aren't."""
+    """A callback that reports whether the process is ready; at the end it isn't."""
 
     def keep(ready: bool = True) -> None:
         if ready:
@@ -33,7 +33,7 @@ def readiness(file: Path | None) -> Iterator[Callable[[bool], None]]:
         elif file is not None:
             file.unlink(missing_ok=True)
 
-    keep(False)  # a file that a killed process has left says nothing of this one
+    keep(False)  # a file of a killed process says nothing about this one
     try:
         yield keep
     finally:
@@ -41,9 +41,9 @@ def readiness(file: Path | None) -> Iterator[Callable[[bool], None]]:
 
 
 class VitalThread(threading.Thread):
-    """A background thread that a process can't do without: where it fails, the process ends.
+    """An essential background thread: if it fails, the process ends.
 
-    Whoever runs the process starts it again. Nothing is lost: what isn't committed is read again.
+    Whatever runs the process starts it again. Nothing is lost: uncommitted records are read again.
     """
 
     def __init__(self, target: Callable[[], object], name: str) -> None:
@@ -51,7 +51,7 @@ class VitalThread(threading.Thread):
         self._does = target
 
     def run(self) -> None:
-        """Do it."""
+        """Run the thread's work."""
         try:
             self._does()
         except BaseException:
@@ -62,7 +62,7 @@ class VitalThread(threading.Thread):
 
 
 def interrupt_on_signals() -> None:
-    """SIGTERM and SIGHUP end us as Ctrl-C does, by KeyboardInterrupt, so that all is closed."""
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt like Ctrl-C, so that everything is closed."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -72,10 +72,10 @@ def interrupt_on_signals() -> None:
 
 
 def pass_over_what_is_loaded() -> None:
-    """Keep the garbage collector from walking again and again what stays for good.
+    """Make the garbage collector skip objects that stay for good.
 
-    A model and its libraries are some 300,000 objects. Each full collection walks all of them
-    while every thread waits, and the rows and replies of busy searches bring one on a second.
+    A model and its libraries are some 300,000 objects. Each full collection walks all of them while
+    every thread waits, and busy searches cause about one full collection a second.
     """
     gc.unfreeze()
     gc.collect()
@@ -84,7 +84,7 @@ def pass_over_what_is_loaded() -> None:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Heed no signal that ends us: an ending that is broken off would leave things behind."""
+    """Ignore signals that end the process: an interrupted shutdown would leave things behind."""
     before = {
         number: signal.signal(number, signal.SIG_IGN)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""Starting while a server is away: it is waited for, and the process says for what."""
+"""Starting while a server is away: waits for it, and reports what it waits for."""
 
 import logging
 import signal
@@ -17,22 +17,22 @@ _FIRST_S, _LAST_S = 0.5, 10.0
 
 
 class Starting:
-    """Takes the steps of a start, each again until the server that it needs answers.
+    """Runs the steps of a start; repeats each until the server that it needs answers.
 
-    A server that is away passes; a wrong password or a topic that isn't there doesn't, and ends the
-    process. Whatever else is wrong would be found again by each start.
+    A server that is away comes back. A wrong password or a missing topic doesn't change, and ends
+    the process. So does any other error, which the next start would find again.
     """
 
     def __init__(
         self, health: Health, rest: Callable[[float], None] = time.sleep, *, waits: bool = True
     ) -> None:
-        """Args: `waits` is false in a command, which says at once what is away."""
+        """Args: `waits` is false in a command, which reports at once what is away."""
         self._health = health
         self._waits = waits
         self._rest = rest
 
     def __call__(self, step: Callable[[], T]) -> T:
-        """What the step returns. Raises what it raises besides TransientError."""
+        """The result of the step. Raises what it raises, except TransientError."""
         pause = _FIRST_S
         while True:
             try:
@@ -50,9 +50,9 @@ class Starting:
 
 
 def end_at_signals() -> None:
-    """SIGTERM and SIGINT end this process at once, with exit code 0: it has nothing to save yet.
+    """SIGTERM and SIGINT end this process at once with exit code 0: it has nothing to save yet.
 
-    Whatever goes on from here sets its own handlers.
+    The code that runs next sets its own handlers.
     """
 
     def end(*_: object) -> None:

@@ -1,8 +1,8 @@
-"""Spans of OpenTelemetry, for whoever wants them: nothing of it is imported unless it is there.
+"""OpenTelemetry spans, if wanted; none of it is imported unless it is installed.
 
-A program that uses our clients has its own provider of spans, and ours join its traces. A process
-of pixtide sends them where `OTEL_TRACES_EXPORTER=otlp` tells it to, to OTEL_EXPORTER_OTLP_ENDPOINT
-and as OpenTelemetry's other variables say. Without either a trace is carried on as it came.
+A program that uses our clients has its own span provider, and our spans join its traces. A process
+of pixtide sends spans if `OTEL_TRACES_EXPORTER=otlp` is set, to OTEL_EXPORTER_OTLP_ENDPOINT and as
+OpenTelemetry's other variables say. Without either, a trace is passed on unchanged.
 """
 
 import functools
@@ -18,7 +18,7 @@ _EXPORTER = "OTEL_TRACES_EXPORTER"
 
 
 class Span:
-    """A piece of work with a beginning and an end; `trace` is what is sent from within it."""
+    """A piece of work with a start and an end; `trace` is for messages sent during it."""
 
     def __init__(self, trace: Trace | None, span: Any = None) -> None:
         self.trace = trace
@@ -26,15 +26,15 @@ class Span:
 
     @property
     def counts(self) -> bool:
-        """Whether anybody wants to hear of it."""
+        """Whether anybody records it."""
         return self._span is not None
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """The header by which a record joins the trace; none where there is no trace."""
+        """The header that puts a record into the trace; none if there is no trace."""
         return [self.trace.header()] if self.trace else []
 
     def end(self, error: str | None = None, **attributes: str | int | float) -> None:
-        """It is over, and this is what came of it. Only the first end counts."""
+        """End the span with its result. Only the first call counts."""
         if self._span is None:
             return
         from opentelemetry.trace import Status, StatusCode
@@ -47,14 +47,14 @@ class Span:
         span.end()
 
 
-#: What nobody traces.
+#: The span of work that nobody traces.
 NO_SPAN = Span(None)
 
 
 def begin(name: str, kind: Kind, parent: Trace | None, attributes: Mapping[str, Any]) -> Span:
-    """Begin a span within the trace that a record has brought, if any.
+    """Start a span in the trace that a record has brought, if any.
 
-    A producer's and a client's begin in the span that the program itself is in, if any.
+    Spans of a producer and a client start in the program's own current span, if any.
     """
     tracer = _tracer()
     if tracer is None:
@@ -70,13 +70,13 @@ def begin(name: str, kind: Kind, parent: Trace | None, attributes: Mapping[str, 
     span = tracer.start_span(name, context, SpanKind[kind.upper()], attributes)
     own = span.get_span_context()
     if not own.is_valid or (parent is not None and own.span_id == int(parent.span_id, 16)):
-        return Span(parent)  # nobody has asked for spans
+        return Span(parent)  # nobody wants spans
     traceparent = f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}"
     return Span(trace_of([("traceparent", traceparent.encode())]), span)
 
 
 def _tracer() -> Any:
-    """None where nobody has said what is to become of spans: one that is dropped costs as well."""
+    """The tracer; None if nobody wants spans, since even a dropped span costs time."""
     api = _api()
     if api is None or isinstance(provider := api.get_tracer_provider(), api.ProxyTracerProvider):
         return None
@@ -87,7 +87,7 @@ def _tracer() -> Any:
 def _api() -> Any:
     try:
         from opentelemetry import trace
-    except ImportError:  # or half of it is there
+    except ImportError:  # or only part of it is installed
         return None
     return trace
 
@@ -98,10 +98,10 @@ def _tracer_of(provider: Any) -> Any:
 
 
 def send_spans(command: str) -> None:
-    """Send this process's spans, if its environment says so, until it ends.
+    """Send this process's spans until it ends, if its environment says so.
 
     Raises:
-        UsageError: the extra `otel` isn't installed, or another exporter is asked for.
+        UsageError: the extra `otel` isn't installed, or another exporter is requested.
     """
     exporter = os.environ.get(_EXPORTER) or "none"
     if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":

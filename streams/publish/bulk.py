@@ -1,4 +1,4 @@
-"""What `pixtide publish` and `pixtide delete` do: publish under a progress bar, wait, sum up."""
+"""The work of `pixtide publish` and `pixtide delete`: publish with a progress bar, wait, sum up."""
 
 import json
 import time
@@ -20,7 +20,7 @@ _SHOWN = 20
 
 @dataclass
 class Summary:
-    """What was published, and what became of it where that was waited for."""
+    """What was published, and the outcomes if they were waited for."""
 
     published: int
     took_s: float
@@ -40,7 +40,7 @@ class Summary:
 
     @property
     def replaced(self) -> list[str]:
-        """The ids under which another picture had been."""
+        """The ids that had another picture before."""
         return [o.image_id for o in self.outcomes if o.outcome is OutcomeKind.REPLACED]
 
     def show(self, *, as_json: bool) -> None:
@@ -80,7 +80,7 @@ def publish_all(
     inline: bool = False,
     wait_for: str | None = None,
 ) -> Summary:
-    """Publish pictures; `wait_for` names the generation whose outcomes are waited for."""
+    """Publish pictures; `wait_for` names the generation whose outcomes to wait for."""
     publisher = Publisher(settings)
     watch = OutcomeWatch(settings, wait_for) if wait_for else None
     started = time.monotonic()

@@ -1,8 +1,8 @@
-"""The log as lines of JSON: to keep them elsewhere, and to make another log of them.
+"""The log as lines of JSON: to store it elsewhere, and to create another log from it.
 
-A line is a record: its key and value in base64, its headers and its timestamp. The lines of one key
-keep their order; positions aren't kept, for a log that is made of lines is another log. The last
-line says how many there are, so that one can tell whether that is all.
+Each line is a record: its key and value in base64, its headers and its timestamp. The lines of a
+key keep their order. Offsets are not kept, since a log made from lines is another log. The last
+line says how many there are, which shows whether the dump is complete.
 """
 
 import base64
@@ -27,20 +27,20 @@ logger = logging.getLogger(__name__)
 
 _LINGER_MS = 50
 _DELIVER_S = 60.0
-#: Of a record, in bytes; what the topic takes the broker knows.
+#: The largest record in bytes; only the broker knows what the topic accepts.
 _LARGEST = 2**26
-#: Of the batches that are sent, unless the topic takes less.
+#: The size of batches, unless the topic accepts less.
 _BATCH = 512 * 1024
 _AGAIN = "Delete the topic, and begin again with a whole dump"
-#: What a broker, or the client, says of a record that it will never take.
+#: The errors of a broker or of the client for a record that it will never accept.
 _REFUSED = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD)
 
-#: Told of each record that is left out, in a line.
+#: Called with a line about each record that is left out.
 LeaveOut = Callable[[str], None]
 
 
 class LoggedRecord(Contract):
-    """One line. `place` is where the record lay, `partition@offset`, to speak of it."""
+    """One line. `place` is the record's old position, `partition@offset`, for messages."""
 
     key: Base64Bytes | None = None
     value: Base64Bytes | None = None
@@ -58,8 +58,8 @@ class End(Contract):
 def dump(settings: Settings, leave_out: LeaveOut) -> Iterator[str]:
     """Everything in the log up to its end at the call, each partition in order.
 
-    What can't be read at all is left out. Headers that can't be read are left out of their line;
-    which record's, the log tells.
+    Unreadable records are left out. Unreadable headers are left out of their line, and the
+    process's log says for which record.
 
     Raises as `records_of`.
     """
@@ -88,15 +88,17 @@ def _encoded(data: bytes | None) -> bytes | None:
 
 
 def load(settings: Settings, lines: Iterable[str], leave_out: LeaveOut) -> int:
-    """Put these lines into a log that has never held anything; how many it took.
+    """Put these lines into a log that has never held anything; returns how many it accepted.
 
-    Each goes where its key belongs, however many partitions there are. Records are packed, so that
-    those fit again that came packed. What the topic doesn't take all the same is left out.
+    Each record goes to the partition of its key, however many partitions there are. Records are
+    compressed, so that those which came compressed fit again. A record that the topic still refuses
+    is left out.
 
     Raises:
-        UsageError: the log isn't new, so that older records would count as newer than its own; its
-            keys' places aren't ours to know; a line is no record; or the end is missing.
-        TransientError: the broker can't be reached, or takes no more.
+        UsageError: the log isn't new, so that older records would count as newer than its own; or
+            it isn't known where its keys belong; or a line is no record; or the last line is
+            missing.
+        TransientError: the broker can't be reached, or accepts no more.
     """
     topic, connection = settings.named(topics.UPLOADED), settings.kafka_connection()
     if settings.partitioner == "unchecked":
@@ -131,12 +133,12 @@ def load(settings: Settings, lines: Iterable[str], leave_out: LeaveOut) -> int:
 
 
 def _batch_bytes(settings: Settings, client: AdminClient, topic: str) -> int:
-    """So few that a batch that the topic refuses as too large is one record alone."""
+    """So few bytes that a batch which the topic refuses as too large is a single record."""
     if settings.embedded_log:
         return _BATCH
     try:
         takes = int(kafka_topics.topic_config(client, topic)["max.message.bytes"])
-    except KafkaDeniedError:  # a publisher may write the topic, and not ask how it is configured
+    except KafkaDeniedError:  # a publisher may write the topic, but not read its configuration
         return 1
     return max(1, min(_BATCH, takes // 2))
 
@@ -170,7 +172,7 @@ class _Loading:
         self.failed = ""
 
     def send(self, record: LoggedRecord, name: str) -> None:
-        """Queue it under that name. One that the client refuses is left out."""
+        """Queue a record; `name` is for messages. A record that the client refuses is left out."""
         if record.key is None:  # a compacted topic refuses a whole batch because of one
             self._refused(name, "it has no key, and so is of no picture")
             return
@@ -198,7 +200,7 @@ class _Loading:
                 return
 
     def finish(self) -> None:
-        """Wait until all are acknowledged, as long as some are."""
+        """Wait until all are acknowledged, as long as some progress is made."""
         left = len(self._producer)
         while (before := left) and not self.failed:
             left = self._producer.flush(_DELIVER_S)

@@ -1,4 +1,4 @@
-"""Waiting for the outcomes of what was published."""
+"""Waits for the outcomes of published records."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class OutcomeWatch:
-    """Follows `images.indexed` from the moment it is made, for one generation."""
+    """Follows `images.indexed` from its creation on, for one generation."""
 
     def __init__(self, settings: Settings, generation: str) -> None:
         connection = settings.kafka_connection()
@@ -36,7 +36,7 @@ class OutcomeWatch:
         self._consumer.assign([TopicPartition(topic, p, end) for p, end in ends.items()])
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         self._consumer.close()
 
     def outcomes_of(
@@ -78,7 +78,7 @@ class OutcomeWatch:
             elif each.value is not None:
                 try:
                     outcome = Outcome.from_json(each.value)
-                except ValidationError as wrong:  # of a later version, say, or somebody else's
+                except ValidationError as wrong:  # of a later version, say, or another program's
                     logger.warning("an outcome is not understood: %s", explain(wrong))
                     continue
                 if outcome.generation == self._generation:

@@ -1,4 +1,4 @@
-"""Publishing pictures: each sent inline, by its path, or by our store."""
+"""Publishes pictures: each sent inline, by its path, or through our store."""
 
 import hashlib
 import mimetypes
@@ -32,7 +32,7 @@ _DELIVER_S = 30.0
 
 @dataclass(frozen=True)
 class Description:
-    """What is said of a picture besides itself."""
+    """The metadata of a picture."""
 
     caption: str = ""
     tags: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Description:
 
 @dataclass(frozen=True)
 class PublishedPosition:
-    """Where a published record came to stand in the log."""
+    """The position of a published record in the log."""
 
     image_id: str
     partition: int
@@ -49,14 +49,14 @@ class PublishedPosition:
 
 
 class NoImageIdError(PixtideError):
-    """One file or URL can't be published: its name makes no image id."""
+    """One file or URL can't be published: its name can't be an image id."""
 
 
 def image_key(image_id: str) -> bytes:
-    """The key of a picture's records. Raises NoImageIdError where this can't be an image id."""
+    """The key of a picture's records. Raises NoImageIdError if this can't be an image id."""
     try:
         key = image_id.encode()
-    except UnicodeEncodeError as error:  # bytes of a file's name that are no UTF-8
+    except UnicodeEncodeError as error:  # bytes of a file's name that are not UTF-8
         raise NoImageIdError("its name is not UTF-8: rename it") from error
     if not 0 < len(key) <= MAX_IMAGE_ID_BYTES:
         raise NoImageIdError(
@@ -66,19 +66,19 @@ def image_key(image_id: str) -> bytes:
     return key
 
 
-#: Told of one record where it came to stand, or the error that kept it out of the log.
+#: Called with the position of one record, or with the error that kept it out of the log.
 Delivered = Callable[["PublishedPosition | TransientError"], None]
 
 
 class Publisher:
     """Sends upload and delete events; `flush` returns once all are acknowledged.
 
-    With `delivered` an event is followed by itself, and by no `flush` or `positions`: then
-    threads may share a publisher, of which one calls `poll`.
+    With `delivered`, each event is reported on its own, and doesn't appear in `flush` or
+    `positions`. Then threads may share a publisher, and one of them calls `poll`.
     """
 
     def __init__(self, settings: Settings, **producer: Any) -> None:
-        """Connect; `producer` is more of its configuration, in librdkafka's names.
+        """Connect; `producer` is additional configuration, in librdkafka's names.
 
         Raises:
             TransientError: the broker can't be reached.
@@ -108,7 +108,7 @@ class Publisher:
         """Queue one upload.
 
         Raises:
-            NoImageIdError: its id can't be one.
+            NoImageIdError: its id can't be an image id.
             OSError: the file can't be read.
             TransientError: the image store can't be reached, or too much waits for the broker.
         """
@@ -132,17 +132,17 @@ class Publisher:
         """Queue one delete: a null value.
 
         Raises:
-            NoImageIdError: that can't be an id.
+            NoImageIdError: that can't be an image id.
             TransientError: too much waits for the broker.
         """
         self._produce(image_key(image_id), None, [], delivered)
 
     def poll(self, wait_s: float) -> None:
-        """Hear of deliveries, for so long at most."""
+        """Handle delivery reports, for at most so long."""
         self._producer.poll(wait_s)
 
     def flush(self) -> None:
-        """Wait for the acknowledgements. Raises TransientError where one is missing."""
+        """Wait for the acknowledgements. Raises TransientError if one is missing."""
         left = self._producer.flush(_DELIVER_S)
         failed, self._failed = self._failed, []
         if failed or left:

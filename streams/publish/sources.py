@@ -1,4 +1,4 @@
-"""The pictures that names on the command line stand for: folders are walked."""
+"""The pictures that command-line arguments name: files, folders and URLs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ _SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Source:
-    """One picture to publish: its id, and the file or the URL that it is.
+    """One picture to publish: its id, and its file or URL.
 
-    Where the bytes are at hand as `data`, the path is only a name that says their kind.
+    If the bytes are already in `data`, the path is only a name that shows their format.
     """
 
     image_id: str
@@ -26,9 +26,9 @@ class Source:
 
 
 def find_sources(names: Sequence[str], prefix: str | None) -> list[Source]:
-    """The pictures that paths and URLs name; folders are walked, hidden files left out.
+    """The pictures that paths and URLs name; folders are searched, hidden files left out.
 
-    A file's id is the folder's name and the path within it; `prefix` stands for the name.
+    A file's id is the folder's name and the path within it; `prefix` replaces the name.
 
     Raises:
         UsageError: a path doesn't exist, a folder holds no picture, or an id would repeat.

@@ -1,4 +1,4 @@
-"""Answers to a batch of requests from the current snapshot, remembered where they may be."""
+"""Answers a batch of requests from the current snapshot, with a cache of replies."""
 
 import logging
 from collections.abc import Sequence
@@ -61,9 +61,9 @@ class Answers:
         except FatalError:
             raise
         except Exception:
-            # Faust acknowledges what its agent fails at, so that nobody would ever hear of it.
+            # Faust acknowledges what its agent fails at, so nobody would ever notice.
             logger.exception("a batch of %d requests failed", len(requests))
-            if len(requests) > 1:  # the one that does it must not cost the others theirs
+            if len(requests) > 1:  # the bad request must not cost the others theirs
                 return [reply for each in requests for reply in self._found([each], until)]
             problem = RequestError(QueryCode.INTERNAL, "the search failed; its log says why")
         return [_failed(problem)] * len(requests)
@@ -98,7 +98,7 @@ class Answers:
         return replies
 
     def _note_times(self, replies: Sequence[SearchReply], snapshot: Snapshot) -> None:
-        """Those of the batch, which each of its replies without an error tells."""
+        """Note the batch's times; each of its replies without an error reports them."""
         took_ms = next((reply.took_ms for reply in replies if reply.error is None), {})
         for stage, milliseconds in took_ms.items():
             timed = self._metrics.stage_seconds.labels(snapshot.generation.name, stage)

@@ -1,18 +1,20 @@
-"""The query path: each request on `search.requests` to a reply on the topic that it names.
+"""The query path: answers each request on `search.requests` on the reply topic that it names.
 
-1. take    the requests as they come
-2. read    where each reply goes, until when, and what is asked; queue it, fair to all clients
-3. answer  what waits, as one batch from one snapshot: one generation's encoder and collection
-4. reply   to each, and acknowledge a request when the broker has its reply
+1. take    Take requests as they come.
+2. read    Find the reply address, the deadline and the query. Put the request into a queue that is
+           fair to all clients.
+3. answer  Answer everything that waits as one batch, from one snapshot: the encoder and the
+           collection of one generation.
+4. reply   Send each reply. Acknowledge a request when the broker has its reply.
 
-An idle consumer answers a request at once; a busy one in batches that grow with the load. More
-than the queue takes is refused, at once and retryably. Requests that bring pictures along are
-answered aside, so that a slow picture holds nobody up.
+An idle consumer answers a request at once. A busy one answers in batches that grow with the load.
+When the queue is full, requests are refused at once, with an error that allows a retry. Requests
+that contain pictures are answered separately, so that a slow picture delays nobody else.
 
-Faust gives the group membership and commits; the rest is ours. Its stream acknowledges a record
-even where the agent raised, so every failure becomes a reply, here: one bad request costs one
-request. What can't be read as a record at all is told by its place, counted, and passed. Where
-going on would answer wrongly, or nothing comes any more, the consumer ends.
+Faust does only the group membership and the commits. Its stream acknowledges a record even if the
+agent raised. So every failure must become a reply here: one bad request costs one request. What
+can't be read as a record at all is logged with its offset, counted, and skipped. The consumer ends
+when it would answer wrongly if it went on, or when it no longer gets any records.
 """
 
 import asyncio
@@ -58,29 +60,30 @@ from pixtide.streams.query.telemetry import QueryWatch
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 256
-#: Answering threads: while one waits for the broker or the index, another encodes.
+#: Answering threads: while one waits for the broker or the index, another one encodes.
 _ANSWERERS = 2
-#: What waits may weigh so much, as it came.
+#: The most bytes that waiting requests may have together, as they arrived.
 _QUEUE_BYTES = 64 * 1024 * 1024
-#: Requests with pictures that are in work, of one reply topic and with pictures of one host, and
-#: more of them that wait: most of their time they wait for somebody's server.
+#: How many requests with pictures are in work at once, and how many more may wait. Of those in
+#: work, one reply topic and one picture host may have so many. They mostly wait for some other
+#: server.
 _PICTURES, _PICTURES_WAITING = 16, 32
 _PICTURES_OF_ONE = {"owner": 12, "host": 10}
-#: So long before its deadline a request with pictures is told that it won't be served.
+#: A request with pictures that can't be answered gets an error reply this long before its deadline.
 _BEFORE_S = 0.5
-#: How long nothing may have come from Faust's consumer, dead by its own account.
+#: The consumer ends when Faust's consumer has reported itself dead for this long.
 _DEAD_S = 10.0
 _WARNINGS_A_SECOND = 10
 _REFRESH_S = 1.0
 _BEAT_S = 1.0
 #: How long a stopping consumer waits for deliveries.
 _DELIVER_S = 5.0
-#: Replies to one topic that wait for the broker, in bytes, each counted as so many more: those to
-#: one that is stuck leave room for the others'.
+#: The most bytes of replies to one topic that may wait for the broker. Each reply counts this many
+#: bytes more than its size. So a stuck topic leaves room for the other topics.
 _MOST_WAITING, _OF_EACH = 32 * 1024 * 1024, 1024
-#: Of a reply that no broker has answered for.
+#: Errors of a reply that no broker has answered.
 _NO_ANSWER = (KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._TRANSPORT)
-#: How long a stopping consumer takes leave of the broker.
+#: How long a stopping consumer may take to leave the group.
 _LEAVE_S = 5.0
 
 
@@ -88,8 +91,9 @@ _LEAVE_S = 5.0
 class Pending:
     """A request that can be replied to: what it asks, or why it can't be served.
 
-    `names` are what log lines call it; the trace of `address` is that of `span`. What is `asked` is
-    let go of once it is answered, since it may hold pictures; `weight` is its bytes as it came.
+    `names` identify it in log lines. The trace of `address` is that of `span`. `asked` is dropped
+    after the answer, since it may hold pictures. `weight` is the request's size in bytes as it
+    arrived.
     """
 
     address: ReplyAddress
@@ -104,9 +108,10 @@ class Pending:
 
 @dataclass(frozen=True)
 class QueryParts:
-    """What a query consumer is made of.
+    """The parts of a query consumer.
 
-    `reply_topics` says which topics may be replied to; `queue` is how many requests may wait.
+    `reply_topics` is a pattern of the topics that may be replied to; `queue` is how many requests
+    may wait.
     """
 
     connection: KafkaConnection
@@ -130,7 +135,7 @@ class QueryConsumer:
         self._queue: FairQueue[Pending] = FairQueue(parts.queue, _QUEUE_BYTES)
         self._arrived = asyncio.Event()
         self._unacknowledged = InOrder()
-        self._settled: deque[Pending] = deque()  # filled by whoever hears of a delivery
+        self._settled: deque[Pending] = deque()  # done replies, from any thread
         self._waiting: Counter[str] = Counter()  # bytes of replies by topic, under the lock
         self._lock = threading.Lock()
         self._answerers = ThreadPoolExecutor(_ANSWERERS, thread_name_prefix="answer")
@@ -160,7 +165,7 @@ class QueryConsumer:
         """
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
-        self._broken: asyncio.Future[None] = loop.create_future()  # by what was answered aside
+        self._broken: asyncio.Future[None] = loop.create_future()  # by a picture request
         self._hearing.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
@@ -181,7 +186,7 @@ class QueryConsumer:
         self._acknowledge()  # or the next consumer would answer them again
         try:
             await asyncio.wait_for(self._app.stop(), _LEAVE_S)
-        except TimeoutError:  # the broker is away; it will find out by itself that we left
+        except TimeoutError:  # the broker is away; it will notice later that we left
             logger.warning("the broker did not answer our leave")
         for task in working:
             task.cancel()
@@ -191,7 +196,7 @@ class QueryConsumer:
             logger.warning("%d replies did not reach the broker", left)
         for task in working:
             if task.done() and not task.cancelled():
-                task.result()  # what broke it is fatal
+                task.result()  # raises what broke it
 
     async def _assigned(self, _: Any, assigned: Any, **__: Any) -> None:
         self._watch.assigned(where.partition for where in assigned)
@@ -200,16 +205,16 @@ class QueryConsumer:
         while True:
             self._look_after_deliveries()
             self._watch.turned()
-            self._acknowledge()  # replies that no batch has waited for
+            self._acknowledge()  # for replies outside the batches
             soon_ms = (time.time() + _BEAT_S + _BEFORE_S) * 1000
             for late in self._places.drop(lambda one: one.expires_ms < soon_ms):  # noqa: B023
                 self._refuse(late)
             await asyncio.sleep(_BEAT_S)
 
     async def _look_after_faust(self) -> None:
-        """A consumer that has ended would look well from outside, and answer nobody.
+        """Watch Faust's consumer: a dead one looks healthy from outside and answers nobody.
 
-        Raises FatalError where it stays so; for a moment Faust does that to itself.
+        Raises FatalError if it stays dead; for a moment this also happens in normal operation.
         """
         well_at = time.monotonic()
         while True:
@@ -222,12 +227,12 @@ class QueryConsumer:
             await asyncio.sleep(_BEAT_S)
 
     def _look_after_deliveries(self) -> None:
-        """What ends without a word, and is started again by nobody here."""
+        """Check the delivery thread: if it ends, nothing reports that and nothing restarts it."""
         if not self._hearing.is_alive():
             self._watch.broke("deliveries", "the thread that hears of them has ended")
 
     async def _keep_fresh(self) -> None:
-        """Notice a moved alias; loading its encoder doesn't hold up the answers."""
+        """Notice when the alias moves. Answers go on while the new encoder loads."""
         while True:
             await asyncio.sleep(_REFRESH_S)
             await asyncio.to_thread(self._refresh)
@@ -245,14 +250,14 @@ class QueryConsumer:
             acknowledge = self._unacknowledged.take(message.partition, event.ack)
             try:
                 self._put(message, acknowledge)
-            except Exception:  # whatever it is, it is this one's
+            except Exception:  # whatever the error is, it costs this request only
                 with about(**_names(message, None)):
                     logger.exception("a request was not understood")
                 acknowledge()
-            event.value = message.value = None  # one held back keeps no picture in memory
+            event.value = message.value = None  # so that no picture stays in memory
 
     def _put(self, message: Any, acknowledge: Callable[[], None]) -> None:
-        """Queue it, or be done with it."""
+        """Queue the request, or finish it at once."""
         pending = self._read(message, acknowledge)
         if pending is None:
             acknowledge()
@@ -266,7 +271,7 @@ class QueryConsumer:
     # 2. read
 
     def _read(self, message: Any, acknowledge: Callable[[], None]) -> Pending | None:
-        """The request, or what is wrong with it; None where nobody can be told."""
+        """Read a request, or what is wrong with it; None if nobody can get a reply."""
         if isinstance(message.headers, NoRecord):
             self._pass(message, message.headers)
             return None
@@ -289,7 +294,7 @@ class QueryConsumer:
     def _asked(
         self, message: Any, headers: Sequence[tuple[str, bytes]], address: ReplyAddress
     ) -> tuple[int, SearchRequest | RequestError]:
-        """Until when, and what. Whatever is wrong with it becomes a typed reply."""
+        """The deadline and the query. Every error in it becomes a typed reply."""
         since_ms = message.timestamp * 1000 if message.timestamp >= 0 else time.time() * 1000
         expires_ms = int(since_ms) + DEFAULT_DEADLINE_MS
         try:
@@ -314,7 +319,10 @@ class QueryConsumer:
                 )
 
     def _warn(self, message: str, *arguments: object) -> None:
-        """Of what strangers send; some a second, so that many records don't fill the disk."""
+        """Log a warning about bad input.
+
+        Only some a second, so that many bad records don't fill the disk.
+        """
         now = time.monotonic()
         if now - self._warned_at >= 1:
             self._warned_at, self._warnings = now, 0
@@ -338,7 +346,7 @@ class QueryConsumer:
                 self._arrived.clear()
 
     def _answer_aside(self, pending: Pending, host: str) -> None:
-        """In a thread of its own kind; its snapshot and its reply are like any other's."""
+        """Answer in a picture thread. Snapshot and reply work as for any other request."""
         for refused in self._places.put(pending.address.topic, pending, host=host):
             self._refuse(refused)
         self._fill_places()
@@ -360,7 +368,7 @@ class QueryConsumer:
             self._broken.set_exception(error)
 
     def _serve_aside(self, one: Pending) -> None:
-        """Its pictures may take as long as it waits for its reply, and no longer."""
+        """Answer one request with pictures, which may take until shortly before its deadline."""
         left_s = one.expires_ms / 1000 - time.time() - _BEFORE_S
         self._serve([one], time.monotonic() + left_s)
 
@@ -407,7 +415,7 @@ class QueryConsumer:
                     del self._waiting[topic]
             try:
                 self._delivered(one, reply, error)
-            except Exception:  # or it would never be acknowledged, nor what follows it
+            except Exception:  # else neither it nor later ones would be acknowledged
                 logger.exception("a delivery was not understood")
                 self._settled.append(one)
 
@@ -424,12 +432,16 @@ class QueryConsumer:
             heard(KafkaError(KafkaError._QUEUE_FULL))
         except KafkaException as error:
             heard(error.args[0])
-        except Exception:  # what the client does not take as a topic, a key or a partition
+        except Exception:  # the client refuses the topic, the key or the partition
             logger.exception("a reply could not be sent")
             heard(KafkaError(KafkaError._INVALID_ARG))
 
     def _delivered(self, one: Pending, reply: Encoded, error: KafkaError | None) -> None:
-        """What is too large is found out here, or by the broker, whose topic may take less."""
+        """Handle a delivery report.
+
+        The client or the broker refuses a reply that is too large; the broker's topic may allow
+        less.
+        """
         if error is None or error.code() >= 0:  # a broker has answered
             self._parts.producer.worked()
         elif error.code() in _NO_ANSWER:
@@ -453,25 +465,31 @@ class QueryConsumer:
         self._settled.append(one)
 
     def _hear(self) -> None:
-        """Nobody waits for a delivery: a topic that is missing would keep others' replies back."""
+        """Handle delivery reports in a thread of their own.
+
+        So nobody waits for a delivery, and a missing topic doesn't delay other topics' replies.
+        """
         while True:
             try:
                 self._parts.producer.now.poll(_BEAT_S)
-            except Exception:  # of what is done when one is heard of; others must be heard of too
+            except Exception:  # in a callback; the others must still run
                 logger.exception("a delivery was not understood")
 
     def _acknowledge(self) -> None:
-        """What the broker has, or won't get. In the loop's thread, as Faust wants it."""
+        """Acknowledge delivered and given-up requests.
+
+        Runs in the event loop's thread, as Faust requires.
+        """
         while self._settled:
             self._settled.popleft().acknowledge()
 
 
 def _host(request: SearchRequest) -> str:
-    """Whom its first picture is asked of."""
+    """The host of its first picture."""
     try:
         return next((urlsplit(term.uri).netloc for term in request.terms if term.uri), "")
     except ValueError:
-        return ""  # which fails at once when it is fetched
+        return ""  # the fetch will fail at once
 
 
 def _names(message: Any, trace: Trace | None) -> dict[str, object]:

@@ -9,18 +9,18 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Items wait in a line for each owner; lines are served in turn. For one thread.
+    """Each owner has a line of waiting items; lines take turns. For one thread.
 
     Args:
         size: how many items may wait.
-        max_bytes: what they may weigh together.
+        max_bytes: how many bytes they may have together.
     """
 
     def __init__(self, size: int, max_bytes: int) -> None:
         self._size = size
         self._max_bytes = max_bytes
         self._lines: dict[str, deque[tuple[T, int]]] = {}
-        self._shares: Counter[str] = Counter()  # of the queue, by line, in `_share`'s unit
+        self._shares: Counter[str] = Counter()  # part of the queue by line, in `_share`'s unit
         self._waiting = 0
         self._bytes = 0
 
@@ -28,9 +28,10 @@ class FairQueue(Generic[T]):
         return self._waiting
 
     def put(self, owner: str, item: T, weight: int = 0) -> list[T]:
-        """Add an item of so many bytes; give back what must be refused for it.
+        """Add an item of so many bytes; returns the items to refuse because the queue is full.
 
-        Those are the newest items of the line that takes most of the queue, which may be this one.
+        These are the newest items of the line with the largest part of the queue, perhaps this
+        line.
         """
         self._lines.setdefault(owner, deque()).append((item, weight))
         self._count(owner, 1, weight)
@@ -44,7 +45,7 @@ class FairQueue(Generic[T]):
         return refused
 
     def take(self, most: int) -> list[T]:
-        """Up to so many items, one of each line in turn, the oldest of each first."""
+        """Up to so many items: one from each line in turn, the oldest of each line first."""
         taken: list[T] = []
         while self._lines and len(taken) < most:
             for owner in list(self._lines)[: most - len(taken)]:
@@ -72,12 +73,15 @@ class _Waits(Generic[T]):
 
 
 class FairPlaces(Generic[T]):
-    """So many items at work; of one owner, one host and so on fewer. For one thread.
+    """A limited number of items in work, with lower limits for one owner or one host.
+
+    For one thread.
 
     Args:
-        places: at work at once.
-        most: how many of these one may have, by kind, as `{"owner": 12}`.
-        waiting: how many more may wait; the newest of the owner with most of them is refused.
+        places: items in work at once.
+        most: how many of these one may have, for each kind, as `{"owner": 12}`.
+        waiting: how many more may wait; if there are more, the newest item of the owner with most
+            of them is refused.
     """
 
     def __init__(self, places: int, most: Mapping[str, int], waiting: int) -> None:
@@ -89,9 +93,9 @@ class FairPlaces(Generic[T]):
         self._at_work = 0
 
     def put(self, owner: str, item: T, **others: str) -> list[T]:
-        """Have it wait for a place; give back what must be refused for it.
+        """Let an item wait for a place; returns the items to refuse because too many wait.
 
-        `others` name what else shares places, as `host="example.org"`.
+        `others` are further names with a limit, such as `host="example.org"`.
         """
         line = self._lines.setdefault(owner, deque())
         line.append(_Waits(item, {"owner": owner, **others}))
@@ -105,7 +109,7 @@ class FairPlaces(Generic[T]):
         return [refused.item]
 
     def take(self) -> tuple[T, Mapping[str, str]] | None:
-        """The next that has a place, or None; hand its second half to `leave` when it is done."""
+        """The next item that gets a place, or None; pass its second part to `leave` at the end."""
         if self._at_work >= self._places:
             return None
         for owner, line in self._lines.items():
@@ -121,7 +125,7 @@ class FairPlaces(Generic[T]):
         return None
 
     def drop(self, wanted: Callable[[T], bool]) -> list[T]:
-        """Take those out of the lines of which this is true."""
+        """Remove the waiting items for which this is true, and return them."""
         dropped = []
         for owner, line in list(self._lines.items()):
             dropped += [waits.item for waits in line if wanted(waits.item)]
@@ -131,7 +135,7 @@ class FairPlaces(Generic[T]):
         return dropped
 
     def leave(self, of: Mapping[str, str]) -> None:
-        """One is done."""
+        """Give back the place of an item that is done."""
         self._at_work -= 1
         for share in of.items():
             self._working[share] -= 1

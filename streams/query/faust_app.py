@@ -1,4 +1,4 @@
-"""Faust as a thin shell: no tables, no web server, no topics of its own, raw bytes."""
+"""Faust with almost everything off: no tables, no web server, no topics of its own, raw bytes."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,14 @@ from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.tokens import TokenProvider
 from pixtide.streams.query import record_batches
 
-#: A killed consumer's partitions are another's after so long; Faust would wait a minute.
+#: After this, a killed consumer's partitions go to another one; Faust's default is a minute.
 _SESSION_S = 10.0
-#: Faust makes folders there and leaves them empty; the default is the working folder.
+#: Faust makes folders there and leaves them empty; its default is the working folder.
 _datadir = tempfile.TemporaryDirectory(prefix="pixtide-query-")
 
 
 def faust_app(connection: KafkaConnection, group: str, *, buffered: int) -> Any:
-    """An app of that group; `buffered` is how many records may wait in its stream.
+    """A Faust app in that group; `buffered` is how many records may wait in its stream.
 
     Raises:
         UsageError: one of the connection's PEM files can't be used.
@@ -43,9 +43,9 @@ def faust_app(connection: KafkaConnection, group: str, *, buffered: int) -> Any:
 
 
 def died_of(app: Any) -> str | None:
-    """What ended a started app's consumer, if anything did; of itself it would not say so.
+    """What ended a started app's consumer, if anything did; the app itself doesn't report it.
 
-    aiokafka fetches and keeps its place in the group in tasks that nobody awaits.
+    aiokafka fetches and keeps its group membership in tasks that nobody awaits.
     """
     if app.crashed:
         return f"it crashed: {app.crash_reason!r}"
@@ -80,14 +80,14 @@ _SHORT_REST_S = 0.01
 
 
 def rest_between_fetches(faust_app: Any) -> None:
-    """Let a started Faust app's consumer wait a moment after each fetch that found nothing."""
+    """Make a started Faust app's consumer wait a moment after each fetch that found nothing."""
     fetcher = faust_app.consumer._thread._consumer._fetcher
     fetch = fetcher._proc_fetch_request
 
     async def fetch_then_rest(*arguments: Any) -> bool:
         found_something: bool = await fetch(*arguments)
         if not found_something:
-            with contextlib.suppress(asyncio.CancelledError):  # the end, as it awaits it
+            with contextlib.suppress(asyncio.CancelledError):  # the end, which its owner awaits
                 await asyncio.sleep(_SHORT_REST_S)
         return found_something
 

@@ -13,18 +13,18 @@ class _Taken:
 
 
 class InOrder:
-    """Holds an acknowledgement back until all before it, in its partition, are due.
+    """Delays an acknowledgement until all earlier ones of its partition are due.
 
-    Faust commits up to the first gap *between* acknowledged offsets: it looks past one that is
-    missing at their head, so that a worker killed then would lose what it still works on. Used
-    from one thread.
+    Faust commits up to the first gap *between* acknowledged offsets. It ignores a gap before the
+    first of them, so a worker killed then would lose the records that it still works on. Used from
+    one thread.
     """
 
     def __init__(self) -> None:
         self._taken: dict[int, deque[_Taken]] = {}
 
     def take(self, partition: int, acknowledge: Callable[[], Any]) -> Callable[[], None]:
-        """Note a record that was taken; call what comes back when it is done."""
+        """Note a record that was taken; call the returned function when it is done."""
         queue = self._taken.setdefault(partition, deque())
         taken = _Taken(acknowledge)
         queue.append(taken)
@@ -37,5 +37,5 @@ class InOrder:
         return done
 
     def waits(self, partition: int) -> bool:
-        """Whether a record of it isn't acknowledged yet."""
+        """Whether a record of that partition isn't acknowledged yet."""
         return bool(self._taken.get(partition))

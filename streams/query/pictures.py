@@ -1,4 +1,4 @@
-"""Pictures that search requests bring along: fetched, decoded and encoded like any other."""
+"""Pictures in search requests: fetched, decoded and encoded like any other."""
 
 import base64
 import contextlib
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 #: Pictures that are decoded, and encoded, at once; many more may be fetched.
 _DECODED, _ENCODED = 1, 2
-#: What a searcher is told of a picture's address, and no more: what is behind it, who was asked
-#: for it, where it redirected to, and what this machine says of its files, may be private.
+#: All that a searcher learns about a picture's address. Details may be private: what is behind it,
+#: who was asked for it, where it redirected to, and what this machine says about its files.
 _OF_ADDRESSES = {
     ReasonCode.SCHEME_NOT_ALLOWED: "such addresses are not fetched",
     ReasonCode.REDIRECT_LIMIT: "the address redirects too often",
@@ -34,7 +34,7 @@ _OF_ADDRESSES = {
     ReasonCode.SOURCE_UNAVAILABLE: "the address gave no picture in time",
 }
 
-#: The same of whatever lies on our disks, in our buckets and in our store.
+#: The same message for everything on our disks, in our buckets and in our store.
 _OURS = f"{ReasonCode.PATH_NOT_ALLOWED}: there is no picture at that address that may be read"
 
 
@@ -48,13 +48,13 @@ class QueryPictures:
         self._encoding = threading.Semaphore(_ENCODED)
 
     def read(self, term: Term, encoder: Encoder, until: float | None = None) -> Vector:
-        """Float32 of shape (dimension,) and unit length.
+        """The picture's vector: float32 of shape (dimension,) and unit length.
 
         Args:
             until: when nobody waits for it any more, by the monotonic clock.
 
         Raises:
-            RequestError: BAD_PICTURE with what is wrong, OVERLOADED where it may do later.
+            RequestError: BAD_PICTURE with what is wrong; OVERLOADED if a later try may work.
             FatalError: the device is lost.
         """
         try:
@@ -79,16 +79,16 @@ class QueryPictures:
 def _told(error: PoisonError, term: Term) -> str:
     code = error.code
     if term.uri is not None and not term.uri.lower().startswith(("http:", "https:")):
-        return _OURS  # or it would tell which files and objects there are
+        return _OURS  # or it would reveal which files and objects exist
     if code is ReasonCode.ADDRESS_BLOCKED:
-        # or it would tell which names exist within our network
+        # or it would reveal which names exist in our network
         code = ReasonCode.SOURCE_UNAVAILABLE
     return f"{code}: {_OF_ADDRESSES.get(code, shortened(error.message))}"
 
 
 @contextlib.contextmanager
 def _turn(places: threading.Semaphore, until: float | None) -> Iterator[None]:
-    """One of those places. Raises RequestError OVERLOADED where none is free in time."""
+    """Hold one of those places. Raises RequestError OVERLOADED if none is free in time."""
     left_s = None if until is None else max(0.0, until - time.monotonic())
     if not places.acquire(timeout=left_s):
         raise RequestError(QueryCode.OVERLOADED, "more pictures wait than can be read in time")
@@ -103,6 +103,6 @@ def _source(term: Term) -> InlinePicture | PictureAt:
         return PictureAt(uri=term.uri)
     try:
         data = base64.b64decode(term.data_base64 or "", validate=True)
-    except ValueError as error:  # binascii.Error, and what isn't ASCII
+    except ValueError as error:  # binascii.Error, and text that isn't ASCII
         raise PoisonError(ReasonCode.INVALID_DATA, f"data_base64: {error}") from error
     return InlinePicture(data=data)

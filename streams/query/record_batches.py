@@ -1,14 +1,15 @@
-"""The records of what a broker has sent, read so that one that can't be read costs itself alone.
+"""Reads the records that a broker has sent, so that an unreadable one costs only itself.
 
-aiokafka reads a fetched partition whole: where it meets a codec that it doesn't have, a header
-name that isn't UTF-8 or a wrong checksum, its fetcher ends, and the consumer with it, at every
-start again. What is read here instead gives one record for each offset:
+aiokafka reads a fetched partition as a whole. If it meets a codec that it doesn't have, a header
+name that isn't UTF-8 or a wrong checksum, its fetcher ends, and so does the consumer, again at
+every start. The code here returns one record for each offset instead:
 
 - a record that can be read, as it is; header names that aren't UTF-8 with `surrogateescape`
-- `NoRecord` headers where none can be, with the reason; a batch that can't be opened is passed
-- `NoRecord` headers without a reason for a transaction's marker, which takes an offset, too
+- `NoRecord` headers with the reason for an offset that can't be read; a batch that can't be opened
+  is skipped
+- `NoRecord` headers without a reason for a transaction's marker, which also takes an offset
 
-so that each offset is acknowledged like any other and the group's commits reach the end.
+So each offset is acknowledged like any other, and the group's commits reach the end.
 
 Source of the format: https://kafka.apache.org/documentation/#recordbatch
 """
@@ -27,8 +28,8 @@ from aiokafka.structs import ConsumerRecord
 
 from pixtide.streams.kafka.batch_head import HEAD, MAGIC_AT, offset_after
 
-#: What a batch may grow to when it is unpacked. A broker takes about a MiB of packed ones, and
-#: zstd packs zeros to a thirty-thousandth.
+#: The most that a batch may decompress to. A broker accepts about a MiB of compressed ones, and
+#: zstd compresses zeros to a thirty-thousandth.
 MOST_UNPACKED = 32 * 1024 * 1024
 
 Headers = list[tuple[str, bytes | None]]
@@ -41,17 +42,18 @@ _CODEC, _LOG_APPEND_TIME, _CONTROL = 0x07, 0x08, 0x20
 _XERIAL = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
 _TOO_MUCH = f"it unpacks to more than {MOST_UNPACKED} bytes"
-#: What no client sends by itself, and a few kilobytes can unpack to: a record takes a moment of the
-#: consumer's thread, in which nobody else is answered. librdkafka batches 10,000 at most.
+#: More than any client normally sends, but a few kilobytes can decompress to it. Each record takes
+#: a moment of the consumer's thread, which answers nobody else meanwhile. librdkafka puts 10,000
+#: into a batch at most.
 _MOST_READ, _MOST_HEADERS = 10_000, 1_000
-#: A varint of 64 bits has at most so many bytes.
+#: The most bytes of a varint of 64 bits.
 _VARINT_BYTES = 10
 
 
 class NoRecord(tuple[tuple[str, bytes], ...]):
-    """The headers, none, of offsets that hold no record that can be read.
+    """The empty headers of offsets without a readable record.
 
-    `reason` is None where there is nothing to be read; `offsets` is how many it stands for.
+    `reason` is None if there is nothing to read; `offsets` is how many offsets it stands for.
     """
 
     reason: str | None
@@ -59,7 +61,7 @@ class NoRecord(tuple[tuple[str, bytes], ...]):
 
     @classmethod
     def of(cls, reason: str | None, offsets: int = 1) -> "NoRecord":
-        """One for so many offsets."""
+        """A NoRecord for so many offsets."""
         self = cls()
         self.reason, self.offsets = reason, offsets
         return self
@@ -70,24 +72,24 @@ class UnreadableError(ValueError):
 
 
 class FetchedBytes:
-    """What a broker has sent of a partition; in place of aiokafka's `MemoryRecords`."""
+    """A partition's bytes from a broker; replaces aiokafka's `MemoryRecords`."""
 
     def __init__(self, data: bytes | None) -> None:
         self._data = data or b""
 
     def has_next(self) -> bool:
-        """Whether there is anything to read, or to pass."""
+        """Whether there is anything to read or to skip."""
         return bool(self._data)
 
     def size_in_bytes(self) -> int:
-        """All of it."""
+        """The size of everything."""
         return len(self._data)
 
     def batches(self) -> Iterator[memoryview]:
-        """Each batch. A last one that is cut off, as brokers may send it, is left out.
+        """Each batch. A last batch that is incomplete is left out; brokers may send one.
 
         Raises:
-            UnreadableError: the first one is cut off, or no end of one can be found.
+            UnreadableError: the first batch is incomplete, or the end of one can't be found.
         """
         data, at = memoryview(self._data), 0
         while len(data) - at >= _LENGTH.size:
@@ -104,9 +106,9 @@ class FetchedBytes:
 
 
 class ReadRecords:
-    """The records of a fetched partition, in order; in place of aiokafka's `PartitionRecords`.
+    """The records of a fetched partition, in order; replaces aiokafka's `PartitionRecords`.
 
-    `next_fetch_offset` is where to go on once what came out so far is done.
+    `next_fetch_offset` is where to fetch next, after the records returned so far.
     """
 
     def __init__(
@@ -133,7 +135,7 @@ class ReadRecords:
             yield from self._nothing(self.next_fetch_offset + 1, str(error))
 
     def _of(self, batch: memoryview) -> Iterator[Any]:
-        """One batch's, each of its offsets once, whatever is in it."""
+        """The records of one batch: each of its offsets once, whatever is in it."""
         following = offset_after(batch) or self.next_fetch_offset + 1
         reason: str | None = None
         try:
@@ -141,16 +143,16 @@ class ReadRecords:
                 if self.next_fetch_offset <= offset < following:
                     self.next_fetch_offset = offset + 1
                     yield self._record(offset, timestamp, key, value, headers)
-        except Exception as error:  # noqa: BLE001  # told below, by offset, to who consumes it
+        except Exception as error:  # noqa: BLE001  # reported below, by offset
             reason = str(error) or type(error).__name__
         if self.next_fetch_offset < following and reason is None and not _is_control(batch):
-            self.next_fetch_offset = following  # compaction took what was there
+            self.next_fetch_offset = following  # compaction removed the rest
         yield from self._nothing(following, reason)
 
     def _nothing(self, following: int, reason: str | None) -> Iterator[Any]:
-        """For the offsets up to there: one by one at both ends, for the rest all in one.
+        """Empty records up to that offset: two single ones first, then one for all the rest.
 
-        Faust fills a gap between two offsets, but none that begins at the log's first.
+        Faust fills a gap between two offsets, but not a gap before the log's first one.
         """
         left = following - self.next_fetch_offset
         steps = [1] * left if left <= 2 else [1, 1, left - 2]
@@ -184,7 +186,7 @@ class ReadRecords:
 
 
 def install() -> None:
-    """Have aiokafka's fetchers read so from now on."""
+    """Make aiokafka's fetchers use this reader from now on."""
     aiokafka.consumer.fetcher.MemoryRecords = FetchedBytes
     aiokafka.consumer.fetcher.PartitionRecords = ReadRecords
 
@@ -198,10 +200,10 @@ def _is_control(batch: memoryview) -> bool:
 
 
 def _records_of(batch: memoryview) -> Iterator[Read]:
-    """What can be read of a batch; control batches have nothing to read.
+    """The readable records of a batch; control batches have none.
 
     Raises:
-        Exception: it can't be opened, or from somewhere on can't be read.
+        Exception: the batch can't be opened, or can't be read from some point on.
     """
     magic = batch[MAGIC_AT]
     if magic < 2:
@@ -234,7 +236,7 @@ def _records_of(batch: memoryview) -> Iterator[Read]:
 
 
 def _record(content: bytes) -> Read:
-    """One record; its offset and timestamp count from those of its batch."""
+    """One record; its offset and timestamp are relative to those of its batch."""
     after_ms, at = _varint(content, 1)
     offset, at = _varint(content, at)
     key, at = _bytes(content, at)
@@ -289,7 +291,7 @@ def _old(batch: memoryview, magic: int) -> Iterator[Read]:
         yield record.offset, record.timestamp or -1, record.key, record.value, []
 
 
-# Unpacking, each codec into no more than MOST_UNPACKED.
+# Decompressing: each codec is limited to MOST_UNPACKED.
 
 
 def _unpacked(packed: bytes, codec: int) -> bytes:
@@ -345,7 +347,7 @@ def _zstd(packed: bytes) -> bytes:
 
 
 def _into(unpack: Callable[[bytes, Any], int], packed: bytes) -> bytes:
-    """Into memory that the system gives only as it is written to."""
+    """Decompress into memory that the system provides only as it is written to."""
     room = np.empty(MOST_UNPACKED, np.uint8)
     return room[: unpack(packed, room)].tobytes()
 

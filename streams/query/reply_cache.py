@@ -1,4 +1,4 @@
-"""Remembers replies for as long as the index they were found in stays as it is."""
+"""Caches replies for as long as the index that they came from doesn't change."""
 
 import hashlib
 import threading
@@ -9,27 +9,29 @@ from typing import NamedTuple
 from pixtide.schemas.queries import SearchReply, SearchRequest
 from pixtide.search.answering.answer import Snapshot
 
-#: What a remembered reply takes besides its JSON: its key, and its places in memory.
+#: Bytes of a cached reply besides its JSON: its key, and its places in memory.
 _EACH = 256
 
 
 class Encoded(NamedTuple):
-    """A reply as it is sent: its error's code, or OK, and its JSON."""
+    """A reply as it is sent: its error code or OK, and its JSON."""
 
     code: str
     value: bytes
 
     @classmethod
     def of(cls, reply: SearchReply) -> "Encoded":
-        """The reply in JSON."""
+        """Encode the reply as JSON."""
         return cls(reply.error.code if reply.error else "OK", reply.to_json())
 
 
 class ReplyCache:
-    """Replies by request, of one state of one generation's index; newest first to stay.
+    """Replies by request, for one state of one generation's index.
 
-    A request is known by its digest: it may be a thousand times as large as its reply.
-    Where an index can't name its state, nothing is remembered. Safe to share between threads.
+    The least recently used are dropped first.
+
+    A request is identified by its digest, since it may be a thousand times as large as its reply.
+    If an index can't name its state, nothing is cached. Safe to share between threads.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -45,10 +47,10 @@ class ReplyCache:
         snapshot: Snapshot,
         ask: Callable[[Sequence[SearchRequest]], Sequence[SearchReply]],
     ) -> list[Encoded]:
-        """A reply for each request, remembered or asked for; equal ones are asked for once.
+        """A reply for each request, from the cache or from `ask`; equal requests are asked once.
 
-        The state is read before the index is searched: what is written meanwhile may be in a
-        reply that is remembered for too short, never for too long.
+        The state is read before the index is searched. So a reply may contain rows written
+        meanwhile; it is then cached for too short, never for too long.
 
         Raises:
             TransientError: the index can't be reached.
@@ -82,7 +84,7 @@ class ReplyCache:
                 return
             for key, reply in replies.items():
                 if reply.error is None and key not in self._replies:
-                    # what took its time then takes none now
+                    # a cached reply takes no time for these steps
                     value = reply.model_copy(update={"took_ms": {"cached": 0.0}}).to_json()
                     self._replies[key] = value
                     self._bytes += len(value) + _EACH

@@ -1,7 +1,7 @@
-"""What a query is served from: the live generation's collection and encoder, as one snapshot.
+"""The snapshot that queries are served from: the live generation's collection and encoder.
 
-The encoders of generations that may go live next are loaded ahead, so that a moved alias is
-served from at once; where one must still be loaded, the old snapshot answers meanwhile.
+The encoders of generations that may go live next are loaded in advance, so that they are served at
+once when the alias moves. If one must still be loaded, the old snapshot answers meanwhile.
 """
 
 import logging
@@ -22,7 +22,7 @@ NONE_LIVE = "no generation is live yet: run `pixtide index create v1`"
 
 
 class Snapshots:
-    """Follows the alias. `current` changes in one step, and only to what is loaded.
+    """Follows the alias. `current` changes in one step, and only to a loaded generation.
 
     `problem` says why nothing can be served, or that the index did not answer the last look.
     """
@@ -34,7 +34,7 @@ class Snapshots:
         self._load_encoder = load_encoder
         self._encoders: dict[str, Encoder] = {}
         self._texts: dict[str, CachedTexts] = {}
-        self._lock = threading.Lock()  # held by whoever looks where the alias points
+        self._lock = threading.Lock()  # held while looking at the alias
         self._loading: threading.Thread | None = None
         self._unloadable: set[str] = set()
         self.current: Snapshot | None = None
@@ -42,7 +42,7 @@ class Snapshots:
 
     @property
     def texts_cached(self) -> int:
-        """How many texts have their vectors remembered, of all encoders together."""
+        """How many texts have cached vectors, of all encoders together."""
         return sum(len(texts) for texts in self._texts.values())
 
     def encoder(self, fingerprint: str) -> Encoder:
@@ -50,21 +50,21 @@ class Snapshots:
         return self._encoders[fingerprint]
 
     def refresh(self) -> None:
-        """Look where the alias points, serve from there once that is loaded, load what is next.
+        """Look at the alias, serve its generation once that is loaded, and load what may be next.
 
         Raises:
             FatalError: nothing is served yet, and the encoder's fingerprint is not its
                 generation's.
-            UsageError: nothing is served yet, and the model can't be loaded, or its collection
-                is gone.
+            UsageError: nothing is served yet, and the model can't be loaded, or its collection is
+                gone.
         """
         with self._lock:
             self._refresh()
 
     def renewed(self, gone: Snapshot) -> Snapshot | None:
-        """The snapshot to serve from instead of one whose collection is gone.
+        """The snapshot to use instead of one whose collection is gone.
 
-        Here requests wait for an encoder that isn't loaded, since nothing else can answer them.
+        Here requests wait until the encoder is loaded, since nothing else can answer them.
         """
         with self._lock:
             if self.current is gone:
@@ -89,7 +89,7 @@ class Snapshots:
             logger.warning("the live generation can't be looked up: %s", error)
 
     def _next(self, live: Generation) -> list[Generation]:
-        """Those that may go live next: verified ones, and the one that a rollback returns to."""
+        """Generations that may go live next: verified ones, and the one for a rollback."""
         return [
             each
             for each in self._catalog.list()
@@ -105,12 +105,12 @@ class Snapshots:
         except CollectionGoneError:
             if self.current is None:
                 raise
-            return  # the alias is on its way to another; the next look sees it
+            return  # the alias is moving to another; the next look sees it
         self.current = Snapshot(live, index, self._texts[live.fingerprint])
         logger.info("serving generation %s", live.name)
 
     def _load_ahead(self, wanted: list[Generation]) -> None:
-        """In a thread of its own, one at a time; let go of what nobody may want any more."""
+        """Load in a thread, one at a time; drop encoders that nobody needs any more."""
         if self._loading is not None and self._loading.is_alive():
             return
         kept = {generation.fingerprint for generation in wanted}
@@ -122,7 +122,7 @@ class Snapshots:
         self._unloadable &= kept
         for generation in wanted:
             if generation.fingerprint not in self._encoders.keys() | self._unloadable:
-                # a daemon, since a consumer that is told to stop doesn't wait for a model
+                # a daemon, since a stopping consumer doesn't wait for a model
                 self._loading = threading.Thread(
                     target=self._load_quietly, args=[generation], name="load", daemon=True
                 )
@@ -135,7 +135,8 @@ class Snapshots:
         except TransientError as error:
             logger.warning("the model of generation %s: %s", generation.name, error)
         except PixtideError as error:
-            # Searches go on from what is loaded; whoever promotes it hears of it from this log.
+            # Searches go on with what is loaded. Whoever promotes this generation finds the error
+            # in this log.
             self._unloadable.add(generation.fingerprint)
             logger.error("generation %s can't be served from here: %s", generation.name, error)
 

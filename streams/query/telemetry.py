@@ -1,4 +1,4 @@
-"""What a query consumer tells of itself: its metrics and its health."""
+"""A query consumer's metrics and health."""
 
 from collections.abc import Iterable
 
@@ -37,24 +37,24 @@ class QueryWatch:
         self._taken = self._taken | {partition: offset + 1}
 
     def taken(self, partition: int) -> int:
-        """The offset up to which it has been read; 0 where nothing has come yet."""
+        """The offset up to which that partition has been read; 0 if nothing has come yet."""
         return self._taken.get(partition, 0)
 
     def reached(self, partition: int, offset: int) -> None:
-        """It has been read so far, without a request that would tell."""
+        """The partition has been read up to here; no request reports it."""
         self._taken = self._taken | {partition: offset}
 
     @property
     def partitions(self) -> frozenset[int]:
-        """Those that the group has given to this consumer."""
+        """The partitions that the group has assigned to this consumer."""
         return self._partitions or frozenset()
 
     def assigned(self, partitions: Iterable[int]) -> None:
-        """The group has given these partitions to this consumer, and no others."""
+        """The group has assigned these partitions to this consumer, and no others."""
         self._partitions = frozenset(partitions)
 
     def standing(self, group: "GroupOffsets") -> ConsumerPosition:
-        """Where the consumer stands; it reads on even while it has work."""
+        """Where the consumer is; it reads on even while it has work."""
         if self._partitions is None:
             return ConsumerPosition()
         return ConsumerPosition(self._partitions, group.committed(self._partitions), self._taken)
@@ -63,26 +63,26 @@ class QueryWatch:
         """The event loop has turned.
 
         Raises:
-            FatalError: only another start helps.
+            FatalError: only a restart helps.
         """
         self._health.beat()
         if (why := self._health.lost) is not None:
             raise FatalError(f"{why}: starting again is what helps")
 
     def broke(self, part: str, why: str) -> None:
-        """A part of the consumer has ended that it can't do without."""
+        """An essential part of the consumer has ended."""
         self._health.broke(part, why)
 
     def waits(self, requests: int | None) -> None:
-        """The broker answers: so many wait to be read; None where the group hasn't let it in."""
+        """The broker answers: so many requests wait; None if the group hasn't let it in."""
         self._progress.saw(requests)
 
     def late(self, partitions: dict[int, float]) -> None:
-        """For how long requests of these partitions have not come."""
+        """For how long no requests of these partitions have come."""
         self._progress.late(partitions)
 
     def looked(self, snapshots: Snapshots) -> None:
-        """It has been looked where the alias points."""
+        """Note a look at the alias."""
         self._health.report("index", snapshots.problem)
         self.metrics.texts.set(snapshots.texts_cached)
         if snapshots.current is not None and snapshots.current.generation != self._serving:
@@ -91,7 +91,7 @@ class QueryWatch:
             self.metrics.snapshot.labels(of.name, of.model, of.fingerprint).set(1)
 
     def lags(self, lags: dict[int, int]) -> None:
-        """How far behind the log each partition is that this consumer has, and no other."""
+        """How far this consumer's partitions are behind the log; other partitions are left out."""
         for partition in self._lagging - lags.keys():
             self.metrics.lag.remove(str(partition))
         for partition, lag in lags.items():
@@ -108,14 +108,14 @@ class QueryWatch:
 
 
 class GroupOffsets:
-    """What a group has committed of a topic, asked over a connection that is kept."""
+    """A group's committed offsets of a topic, asked over a connection that stays open."""
 
     def __init__(self, connection: KafkaConnection, group: str, topic: str) -> None:
         self._topic = topic
         self._consumer = kafka_clients.ingest_consumer(connection, group)  # it never joins
 
     def committed(self, partitions: Iterable[int]) -> dict[int, int]:
-        """By partition; those without a commit are left out.
+        """The offsets by partition; partitions without a commit are left out.
 
         Raises:
             TransientError: the broker can't be reached.

@@ -1,4 +1,4 @@
-"""The clients of what runs elsewhere: searches, dead letters and their retries."""
+"""Clients built from the settings: for searches, for dead letters and for their retries."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from pixtide.streams.wiring.adapters import open_catalog
 
 
 def dead_letters(settings: Settings) -> "DeadLetters":
-    """The dead letters; close them after use."""
+    """Access to the dead letters; close it after use."""
     from pixtide.streams.dead_letters.letters import DeadLetters
 
     return DeadLetters(
@@ -29,7 +29,7 @@ def dead_letters(settings: Settings) -> "DeadLetters":
 
 
 def retrier(settings: Settings, letters: "DeadLetters") -> "Retrier":
-    """What sends those letters to the retry topic."""
+    """Sends dead letters to the retry topic."""
     from pixtide.streams.dead_letters.retry import Retrier
 
     connection = settings.kafka_connection()
@@ -44,7 +44,7 @@ def retrier(settings: Settings, letters: "DeadLetters") -> "Retrier":
 
 
 def search_client(settings: Settings, *, timeout_s: float = CLIENT_TIMEOUT_S) -> "SearchClient":
-    """A client of the search service that these settings reach."""
+    """A blocking client of the search service that these settings name."""
     from pixtide.streams.client.blocking import SearchClient
 
     return SearchClient(
@@ -58,7 +58,7 @@ def search_client(settings: Settings, *, timeout_s: float = CLIENT_TIMEOUT_S) ->
 def async_search_client(
     settings: Settings, *, timeout_s: float = CLIENT_TIMEOUT_S
 ) -> "AsyncSearchClient":
-    """Its twin for asyncio."""
+    """The same client for asyncio."""
     from pixtide.streams.client.asynchronous import AsyncSearchClient
 
     return AsyncSearchClient(

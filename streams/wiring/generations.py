@@ -1,4 +1,4 @@
-"""The generation that is meant, and the encoder that belongs to it."""
+"""Finds the generation to work for, and loads its encoder."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pixtide.encoders.port import Encoder
 from pixtide.streams.wiring.adapters import load_encoder
 
-#: What is said of a generation whose model's files or preprocessing are not those of today.
+#: Part of the error message when the model's files or preprocessing have changed since.
 OTHER_MODEL = "was made with the fingerprint"
 
 
@@ -19,13 +19,13 @@ def encoder_of(settings: Settings, generation: Generation) -> "Encoder":
     """The encoder of a generation.
 
     Raises:
-        FatalError: its model isn't the one that the generation was made with.
+        FatalError: its model isn't the one that the generation was created with.
         UsageError: it can't be loaded.
     """
     from pixtide.encoders.port import is_eight_bit
 
     eight_bit = is_eight_bit(generation.fingerprint)
-    if eight_bit != (settings.precision == "int8"):  # the index's vectors decide, not the setting
+    if eight_bit != (settings.precision == "int8"):  # the generation decides, not the setting
         settings = settings.changed(precision="int8" if eight_bit else "auto")
     encoder = load_encoder(settings, generation.model)
     check_fingerprint(encoder, generation)
@@ -33,10 +33,10 @@ def encoder_of(settings: Settings, generation: Generation) -> "Encoder":
 
 
 def generation_to_work_for(catalog: GenerationCatalog, name: str | None) -> Generation:
-    """The generation of that name, or the live one.
+    """The generation with that name, or the live one if there is no name.
 
     Raises:
-        UsageError: there is none, or it is retired.
+        UsageError: there is no such generation, or it is retired.
     """
     generation = catalog.get(name) if name else catalog.live()
     if generation is None:
@@ -48,7 +48,7 @@ def generation_to_work_for(catalog: GenerationCatalog, name: str | None) -> Gene
 
 
 def check_fingerprint(encoder: "Encoder", generation: Generation) -> None:
-    """Raises FatalError where vectors of this encoder don't belong into that collection."""
+    """Raises FatalError if this encoder's vectors don't belong in that generation's collection."""
     if encoder.fingerprint != generation.fingerprint:
         raise FatalError(
             f"model {generation.model} has the fingerprint {encoder.fingerprint}, and generation "

@@ -1,4 +1,4 @@
-"""The ingest worker, put together from the settings."""
+"""Builds the ingest worker from the settings."""
 
 import os
 from collections.abc import Callable
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     pass
 
 
-#: Records in flight where no setting says how many, and batches of them at the least.
+#: Default records in flight, and the least number of batches in flight.
 _RECORDS, _BATCHES = 256, 4
 
 
 def threads_of(settings: Settings) -> int:
-    """How many cores the encoder may use, where it computes on the processor."""
+    """How many cores the encoder may use when it computes on the CPU."""
     told = os.environ.get("OMP_NUM_THREADS", "")
     capped = int(told) if told.isdigit() else 0
     return settings.threads or capped or len(os.sched_getaffinity(0))
@@ -57,16 +57,17 @@ def records_of(settings: Settings) -> int:
     return settings.in_flight_records or max(_RECORDS, _BATCHES * settings.batch_size)
 
 
-#: A worker that is held to a rate should have finished some of so many, and is stuck otherwise.
+#: A worker with a rate limit should finish a record within the time that this many take at that
+#: rate; otherwise it is stuck.
 _RECORDS_DONE = 10
 
 
-#: Batches that a CPU encodes side by side, each on its share of the cores: cores that encode one
-#: together wait for each other in every layer.
+#: How many batches a CPU encodes in parallel, each on its share of the cores. Cores that encode one
+#: batch together wait for each other in every layer.
 _BATCHES_AT_ONCE = 4
 
 
-#: On a GPU, one batch is on its way there or back while the other is computed.
+#: On a GPU, one batch is computed while the other is copied to it or back.
 _BATCHES_OF_A_GPU = 2
 
 
@@ -78,15 +79,15 @@ def ingest_worker(
     max_rate: float | None = None,
     replay: Callable[[dict[str, Any]], Consumer] | None = None,
 ) -> IngestWorker:
-    """An ingest worker, its decoding processes started before its Kafka clients.
+    """An ingest worker. Its decoding processes start before its Kafka clients.
 
     Args:
-        max_rate: records a second, and no more.
-        replay: makes a consumer that gives certain latest records instead of the log.
+        max_rate: the most records a second.
+        replay: makes a consumer that gives chosen latest records instead of the log.
 
     Raises:
         UsageError: there is no such generation, it is retired, or its model can't be loaded.
-        FatalError: its model or its log isn't what it was created with.
+        FatalError: its model or its log isn't the one that it was created with.
     """
 
     connection = settings.kafka_connection()
@@ -95,7 +96,7 @@ def ingest_worker(
     catalog = open_catalog(settings)
     generation = starting(lambda: generation_to_work_for(catalog, generation_name))
     threads = threads_of(settings)
-    # OpenVINO spreads one batch well, and takes one at a time
+    # OpenVINO spreads one batch well over the cores, and takes one at a time
     at_once = 1 if is_eight_bit(generation.fingerprint) else min(threads, _BATCHES_AT_ONCE)
     share = settings.changed(threads=-(-threads // at_once))
     encoder = starting(lambda: encoder_of(share, generation))
@@ -107,7 +108,7 @@ def ingest_worker(
     client = kafka_clients.admin(connection)
     guard = LogGuard(client, generation.log)
     starting(guard.check)
-    for topic in (topics.INDEXED, topics.DEAD_LETTERS):  # or it would wait for it, full
+    for topic in (topics.INDEXED, topics.DEAD_LETTERS):  # else it would wait for them when full
         starting(partial(kafka_topics.partitions_of, client, settings.named(topic)))
     starting(lambda: kafka_groups.require_group(client, generation.group))
     retry_topic = settings.named(topics.RETRY)
@@ -189,7 +190,7 @@ def ingest_worker(
 
 
 def _look_at(catalog: GenerationCatalog) -> str | None:
-    """Whether the index answers, and takes writes; what it doesn't is told by the error."""
+    """Check that the index answers and accepts writes; an index that is away raises its error."""
     catalog.live()
     if closed := catalog.read_only():
         return (
@@ -200,7 +201,7 @@ def _look_at(catalog: GenerationCatalog) -> str | None:
 
 
 def _stalled_s(settings: Settings, max_rate: float | None) -> float:
-    """A worker that is to be slow finishes little, and a fetch may take its time."""
+    """How long nothing may finish. More for a worker with a rate limit, and for slow fetches."""
     if not settings.stalled_s:
         return 0
     slow_s = _RECORDS_DONE / max_rate if max_rate else 0

@@ -1,4 +1,4 @@
-"""A worker process as it is seen from outside: its health, its metrics, and who asks for them."""
+"""A worker process as seen from outside: its logs, health and metrics."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from pixtide.streams.settings import Settings
 
 @dataclass(frozen=True)
 class Vitals:
-    """By what a process is looked at from outside."""
+    """The health and the metrics of a process."""
 
     health: Health
     instruments: Instruments = field(default_factory=Instruments)
@@ -24,10 +24,11 @@ class Vitals:
 def seen_from_outside(
     settings: Settings, unproven: Mapping[str, str], ready_file: Path | None
 ) -> Iterator[Vitals]:
-    """Log as the settings say, answer probes and scrapes, and keep a file there while ready.
+    """Log as the settings say, answer probes and scrapes, and keep the ready file while ready.
 
     Args:
-        unproven: the parts that the process isn't ready before, and why they aren't yet.
+        unproven: the parts that must report before the process is ready, and why they aren't ready
+            yet.
     """
     log_to_stderr(settings.log)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What fetches, decodes and shrinks pictures, under the settings' limits."""
+"""Builds what fetches, decodes and shrinks pictures, with the limits from the settings."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def decoder_pool(settings: Settings, processes: int) -> "DecoderPool":
-    """Decoding processes under these settings' limits, started; before any Kafka client."""
+    """Start decoding processes with the settings' limits. Call before making Kafka clients."""
     from pixtide.encoders.pictures.decoder_pool import DecoderPool
     from pixtide.encoders.pictures.images import Limits
 
@@ -27,7 +27,7 @@ def decoder_pool(settings: Settings, processes: int) -> "DecoderPool":
 
 @contextlib.contextmanager
 def thumbnails(settings: Settings, side: int) -> "Iterator[Callable[[str], bytes | None]]":
-    """A callable that makes a small JPEG of the original at a URI, None where it can't be had."""
+    """A callable: a URI to a small JPEG of the original, or None if it isn't available."""
     from pixtide.streams.originals.fetcher import OriginalGoneError
 
     decoders = decoder_pool(settings, settings.decoders)
@@ -44,7 +44,7 @@ def thumbnails(settings: Settings, side: int) -> "Iterator[Callable[[str], bytes
 
 
 def picture_fetcher(settings: Settings, store: ImageStore) -> "Fetcher":
-    """What gets pictures from where their events say, under these settings' limits."""
+    """Builds the fetcher that gets pictures from where events say, within the settings' limits."""
     from pixtide.streams.originals.fetcher import Fetcher, FetchLimits
 
     limits = FetchLimits(

@@ -1,4 +1,4 @@
-"""The query consumer, put together from the settings."""
+"""Builds the query consumer from the settings."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ from pixtide.streams.wiring.generations import encoder_of
 from pixtide.streams.wiring.observed import Vitals
 from pixtide.streams.wiring.pictures import decoder_pool, picture_fetcher
 
-#: Longer than a producer of replies tries to deliver one.
+#: Longer than a producer of replies keeps trying to deliver a reply.
 _LET_GO_S = 60.0
 
 
@@ -36,7 +36,7 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
     decoders = decoder_pool(settings, 1)
     topic = settings.named(topics.REQUESTS)
     client, group = kafka_clients.admin(connection), settings.named("query")
-    starting(lambda: kafka_topics.partitions_of(client, topic))  # a clear error where it is missing
+    starting(lambda: kafka_topics.partitions_of(client, topic))  # a clear error if it is missing
     starting(lambda: kafka_groups.require_group(client, group))
 
     prefix = f"{settings.namespace}\\." if settings.namespace else ""
@@ -66,7 +66,7 @@ def query_consumer(settings: Settings, vitals: Vitals) -> QueryConsumer:
             reply_topics=f"{prefix}({settings.reply_topics})",
             snapshots=snapshots,
             answers=Answers(snapshots, pictures, ReplyCache(settings.reply_cache_bytes), metrics),
-            # one that was replaced still tells what becomes of what it holds
+            # a replaced producer still reports what happens to the replies that it holds
             producer=RenewedClient(
                 partial(kafka_clients.reply_producer, connection), lambda old: old.flush(_LET_GO_S)
             ),
