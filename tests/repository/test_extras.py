@@ -27,7 +27,6 @@ ARGUMENTS = {
     "index retire": ["v1"],
     "index rollback": [],
     "index compare": ["v1", "v2", "--queries", "dump"],
-    "topics load": ["dump"],
 }
 
 
