@@ -29,7 +29,7 @@ setup: $(STAMP) ## install everything into .venv (1 to 3 minutes, 6 GB, most of 
 demo: $(STAMP) ## show it all on one machine: make demo FOLDER=~/Pictures
 	$(BIN)/pixtide demo $(if $(FOLDER),"$(patsubst ~/%,$(HOME)/%,$(FOLDER))") $(ARGS)
 
-test: setup-servers ## test everything quick, on real Kafka and real Weaviate (about 12 minutes on two cores)
+test: setup-servers ## test everything quick, on real Kafka and real Weaviate (about 14 minutes on two cores)
 	$(PYTEST) --ignore tests/benchmarks -m "not slow" $(ARGS)
 
 test-all: setup-servers ## test everything; it needs a JDK 17, Maven, Go, Node 20 with npm, Chromium, kcat and Prometheus
