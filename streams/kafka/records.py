@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from confluent_kafka import (
-    Message,
-)
+from confluent_kafka import Message
 
 T = TypeVar("T")
 

@@ -73,10 +73,7 @@ def records_of(connection: KafkaConnection, topic: str) -> Iterator[Record]:
     first, ends = (
         ask(client, topic, numbers) for ask in (kafka_offsets.beginnings, kafka_offsets.ends)
     )
-    try:
-        yield from records_between(connection, topic, first, ends)
-    except FatalError as error:  # in the log it would mean a change; here it is retention
-        raise TransientError(f"reading {topic}: {error}") from error
+    yield from _retained(connection, topic, first, ends)
 
 
 def records_at(
@@ -97,10 +94,7 @@ def records_at(
     )
     if not first[partition] <= offset < ends[partition]:
         return
-    try:
-        yield from records_between(connection, topic, {partition: offset}, {partition: offset + 1})
-    except FatalError as error:
-        raise TransientError(f"reading {topic}: {error}") from error
+    yield from _retained(connection, topic, {partition: offset}, {partition: offset + 1})
 
 
 def records_between(
@@ -132,3 +126,13 @@ def records_between(
                 # end counts. It is reported as an end if compaction has left a gap before it.
                 if each.offset >= (end - isinstance(each, Record)):
                     open_partitions.pop(each.partition, None)
+
+
+def _retained(
+    connection: KafkaConnection, topic: str, first: Mapping[int, int], ends: Mapping[int, int]
+) -> Iterator[Record]:
+    """As `records_between`, for topics that retention may shorten meanwhile."""
+    try:
+        yield from records_between(connection, topic, first, ends)
+    except FatalError as error:  # in the log it would mean a change; here it is retention
+        raise TransientError(f"reading {topic}: {error}") from error
