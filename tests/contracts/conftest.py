@@ -1,16 +1,19 @@
 """Each test of the index ports runs over both adapters: real Weaviate, and LanceDB."""
 
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 from weaviate import connect_to_custom
 
 from pixtide.search.lancedb.catalog import LanceCatalog
 from pixtide.search.port import GenerationCatalog, VectorIndex
 from pixtide.search.weaviate.catalog import WeaviateCatalog
+from pixtide.streams.kafka import offsets as kafka_offsets
 from tests.contracts.samples import generation
 from tests.servers import WeaviateServer
 
@@ -83,3 +86,11 @@ def weaviate_catalog(server: WeaviateServer) -> Iterator[WeaviateCatalog]:
         for name in client.collections.list_all():
             if name.startswith(namespace):
                 client.collections.delete(name)
+
+
+def await_ends(client: AdminClient, topic: str, wanted: dict[int, int]) -> None:
+    """A transaction's markers may come a moment after it has been committed."""
+    deadline = time.monotonic() + 60
+    while (found := kafka_offsets.ends(client, topic, wanted)) != wanted:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)

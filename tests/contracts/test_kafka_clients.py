@@ -6,7 +6,6 @@ import uuid
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
 
 from pixtide.schemas import topics
 from pixtide.schemas.errors import TransientError
@@ -18,6 +17,7 @@ from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.kafka.topic_reader import records_at, records_between, records_of
 from pixtide.streams.publish.publisher import PublishedPosition, Publisher
 from pixtide.streams.settings import Settings
+from tests.contracts.conftest import await_ends
 from tests.contracts.proxy import BrokerProxy
 from tests.servers import KafkaServer
 from tests.servers.runners import free_ports
@@ -73,14 +73,6 @@ def test_a_topic_ends_where_a_transaction_is_open(kafka: KafkaServer) -> None:
     await_ends(client, topic, {0: 2})
     [record] = records_of(connection, topic)
     assert (record.offset, record.value) == (0, b"open")
-
-
-def await_ends(client: AdminClient, topic: str, wanted: dict[int, int]) -> None:
-    """A transaction's markers may come a moment after it has been committed."""
-    deadline = time.monotonic() + 60
-    while (found := kafka_offsets.ends(client, topic, wanted)) != wanted:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.1)
 
 
 def test_a_record_is_read_by_its_place_alone(kafka: KafkaServer) -> None:

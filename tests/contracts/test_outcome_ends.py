@@ -1,7 +1,6 @@
 """How far the page reads the outcomes, on a real Kafka."""
 
 import contextlib
-import time
 import uuid
 
 import pytest
@@ -9,10 +8,10 @@ from confluent_kafka import Producer
 
 from pixtide.schemas import topics
 from pixtide.streams.kafka import clients as kafka_clients
-from pixtide.streams.kafka import offsets as kafka_offsets
 from pixtide.streams.kafka import topics as kafka_topics
 from pixtide.streams.kafka.connection import KafkaConnection
 from pixtide.streams.web.outcomes import Outcomes
+from tests.contracts.conftest import await_ends
 from tests.servers import KafkaServer
 
 
@@ -28,9 +27,7 @@ def test_outcomes_that_end_in_a_marker_are_read_to_their_end(kafka: KafkaServer)
     producer.produce(topic, b"no outcome", b"k", 0)
     producer.commit_transaction(30)
     outcomes = Outcomes(connection, topic, lambda _: None)
-    deadline = time.monotonic() + 60  # the marker may come a moment later
-    while (end := kafka_offsets.ends(client, topic, [0])) != {0: 2}:
-        assert time.monotonic() < deadline, end
-        time.sleep(0.1)
+    end = {0: 2}
+    await_ends(client, topic, end)
     with contextlib.closing(kafka_clients.tail_consumer(connection, tells_ends=True)) as consumer:
         outcomes._read(consumer, {0: 0}, end)  # or it says that the broker gives none

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,10 +38,10 @@ from pixtide.streams.process.health import Health
 from pixtide.streams.wiring.ingest import ingest_worker
 from pixtide.streams.wiring.observed import Vitals
 from tests.faults.oracle import outcomes_by_record, read_topic, topic
-from tests.faults.unreadable import RawRecord, send
 from tests.servers import KafkaServer, WeaviateServer
 from tests.support.deployments import OnServers, on_servers
 from tests.support.pictures import jpeg
+from tests.support.raw_records import RawRecord, batch, produce
 
 PARTITIONS = topics.topics(embedded=False)[0].partitions
 UPLOADED = (
@@ -105,15 +105,30 @@ def running(
     assert made.error is None
 
 
-def records(stack: OnServers, events: Mapping[str, Mapping[str, str] | bytes]) -> list[RawRecord]:
+@dataclass(frozen=True)
+class Placed(RawRecord):
+    """A record as bytes, and where it goes."""
+
+    topic: str = ""
+    partition: int = 0
+
+
+def send(bootstrap: str, records: Sequence[Placed]) -> None:
+    """Produce these as they are, each in a batch of its own."""
+    for record in records:
+        code, _ = produce(bootstrap, record.topic, record.partition, batch([record]))
+        assert code == 0, record
+
+
+def records(stack: OnServers, events: Mapping[str, Mapping[str, str] | bytes]) -> list[Placed]:
     """Upload events by id: their data, or the picture itself."""
     return [
-        RawRecord(
-            topic(stack),
-            partition_of(image_id.encode(), PARTITIONS, "murmur2") or 0,
+        Placed(
             image_id.encode(),
             event if isinstance(event, bytes) else json.dumps(dict(event)).encode(),
             (*UPLOADED, (b"content-type", _type(event))),
+            topic(stack),
+            partition_of(image_id.encode(), PARTITIONS, "murmur2") or 0,
         )
         for image_id, event in events.items()
     ]
@@ -170,9 +185,7 @@ def test_a_client_passes_over_replies_that_it_can_not_read(running: Running) -> 
         Addresses(settings.kafka_connection(), settings.named(topics.REQUESTS), reply_topic)
     )
     where = range(topics.topics(embedded=False)[-1].partitions)  # it listens to one of these
-    good = [
-        RawRecord(reply_topic, p, None, b"{}", ((b"kafka_correlationId", b"1"),)) for p in where
-    ]
+    good = [Placed(None, b"{}", ((b"kafka_correlationId", b"1"),), reply_topic, p) for p in where]
     bad = [replace(each, headers=((b"\xff", b""), *each.headers)) for each in good]
     send(settings.bootstrap(), [*bad * 10, *good])
     deadline = time.monotonic() + 60
